@@ -1,0 +1,1 @@
+"""Micro scale: cells, their homogenised tensors, gamut and generator."""

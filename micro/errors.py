@@ -1,0 +1,51 @@
+"""Errors that a user can mend, and the exit codes they lead to.
+
+Both commands turn these into one line on stderr: :class:`InputError` exits
+with 2 (nothing was written), :class:`NotConverged` with 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class InputError(Exception):
+    """Something the user gave is wrong.
+
+    Parameters
+    ----------
+    reason : str
+        What is wrong and what is allowed, in one sentence.
+    file : str or path, optional
+        The file it stands in.
+    key : str, optional
+        The key, option or array in that file, dotted (``"regions[1].shape.radius"``).
+    value : object, optional
+        The offending value, shown shortened.
+    """
+
+    exit_code = 2
+
+    def __init__(self, reason: str, *, file: Any = None, key: str | None = None, value: Any = None):
+        self.reason = reason
+        self.file = None if file is None else str(file)
+        self.key = key
+        self.value = value
+        super().__init__(self._line())
+
+    def _line(self) -> str:
+        where = ": ".join(part for part in (self.file, self.key) if part)
+        got = "" if self.value is None else f" (got {_short(self.value)})"
+        text = " ".join(str(self.reason).split())
+        return f"{where}: {text}{got}" if where else f"{text}{got}"
+
+
+class NotConverged(RuntimeError):
+    """A solve or a fit did not reach its tolerance; the message says what to try."""
+
+    exit_code = 3
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,1 @@
+"""Macro scale: elasticity on PETSc, tensor-field optimisation, lattices."""

@@ -1,0 +1,1 @@
+"""Writers of lattices and fields for other programs."""
