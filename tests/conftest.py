@@ -1,0 +1,77 @@
+"""Settings that every test runs under, and the fixtures shared between the two packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Read when VTK is imported, so before any test module: draw without a screen.
+os.environ.setdefault("PYVISTA_OFF_SCREEN", "true")
+os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Test problems are small: threads cost more than they bring, and results then do not depend on how many
+# cores the machine has. A value given by the user stands.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# OpenMPI refuses to start as root, as which containers run; other MPI libraries ignore these.
+os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
+os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _torch_threads() -> None:
+    """PyTorch keeps its own count of threads beside OpenMP's."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run one of the two commands as a user would, in a process of its own.
+
+    ``run_cli("multiscale", "check", case)`` returns the completed process with text ``stdout`` and
+    ``stderr``. ``cwd`` is the test's temporary directory unless given, ``ranks=2`` runs it under
+    ``mpiexec``, ``env`` adds to the environment, ``timeout`` (s) ends a run that hangs.
+    """
+
+    def run(
+        command: str,
+        *arguments: object,
+        cwd: Path = tmp_path,
+        ranks: int | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 300.0,
+    ) -> subprocess.CompletedProcess[str]:
+        start = f"import sys; from {command}.cli import main; sys.argv[0] = {command!r}; sys.exit(main())"
+        line = [sys.executable, "-c", start, *map(str, arguments)]
+        if ranks is not None:
+            from multiscale.doctor import find_mpiexec
+
+            line = [str(find_mpiexec()), "-n", str(ranks), *line]
+        # A wide plain terminal: messages are then neither wrapped nor coloured. Run from the checkout or
+        # from an install alike.
+        settings = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            line,
+            cwd=cwd,
+            env=os.environ | settings | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
