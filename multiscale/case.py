@@ -1,0 +1,506 @@
+"""The case file: what a user writes, validated.
+
+TOML in, a frozen pydantic model out, JSON schema on request. Every key is
+documented where it is defined; the unit stands in the key's name or in its
+description. ``extra="forbid"`` everywhere: a key that would be ignored is an
+error. ``docs/case-format.md`` tells the same for readers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, WithJsonSchema, model_validator
+
+from micro.errors import InputError
+from multiscale.messages import finding, first_error, unknown_name
+from multiscale.shapes import AnyShape, Axis, Table, Vector
+
+MAX_ELEMENTS = 512**3
+SOLID_NAME = "solid"
+
+Face = Literal["x-", "x+", "y-", "y+", "z-", "z+"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
+Text = Annotated[str, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+NonNegative = Annotated[float, Field(strict=True, ge=0)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+Tolerance = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+PoissonRatio = Annotated[float, Field(strict=True, gt=-1, lt=0.5)]
+
+
+def _auto_or_count(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("must be 'auto' or a whole number of at least 1")
+
+
+def _mirror(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, list | tuple) and all(axis in ("x", "y", "z") for axis in value):
+        if len(set(value)) == len(value):
+            return tuple(sorted(value))
+    raise ValueError("must be 'auto' or a list of different axes out of 'x', 'y', 'z' ([] for no mirror)")
+
+
+AutoCount = Annotated[
+    Any,
+    BeforeValidator(_auto_or_count),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+Mirror = Annotated[
+    Any,
+    BeforeValidator(_mirror),
+    WithJsonSchema(
+        {"anyOf": [{"const": "auto"}, {"type": "array", "items": {"enum": ["x", "y", "z"]}, "uniqueItems": True}]}
+    ),
+]
+
+
+class CaseInfo(Table):
+    """What the case is called."""
+
+    name: Name
+    """Short name, used for files and titles."""
+    description: Text = ""
+    """What the case shows, in a sentence or two."""
+
+
+class Grid(Table):
+    """The block of cubic elements; each element becomes one lattice cell."""
+
+    elements: tuple[Count, Count, Count]
+    """Number of elements along x, y, z."""
+    cell_size_mm: Positive = 1.0
+    """Edge length of an element, in millimetres."""
+    mirror: Mirror = "auto"
+    """Mid-planes at which the model is cut in half, by their normals. "auto" takes every plane about which
+    geometry, materials, observed regions and each load are symmetric or antisymmetric; [] takes none. A
+    mirrored design is mirror symmetric."""
+
+    @model_validator(mode="after")
+    def _size(self) -> Grid:
+        nx, ny, nz = self.elements
+        if nx * ny * nz > MAX_ELEMENTS:
+            raise finding("elements", f"at most {MAX_ELEMENTS} elements in all (512^3)", list(self.elements))
+        return self
+
+
+class BaseMaterial(Table):
+    """The isotropic solid the cells are printed from. Its Young's modulus E_s is the unit of all stiffness."""
+
+    young_modulus_mpa: Positive
+    """Young's modulus E_s, in MPa."""
+    poisson: PoissonRatio = 0.3
+    """Poisson's ratio nu_s; the packaged cell library is homogenised for 0.3."""
+    density_kg_m3: Positive = 1000.0
+    """Density, in kg/m^3, for masses."""
+
+
+class Material(Table):
+    """An effective (homogenised) material: either ``tensor``, or the two isotropic constants."""
+
+    tensor: tuple[Number, Number, Number] | None = None
+    """Cubic elasticity tensor [C11, C12, C44], in units of E_s (the base material's Young's modulus)."""
+    relative_young_modulus: Positive | None = None
+    """Isotropic: Young's modulus, in units of E_s."""
+    poisson: PoissonRatio | None = None
+    """Isotropic: Poisson's ratio."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Material:
+        isotropic = (self.relative_young_modulus, self.poisson)
+        if (self.tensor is None) == (isotropic == (None, None)):
+            raise finding("tensor", "give either tensor, or relative_young_modulus and poisson")
+        if self.tensor is None:
+            if None in isotropic:
+                missing = "poisson" if self.poisson is None else "relative_young_modulus"
+                raise finding(missing, "an isotropic material needs relative_young_modulus and poisson")
+            return self
+        c11, c12, c44 = self.tensor
+        for stable, what in (
+            (c11 - c12 > 0, "C11 > C12"),
+            (c11 + 2 * c12 > 0, "C11 + 2 C12 > 0"),
+            (c44 > 0, "C44 > 0"),
+        ):
+            if not stable:
+                reason = f"the tensor is not positive definite (unstable material): it must have {what}"
+                raise finding("tensor", reason, list(self.tensor))
+        return self
+
+    def cubic(self) -> tuple[float, float, float]:
+        """(C11, C12, C44) in units of E_s."""
+        if self.tensor is not None:
+            return self.tensor
+        assert self.relative_young_modulus is not None and self.poisson is not None
+        return isotropic_tensor(self.relative_young_modulus, self.poisson)
+
+
+class Region(Table):
+    """A named set of elements. Regions are painted in order: later ones override earlier ones."""
+
+    name: Name
+    """Name of the region, unique in the case."""
+    role: Literal["void", "design", "fixed"]
+    """"void": removed; "fixed": filled with ``material``; "design": its tensors are optimised."""
+    shape: AnyShape
+    """Which elements: those whose centre lies in the shape (element units)."""
+    material: Name | None = None
+    """Fixed regions: name of the material ("solid" is the base material)."""
+    initial: Name | None = None
+    """Design regions: name of the material the optimisation starts from; objective.reference if left out."""
+
+    @model_validator(mode="after")
+    def _role_keys(self) -> Region:
+        if self.role == "fixed" and self.material is None:
+            raise finding("material", "a fixed region needs a material")
+        if self.role != "fixed" and self.material is not None:
+            hint = "; name its starting material with 'initial'" if self.role == "design" else ""
+            raise finding("material", f"a {self.role} region takes no material{hint}", self.material)
+        if self.role != "design" and self.initial is not None:
+            raise finding("initial", f"only a design region takes 'initial', not a {self.role} one", self.initial)
+        return self
+
+
+class Place(Table):
+    """Where a support or a load acts: a face of the grid, a shape, or the part of a face inside a shape."""
+
+    face: Face | None = None
+    """Grid face: "x-" is the plane x = 0, "x+" the plane x = nx, and so on."""
+    within: AnyShape | None = None
+    """Keep what lies in this shape: nodes by their position, pieces of a loaded surface by their centre."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Place:
+        if self.face is None and self.within is None:
+            raise finding("face", "give a face, a shape (within), or both")
+        return self
+
+
+FACES = ("x-", "x+", "y-", "y+", "z-", "z+")
+
+
+def _place(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in FACES:
+            raise ValueError(f"must be a face ({', '.join(FACES)}) or a table with face and/or within")
+        return {"face": value}
+    return value
+
+
+Where = Annotated[
+    Place,
+    BeforeValidator(_place, json_schema_input_type=Face | Place),
+]
+
+
+class Support(Table):
+    """Nodes held in place."""
+
+    where: Where
+    """A face ("y-") or a table { face = "y-", within = SHAPE }, both optional but one needed."""
+    components: Annotated[str, Field(pattern=r"^(?=.)x?y?z?$")] = "xyz"
+    """Which displacement components are zero: letters out of "xyz", in this order."""
+
+
+class Traction(Table):
+    """A uniform force per area on the solid elements of a grid face."""
+
+    where: Where
+    """A face ("y+") or the part of a face within a shape { face = "y+", within = SHAPE }."""
+    vector_mpa: Vector
+    """Force per area [x, y, z], in MPa."""
+
+    @model_validator(mode="after")
+    def _on_a_face(self) -> Traction:
+        if self.where.face is None:
+            raise finding("where.face", "a traction acts on a grid face: give one")
+        if not any(self.vector_mpa):
+            raise finding("vector_mpa", "the traction must not be zero", list(self.vector_mpa))
+        return self
+
+
+class Displacement(Table):
+    """Nodes moved by a given amount; components that are left out stay free."""
+
+    where: Where
+    """A face ("y+") or a table { face = "y+", within = SHAPE }."""
+    x_mm: Number | None = None
+    """Prescribed displacement along x, in millimetres."""
+    y_mm: Number | None = None
+    """Prescribed displacement along y, in millimetres."""
+    z_mm: Number | None = None
+    """Prescribed displacement along z, in millimetres."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Displacement:
+        if self.x_mm is None and self.y_mm is None and self.z_mm is None:
+            raise finding("x_mm", "give at least one of x_mm, y_mm, z_mm")
+        return self
+
+
+class Load(Table):
+    """One load case: its own supports, tractions and prescribed displacements."""
+
+    name: Name
+    """Name of the load, unique in the case."""
+    weight: Positive = 1.0
+    """Weight in the objective, relative to the other loads."""
+    fixed: tuple[Support, ...] = ()
+    """Supports."""
+    tractions: tuple[Traction, ...] = ()
+    """Surface loads."""
+    displacements: tuple[Displacement, ...] = ()
+    """Prescribed displacements."""
+
+    @model_validator(mode="after")
+    def _acts(self) -> Load:
+        moved = any(d.x_mm or d.y_mm or d.z_mm for d in self.displacements)
+        if not self.tractions and not moved:
+            raise finding("tractions", "the load does nothing: give a traction or a displacement other than zero")
+        return self
+
+
+class Objective(Table):
+    """What the design is for."""
+
+    type: Literal["displacement_distortion"] = "displacement_distortion"
+    """"displacement_distortion": ||u - u_ref|| / ||u_ref|| over the observed nodes, where u_ref is the
+    displacement of the same grid and loads with the reference material everywhere (holes filled)."""
+    observe: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Names of the regions whose nodes are observed (all nodes of their elements)."""
+    reference: Name
+    """Name of the reference material."""
+
+
+class FilterSettings(Table):
+    """Cone filter on the design fields: makes the design robust against the mesh."""
+
+    radius: NonNegative = 2.0
+    """Radius of the cone, in elements; up to 1 means no filter."""
+
+
+class GamutSettings(Table):
+    """The reachable tensors, phi(C) >= 0."""
+
+    source: Text = "library"
+    """"library" for the packaged cell library's gamut, or a gamut file (relative to the case file)."""
+    margin: NonNegative = 0.0
+    """Distance kept from the boundary, phi >= margin, in phi's units (the solid's K, mu' and G each = 1)."""
+
+
+class OptimizerSettings(Table):
+    """How the design is found."""
+
+    algorithm: Literal["mma", "ccsaq", "lbfgs"] = "mma"
+    """nlopt algorithm: "mma", "ccsaq" (both with the aggregated constraint) or "lbfgs"."""
+    stages: Count = 3
+    """Restarts; after each stage the design is projected onto the gamut."""
+    iterations: Count = 25
+    """Iterations in a stage, at most."""
+    tolerance: Tolerance = 1e-3
+    """A stage ends when the objective changes by less than this, relative."""
+    log_objective: Annotated[bool, Field(strict=True)] = True
+    """Minimise the logarithm of the objective, which falls by orders of magnitude."""
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Seed of everything drawn at random."""
+
+
+class SolverSettings(Table):
+    """The linear solver."""
+
+    preconditioner: Literal["gmg", "gamg"] = "gmg"
+    """"gmg": geometric multigrid; "gamg": PETSc's algebraic multigrid."""
+    levels: AutoCount = "auto"
+    """Levels of the geometric multigrid, or "auto"."""
+    rtol_forward: Tolerance = 1e-6
+    """Relative residual of the solves during the optimisation."""
+    rtol_adjoint: Tolerance = 1e-4
+    """Relative residual of the adjoint solves."""
+    rtol_evaluate: Tolerance = 1e-8
+    """Relative residual of the solves whose results are reported."""
+    max_iterations: Count = 500
+    """Iterations after which a solve counts as failed."""
+
+
+class FillSettings(Table):
+    """How tensors become cells."""
+
+    source: Text = "library"
+    """"library" for the packaged cells, or a cell set on disk (relative to the case file)."""
+    tolerance: Positive = 0.005
+    """Tensor error (the paper's Eq. 4, a fraction) within which design tensors share one group."""
+    candidates: Count = 16
+    """Cells considered for each group."""
+    min_contact: Fraction = 0.02
+    """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
+
+
+class ExportSettings(Table):
+    """What a run writes besides fields and figures."""
+
+    stl_box: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None
+    """Elements [[x0, y0, z0], [x1, y1, z1]] (x0 <= i < x1 ...) whose cells are written as STL; none if left out."""
+    voxels: Count | None = None
+    """Voxels along an octant's edge in exports; as in the cells if left out."""
+
+    @model_validator(mode="after")
+    def _box(self) -> ExportSettings:
+        if self.stl_box is not None:
+            low, high = self.stl_box
+            if any(a < 0 or a >= b for a, b in zip(low, high, strict=True)):
+                raise finding("stl_box", "must have 0 <= low < high along each axis", [list(low), list(high)])
+        return self
+
+
+class Case(Table):
+    """A whole case file."""
+
+    case: CaseInfo
+    grid: Grid
+    base_material: BaseMaterial
+    materials: dict[Name, Material] = Field(default_factory=dict)
+    """Materials by name; "solid", the base material itself, is always there."""
+    regions: Annotated[tuple[Region, ...], Field(min_length=1)]
+    """Regions in painting order."""
+    loads: Annotated[tuple[Load, ...], Field(min_length=1)]
+    """Load cases."""
+    objective: Objective
+    filter: FilterSettings = FilterSettings()
+    gamut: GamutSettings = GamutSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    solver: SolverSettings = SolverSettings()
+    fill: FillSettings = FillSettings()
+    export: ExportSettings = ExportSettings()
+
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def name(self) -> str:
+        """Short for ``case.case.name``."""
+        return self.case.name
+
+    @property
+    def file(self) -> Path | None:
+        """The file the case was read from, for messages and relative paths."""
+        return self._file
+
+    def tensor_of(self, material: str) -> tuple[float, float, float]:
+        """(C11, C12, C44) of a material by name, in units of E_s."""
+        if material == SOLID_NAME:
+            return isotropic_tensor(1.0, self.base_material.poisson)
+        return self.materials[material].cubic()
+
+    def path(self, source: str) -> Path:
+        """A path named in the case, relative to the case file."""
+        base = self._file.parent if self._file else Path.cwd()
+        return base / source
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved case (all defaults filled in); name and description do not count."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"case"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The resolved case, all defaults filled in, as TOML that reads back to an equal case."""
+        import tomlkit
+
+        return tomlkit.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    @model_validator(mode="after")
+    def _names(self) -> Case:
+        if SOLID_NAME in self.materials:
+            raise finding(f"materials.{SOLID_NAME}", "this name is taken by the base material: choose another")
+        for kind, items in (("regions", self.regions), ("loads", self.loads)):
+            seen: set[str] = set()
+            for index, item in enumerate(items):
+                if item.name in seen:
+                    raise finding(f"{kind}[{index}].name", "this name is used twice", item.name)
+                seen.add(item.name)
+        known = [*self.materials, SOLID_NAME]
+        uses = [("objective.reference", self.objective.reference)]
+        for index, region in enumerate(self.regions):
+            uses += [(f"regions[{index}].{key}", name)
+                     for key, name in (("material", region.material), ("initial", region.initial)) if name]
+        for key, name in uses:
+            if name not in known:
+                raise unknown_name("material", name, known, key)
+        regions = {region.name: region for region in self.regions}
+        for index, name in enumerate(self.objective.observe):
+            key = f"objective.observe[{index}]"
+            if name not in regions:
+                raise unknown_name("region", name, regions, key)
+            if regions[name].role == "void":
+                raise finding(key, "a void region has no nodes to observe", name)
+        if not any(region.role == "design" for region in self.regions):
+            raise finding("regions", "at least one region needs role = \"design\"")
+        if self.export.stl_box is not None:
+            if any(b > n for b, n in zip(self.export.stl_box[1], self.grid.elements, strict=True)):
+                raise finding("export.stl_box", f"reaches beyond the grid {list(self.grid.elements)}",
+                              [list(corner) for corner in self.export.stl_box])
+        return self
+
+
+def isotropic_tensor(young: float, poisson: float) -> tuple[float, float, float]:
+    """(C11, C12, C44) of an isotropic material, in the unit of ``young``."""
+    scale = young / ((1 + poisson) * (1 - 2 * poisson))
+    return scale * (1 - poisson), scale * poisson, young / (2 * (1 + poisson))
+
+
+def load_case(path: str | Path) -> Case:
+    """Read and validate a case file.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, is not TOML, or its contents are wrong: one line that names the
+        file, the key, the reason and the value.
+    """
+    file = Path(path)
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise InputError("there is no such file", file=file) from None
+    except IsADirectoryError:
+        raise InputError("this is a directory; give the case file in it", file=file) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not a text file in UTF-8 (byte {error.start})", file=file) from None
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", file=file) from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not valid TOML: {error}", file=file) from None
+    return parse_case(data, file)
+
+
+def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
+    """Validate the parsed contents of a case file; ``file`` is named in messages.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_case`.
+    """
+    try:
+        case = Case.model_validate(data)
+    except ValidationError as error:
+        raise first_error(error, data, file) from None
+    case._file = None if file is None else Path(file)
+    for section, source in (("gamut", case.gamut.source), ("fill", case.fill.source)):
+        if source != "library" and not case.path(source).exists():
+            reason = "must be 'library' or a path that exists, relative to the case file"
+            raise InputError(reason, file=file, key=f"{section}.source", value=source)
+    return case
+
+
+def case_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of the case file."""
+    return Case.model_json_schema(mode="validation")

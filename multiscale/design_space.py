@@ -1,0 +1,72 @@
+"""From optimisation variables to element tensors, and gradients back.
+
+The variables are the scaled moduli of each design element of the reduced grid,
+mapped to [0, 1] within the gamut's box::
+
+    x in [0, 1]^(N, 3)  --box-->  (K, mu', G) --cone filter-->  moduli  -->  (C11, C12, C44)
+
+In (K, mu', G) every point of a positive box is positive definite, which a box
+in (C11, C12, C44) is not. Each `forward` step has its `backward` (transpose).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from micro import tensor
+
+Array = NDArray[np.float64]
+
+#: d(C11, C12, C44) / d(K, mu', G): C11 = K + 4/3 mu', C12 = K - 2/3 mu', C44 = G.
+_TENSOR_OF_MODULI = np.array([[1.0, 4.0 / 3.0, 0.0], [1.0, -2.0 / 3.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class DesignSpace:
+    """The map from variables to a tensor field on the reduced grid.
+
+    Attributes
+    ----------
+    design : bool array (mx, my, mz)
+        Design elements.
+    background : array (mx, my, mz, 3)
+        Tensors of the other elements (zero in voids).
+    filter : sparse array (N, N)
+    lower, upper : arrays (3,)
+        Box of (K, mu', G), units of E_s.
+    """
+
+    design: NDArray[np.bool_]
+    background: Array
+    filter: sparse.csr_array
+    lower: Array
+    upper: Array
+
+    @property
+    def size(self) -> int:
+        """Number of design elements N."""
+        return int(np.count_nonzero(self.design))
+
+    def variables(self, tensors: Array) -> Array:
+        """Variables (N, 3) whose unfiltered tensors are closest to the given ones (N, 3)."""
+        x = (tensor.to_moduli(tensors) - self.lower) / (self.upper - self.lower)
+        return np.clip(x, 0.0, 1.0)
+
+    def forward(self, x: Array) -> Array:
+        """Tensors (N, 3) of the design elements for variables (N, 3)."""
+        moduli = self.filter @ (self.lower + x * (self.upper - self.lower))
+        return moduli @ _TENSOR_OF_MODULI.T
+
+    def backward(self, gradient: Array) -> Array:
+        """Transpose of the derivative of :meth:`forward`: from dJ/dC (N, 3) to dJ/dx (N, 3)."""
+        return (self.filter.T @ (gradient @ _TENSOR_OF_MODULI)) * (self.upper - self.lower)
+
+    def field(self, tensors: Array) -> Array:
+        """The tensor field (mx, my, mz, 3) with ``tensors`` (N, 3) in the design elements."""
+        out = self.background.copy()
+        out[self.design] = tensors
+        return out

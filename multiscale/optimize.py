@@ -1,0 +1,326 @@
+"""The optimisation loop: nlopt inside a stage, projection between stages.
+
+The optimiser is an explicit state (:class:`State`) and a step (:func:`run_stage`):
+``state -> stage -> projected state``. The state is written after every
+evaluation, so the same command goes on after a kill; nlopt itself cannot be
+checkpointed, therefore a resumed stage restarts from its best point with the
+evaluations it has left.
+
+Stage 0 moves one tensor for the whole design region (three variables), which
+costs little and finds the right basin; the later stages move every element.
+The objective given to nlopt is log J, since J falls over orders of magnitude.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import nlopt
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.errors import InputError
+from micro.files import atomic_path
+from multiscale.design_space import DesignSpace
+from multiscale.feasibility import FeasibilityConstraint, FeasibleSet
+from multiscale.objective import Distortion, DistortionObjective
+
+Array = NDArray[np.float64]
+Record = dict[str, object]
+
+ALGORITHMS = ("mma", "ccsaq", "lbfgs")
+
+#: phi above minus this counts as feasible: rounding of the projection.
+FEASIBILITY_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to optimise.
+
+    Attributes
+    ----------
+    algorithm : {"mma", "ccsaq", "lbfgs"}
+        lbfgs has no constraints of its own and runs inside nlopt's augmented Lagrangian.
+    uniform_evaluations : int
+        Evaluations of stage 0 (0 skips it).
+    stages : int
+        Stages that move every element.
+    evaluations : int
+        Evaluations per such stage.
+    sharpness : float
+        Of the feasibility aggregate in the first stage; doubled at each next one.
+    margin : float
+        phi that is asked of every element.
+    step : float
+        Relative change of log J below which a stage ends (over one nlopt iteration).
+    """
+
+    algorithm: str = "mma"
+    uniform_evaluations: int = 25
+    stages: int = 3
+    evaluations: int = 40
+    sharpness: float = 100.0
+    margin: float = 0.0
+    step: float = 1e-5
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the optimisation stands; all that a restart needs.
+
+    ``x`` (N, 3) are the variables the current stage (re)starts from, ``best`` the tensors (N, 3) of the
+    best feasible (projected) design so far and ``best_value`` its J.
+    """
+
+    x: Array
+    stage: int = 0
+    evaluation: int = 0
+    best: Array | None = None
+    best_value: float = float("inf")
+    records: tuple[Record, ...] = field(default=())
+
+    def save(self, path: Path) -> None:
+        """Write the arrays and counters (npz without pickles); the records go to history.jsonl."""
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(
+                stream,
+                x=self.x,
+                best=np.empty((0, 3)) if self.best is None else self.best,
+                best_value=self.best_value,
+                counters=np.array([self.stage, self.evaluation, len(self.records)]),
+            )
+
+    @classmethod
+    def load(cls, path: Path, history: Path, size: int) -> State:
+        """Read a saved state; raises InputError when it does not fit this problem."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                x, best = data["x"], data["best"]
+                stage, evaluation, count = (int(v) for v in data["counters"])
+                value = float(data["best_value"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"not a readable optimiser state ({error}); delete it to start anew", file=path) from None
+        if x.shape != (size, 3):
+            raise InputError(
+                f"holds {len(x)} design elements, this case has {size}; use another --out", file=path
+            )
+        records = read_history(history)[:count]
+        return cls(x, stage, evaluation, best if len(best) else None, value, tuple(records))
+
+
+def read_history(path: Path) -> list[Record]:
+    """The records of a history.jsonl; a line cut short by a kill ends the list."""
+    records: list[Record] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+class Optimiser:
+    """Minimises the distortion of a design under the feasibility constraint.
+
+    Parameters
+    ----------
+    objective : DistortionObjective
+    space : DesignSpace
+    gamut : FeasibleSet
+    settings : Settings
+    directory : Path or None
+        Where ``state.npz`` and ``history.jsonl`` are kept; None keeps nothing (other MPI ranks).
+    report : callable, optional
+        Called with each record as it is made.
+    """
+
+    def __init__(
+        self,
+        objective: DistortionObjective,
+        space: DesignSpace,
+        gamut: FeasibleSet,
+        settings: Settings,
+        directory: Path | None = None,
+        report: Callable[[Record], None] | None = None,
+    ):
+        if settings.algorithm not in ALGORITHMS:
+            raise InputError(f"must be one of {', '.join(ALGORITHMS)}", key="optimizer.algorithm", value=settings.algorithm)
+        self.objective = objective
+        self.space = space
+        self.gamut = gamut
+        self.settings = settings
+        self.directory = directory
+        self.report = report
+        self._start = time.monotonic()
+
+    # ------------------------------------------------------------------ run
+    def run(self, state: State) -> State:
+        """Go through the stages that ``state`` has not finished; returns the final state."""
+        last = self.settings.stages
+        while state.stage <= last:
+            budget = self.settings.evaluations if state.stage else self.settings.uniform_evaluations
+            if budget > state.evaluation:
+                state = self._run_stage(state, budget)
+            state = self._finish_stage(state)
+        return state
+
+    def initial_state(self, tensors: Array) -> State:
+        """Start from the tensors (N, 3) of the case's initial design."""
+        return State(self.space.variables(self.gamut.project(tensors, self.settings.margin)))
+
+    def load_state(self, directory: Path) -> State | None:
+        """The state left by an earlier run in ``directory``, if any."""
+        path = directory / "state.npz"
+        return State.load(path, directory / "history.jsonl", self.space.size) if path.exists() else None
+
+    # ---------------------------------------------------------------- stage
+    def _run_stage(self, state: State, budget: int) -> State:
+        uniform = state.stage == 0
+        sharpness = self.settings.sharpness * 2.0 ** max(0, state.stage - 1)
+        constraint = FeasibilityConstraint(self.gamut, self.settings.margin, sharpness)
+        start = state.x.mean(axis=0) if uniform else state.x.reshape(-1)
+        constraint.calibrate(self.space.forward(self._expand(start, uniform)))
+        search = _Search(self, state, constraint, uniform)
+
+        optimiser = _make_nlopt(self.settings.algorithm, len(start))
+        optimiser.set_lower_bounds(0.0)
+        optimiser.set_upper_bounds(1.0)
+        optimiser.set_min_objective(search.objective)
+        optimiser.add_inequality_constraint(search.constraint, 1e-6)
+        optimiser.set_maxeval(budget - state.evaluation)
+        optimiser.set_ftol_abs(self.settings.step)
+        try:
+            optimiser.optimize(start)
+        except nlopt.RoundoffLimited:
+            pass  # no further progress is possible in floating point: the best point so far stands
+        except RuntimeError:
+            if search.error is not None:
+                raise search.error from None
+            raise
+        if search.error is not None:
+            raise search.error
+        return search.state
+
+    def _expand(self, x: Array, uniform: bool) -> Array:
+        """Variables (N, 3) from nlopt's flat vector."""
+        return np.broadcast_to(x, (self.space.size, 3)) if uniform else x.reshape(-1, 3)
+
+    def _finish_stage(self, state: State) -> State:
+        """Project every element onto the gamut, keep the design if it is the best so far."""
+        raw = self.space.forward(state.x)
+        projected = self.gamut.project(raw, self.settings.margin)
+        value = self.objective.distortion(self.space.field(projected))
+        record = self._record(state, value, projected, projection=True)
+        if value.total < state.best_value:
+            state = replace(state, best=projected, best_value=value.total)
+        # The variables move by what the projection moved, so that filtering does not blur them again.
+        x = self.space.variables(_unfiltered(self.space, state.x) + projected - raw)
+        state = replace(state, x=x, stage=state.stage + 1, evaluation=0, records=(*state.records, record))
+        self._keep(state, record)
+        return state
+
+    # --------------------------------------------------------------- records
+    def _record(self, state: State, value: Distortion, tensors: Array, projection: bool = False) -> Record:
+        phi = self.gamut.phi(tensors)
+        return {
+            "stage": state.stage,
+            "kind": "projection" if projection else "evaluation",
+            "evaluation": state.evaluation,
+            "count": len(state.records) + 1,
+            "distortion": value.total,
+            "per_load": value.per_load,
+            "constraint": float(self.settings.margin - phi.min()),
+            "violations": int(np.count_nonzero(phi < self.settings.margin - FEASIBILITY_TOLERANCE)),
+            "seconds": round(time.monotonic() - self._start, 3),
+        }
+
+    def _keep(self, state: State, record: Record) -> None:
+        if self.directory is not None:
+            path = self.directory / "history.jsonl"
+            if len(state.records) == 1:
+                path.unlink(missing_ok=True)
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
+            state.save(self.directory / "state.npz")
+        if self.report is not None:
+            self.report(record)
+
+
+class _Search:
+    """nlopt's callbacks for one stage: evaluates each point once, keeps the best and the state."""
+
+    def __init__(self, owner: Optimiser, state: State, constraint: FeasibilityConstraint, uniform: bool):
+        self.owner = owner
+        self.state = state
+        self.aggregate = constraint
+        self.uniform = uniform
+        self.error: BaseException | None = None
+        self._best_merit = (float("inf"), float("inf"))
+
+    def objective(self, x: Array, gradient: Array) -> float:
+        owner = self.owner
+        variables = owner._expand(x, self.uniform)
+        tensors = owner.space.forward(variables)
+        try:
+            value, sensitivity = owner.objective.value_and_gradient(owner.space.field(tensors))
+        except BaseException as error:  # nlopt turns exceptions into a bare failure; keep the real one
+            self.error = error
+            raise nlopt.ForcedStop from None
+        if gradient.size:
+            gradient[:] = self._flat(owner.space.backward(sensitivity[owner.space.design])) / value.total
+        self._note(variables, tensors, value)
+        return float(np.log(value.total))
+
+    def constraint(self, x: Array, gradient: Array) -> float:
+        space = self.owner.space
+        tensors = space.forward(self.owner._expand(x, self.uniform))
+        value, sensitivity = self.aggregate.value_and_gradient(tensors)
+        if gradient.size:
+            gradient[:] = self._flat(space.backward(sensitivity))
+        return value
+
+    def _flat(self, gradient: Array) -> Array:
+        return gradient.sum(axis=0) if self.uniform else gradient.reshape(-1)
+
+    def _note(self, variables: Array, tensors: Array, value: Distortion) -> None:
+        """Count the evaluation; the state's x follows the best point (feasible first, then lower J)."""
+        state = replace(self.state, evaluation=self.state.evaluation + 1)
+        record = self.owner._record(state, value, tensors)
+        infeasibility = max(0.0, self.aggregate.value(tensors) - 1e-6)
+        merit = (infeasibility, value.total)
+        x = self.state.x
+        if merit < self._best_merit:
+            self._best_merit = merit
+            x = np.array(variables)
+        self.state = replace(state, x=x, records=(*state.records, record))
+        self.owner._keep(self.state, record)
+
+
+def _unfiltered(space: DesignSpace, x: Array) -> Array:
+    """Tensors (N, 3) of the variables before the filter."""
+    return replace(space, filter=_identity(space.size)).forward(x)
+
+
+def _identity(size: int):  # type: ignore[no-untyped-def]
+    from scipy import sparse
+
+    return sparse.csr_array(sparse.eye_array(size))
+
+
+def _make_nlopt(algorithm: str, size: int) -> nlopt.opt:
+    if algorithm == "mma":
+        return nlopt.opt(nlopt.LD_MMA, size)
+    if algorithm == "ccsaq":
+        return nlopt.opt(nlopt.LD_CCSAQ, size)
+    outer = nlopt.opt(nlopt.AUGLAG, size)
+    inner = nlopt.opt(nlopt.LD_LBFGS, size)
+    inner.set_ftol_abs(1e-4)
+    inner.set_maxeval(30)
+    outer.set_local_optimizer(inner)
+    return outer

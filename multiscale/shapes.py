@@ -1,0 +1,207 @@
+"""Shapes that select elements or nodes: primitives and their boolean combinations.
+
+All lengths are in **element units** (one element edge = 1, the grid's lowest
+corner at the origin), so a point is (x, y, z) with 0 <= x <= nx and so on. A
+point on the surface belongs to the shape. An element is selected by its
+centre, a node by its position.
+
+The same pydantic models read the case file, export its JSON schema and answer
+``contains``; a shape is a value and can be used on any grid.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from multiscale.messages import unknown_key
+
+# Centres and nodes have half-integer coordinates, while radii such as 40/3 are rounded to the
+# decimals somebody typed: the slack keeps the selection independent of the last digit.
+SURFACE_SLACK = 1e-9
+
+Bool = NDArray[np.bool_]
+Float = NDArray[np.float64]
+AXES = {"x": 0, "y": 1, "z": 2}
+
+Length = Annotated[float, Field(strict=True)]
+PositiveLength = Annotated[float, Field(strict=True, gt=0)]
+Vector = tuple[Length, Length, Length]
+Axis = Literal["x", "y", "z"]
+
+
+class Table(BaseModel):
+    """A table of the case file: frozen, and every key it does not know is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            for key in data:
+                if key not in known:
+                    raise unknown_key(str(key), known)
+        return data
+
+
+class Shape(Table):
+    """Base of all shapes."""
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        """Which points lie inside or on the surface.
+
+        Parameters
+        ----------
+        x, y, z : float arrays
+            Coordinates in element units, of one shape or broadcastable (an open grid).
+
+        Returns
+        -------
+        bool array of the broadcast shape
+        """
+        raise NotImplementedError
+
+
+class All(Shape):
+    """The whole grid."""
+
+    type: Literal["all"]
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        return np.ones(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
+
+
+class Box(Shape):
+    """An axis-aligned box; ``min`` may equal ``max`` to select a plane, a line or a point of nodes."""
+
+    type: Literal["box"]
+    min: Vector
+    """Lowest corner [x, y, z], in elements."""
+    max: Vector
+    """Highest corner [x, y, z], in elements."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Box:
+        for axis, low, high in zip("xyz", self.min, self.max, strict=True):
+            if low > high:
+                raise PydanticCustomError(
+                    "box", "min is above max along " + axis, {"value": [list(self.min), list(self.max)]}
+                )
+        return self
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        inside = np.ones(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
+        for points, low, high in zip((x, y, z), self.min, self.max, strict=True):
+            inside &= (points >= low - SURFACE_SLACK) & (points <= high + SURFACE_SLACK)
+        return inside
+
+
+class Sphere(Shape):
+    """A ball."""
+
+    type: Literal["sphere"]
+    center: Vector
+    """Centre [x, y, z], in elements."""
+    radius: PositiveLength
+    """Radius, in elements."""
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        cx, cy, cz = self.center
+        return np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) <= self.radius + SURFACE_SLACK
+
+
+class Cylinder(Shape):
+    """A circular cylinder along a grid axis, through the whole grid unless ``span`` bounds it."""
+
+    type: Literal["cylinder"]
+    axis: Axis
+    """Direction of the axis."""
+    center: tuple[Length, Length]
+    """Where the axis stands, in elements: the two coordinates other than the axis's own, in the order x, y, z."""
+    radius: PositiveLength
+    """Radius, in elements."""
+    span: tuple[Length, Length] | None = None
+    """From where to where along the axis, in elements; the whole grid if left out."""
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        points = [x, y, z]
+        along = points.pop(AXES[self.axis])
+        a, b = points
+        inside = np.hypot(a - self.center[0], b - self.center[1]) <= self.radius + SURFACE_SLACK
+        low, high = self.span or (-np.inf, np.inf)
+        return inside & (along >= low - SURFACE_SLACK) & (along <= high + SURFACE_SLACK)
+
+
+class Halfspace(Shape):
+    """Everything behind a plane: the side the normal points away from."""
+
+    type: Literal["halfspace"]
+    point: Vector
+    """A point of the plane [x, y, z], in elements."""
+    normal: Vector
+    """Outward normal, of any length: points p with (p - point) . normal <= 0 are inside."""
+
+    @model_validator(mode="after")
+    def _direction(self) -> Halfspace:
+        if not any(self.normal):
+            raise PydanticCustomError("normal", "the normal must not be zero", {"key": "normal"})
+        return self
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        normal = np.asarray(self.normal) / np.linalg.norm(self.normal)
+        px, py, pz = self.point
+        distance = (x - px) * normal[0] + (y - py) * normal[1] + (z - pz) * normal[2]
+        return np.asarray(distance <= SURFACE_SLACK)
+
+
+class Union(Shape):
+    """What lies in any of the shapes."""
+
+    type: Literal["union"]
+    shapes: Annotated[tuple[AnyShape, ...], Field(min_length=1)]
+    """The shapes to unite."""
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        return np.logical_or.reduce([shape.contains(x, y, z) for shape in self.shapes])
+
+
+class Intersection(Shape):
+    """What lies in all of the shapes."""
+
+    type: Literal["intersection"]
+    shapes: Annotated[tuple[AnyShape, ...], Field(min_length=1)]
+    """The shapes to intersect."""
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        return np.logical_and.reduce([shape.contains(x, y, z) for shape in self.shapes])
+
+
+class Difference(Shape):
+    """What lies in the first shape and in none of the others."""
+
+    type: Literal["difference"]
+    shape: AnyShape
+    """The shape to cut from."""
+    minus: Annotated[tuple[AnyShape, ...], Field(min_length=1)]
+    """The shapes to cut away."""
+
+    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+        cut = np.logical_or.reduce([shape.contains(x, y, z) for shape in self.minus])
+        return self.shape.contains(x, y, z) & ~cut
+
+
+AnyShape = Annotated[
+    All | Box | Sphere | Cylinder | Halfspace | Union | Intersection | Difference,
+    Field(discriminator="type"),
+]
+
+for _model in (Union, Intersection, Difference):
+    _model.model_rebuild()
