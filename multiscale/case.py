@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, WithJ
 
 from micro.errors import InputError
 from multiscale.messages import finding, first_error, unknown_name
-from multiscale.shapes import AnyShape, Axis, Table, Vector
+from multiscale.shapes import AnyShape, Table, Vector
 
 MAX_ELEMENTS = 512**3
 SOLID_NAME = "solid"
@@ -206,8 +206,8 @@ class Support(Table):
 
     where: Where
     """A face ("y-") or a table { face = "y-", within = SHAPE }, both optional but one needed."""
-    components: Annotated[str, Field(pattern=r"^(?=.)x?y?z?$")] = "xyz"
-    """Which displacement components are zero: letters out of "xyz", in this order."""
+    components: Literal["x", "y", "z", "xy", "xz", "yz", "xyz"] = "xyz"
+    """Which displacement components are zero."""
 
 
 class Traction(Table):
@@ -410,9 +410,7 @@ class Case(Table):
 
     def to_toml(self) -> str:
         """The resolved case, all defaults filled in, as TOML that reads back to an equal case."""
-        import tomlkit
-
-        return tomlkit.dumps(self.model_dump(mode="json", exclude_none=True))
+        return toml_text(self.model_dump(mode="json", exclude_none=True))
 
     @model_validator(mode="after")
     def _names(self) -> Case:
@@ -504,3 +502,29 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
 def case_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of the case file."""
     return Case.model_json_schema(mode="validation")
+
+
+def toml_text(document: dict[str, Any]) -> str:
+    """TOML of nested tables, arrays, strings, numbers and booleans (no dates, no None)."""
+    lines: list[str] = []
+    for name, value in document.items():
+        tables = value if isinstance(value, list) else [value]
+        for table in tables:
+            if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
+                lines += [f"[{name}.{key}]\n" + _pairs(item) for key, item in value.items()]
+            else:
+                lines.append((f"[[{name}]]\n" if isinstance(value, list) else f"[{name}]\n") + _pairs(table))
+    return "\n".join(lines)
+
+
+def _pairs(table: dict[str, Any]) -> str:
+    return "".join(f"{key} = {_inline(value)}\n" for key, value in table.items())
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    # JSON's strings, numbers and booleans are TOML's too (TOML knows no surrogate escapes: keep UTF-8).
+    return json.dumps(value, ensure_ascii=False)
