@@ -1,0 +1,49 @@
+# Everything runs in .venv, which `make setup` builds; nothing is installed elsewhere except, as root on
+# Debian, PETSc and the libraries for off-screen drawing. tools/environment.py says which variables it heeds.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS ?= runs
+
+.PHONY: help setup cloak cloak-small test test-all lint format doctor clean
+
+help:
+	@echo "make setup        build .venv (minutes the first time, nothing the second)"
+	@echo "make cloak        set up, then run the flagship case into $(RUNS)/cloak"
+	@echo "make cloak-small  the same on a coarse grid, in under a minute"
+	@echo "make test         set up, then run the tests; test-all adds the slow ones"
+	@echo "make lint         set up, then check style, types and the import contract"
+	@echo "make doctor       versions, and what is missing with the command that mends it"
+	@echo "make clean        remove caches of tools; never results, never .venv"
+
+setup:
+	@$(PYTHON) tools/environment.py
+
+cloak: setup
+	$(BIN)/multiscale run cases/cloak.toml --out $(RUNS)/cloak
+
+cloak-small: setup
+	$(BIN)/multiscale run cases/cloak_small.toml --out $(RUNS)/cloak_small
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: setup
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+doctor: setup
+	$(BIN)/multiscale doctor
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find micro multiscale tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
