@@ -41,7 +41,7 @@ def symmetrise(octant: ArrayLike) -> NDArray:
     A bool octant stays bool by majority (a tie is solid); numbers are averaged.
     """
     array = _octants(octant)
-    total: NDArray = np.sum([_permuted(array, p) for p in _PERMUTATIONS], axis=0, dtype=np.float64)
+    total = np.stack([_permuted(array, p) for p in _PERMUTATIONS]).sum(axis=0, dtype=np.float64)
     return np.asarray(total >= 3 if array.dtype == bool else total / 6)
 
 
@@ -227,3 +227,14 @@ def unpack(packed: ArrayLike, n: int) -> Bools:
     inside, rank = _domain(n)
     bits = np.unpackbits(array, axis=1, count=len(inside)).astype(bool)
     return bits[:, rank].reshape(len(array), n, n, n)
+
+
+def unpack_face(packed: ArrayLike, n: int) -> Bools:
+    """Only the outer faces of packed octants, cheaper than unpacking all; (m, bytes) to (m, n, n)."""
+    array = np.asarray(packed)
+    if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != packed_bytes(n):
+        got = (array.dtype.name, array.shape)
+        raise InputError(f"packed octants of n = {n} are uint8 (m, {packed_bytes(n)})", value=got)
+    _, rank = _domain(n)
+    bit = rank.reshape(n, n, n)[0]
+    return (array[:, bit // 8] >> (7 - bit % 8).astype(np.uint8) & 1).astype(bool)
