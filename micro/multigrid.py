@@ -1,0 +1,377 @@
+"""Geometric multigrid for voxel elasticity with exact Galerkin operators on every coarse grid.
+
+Each coarse element carries its own 24x24 matrix, the sum of P^T K P over its
+(up to) eight children: voids and thin members enter the coarse problem as they
+are, not as an average. Grids of any size are halved; where a direction has an
+odd number of elements the last one stays single. The smoother is the
+fourth-kind Chebyshev polynomial of Lottes (2023, "Optimal polynomial smoothers
+for multigrid V-cycles", eq. 4.3) on 3x3 node blocks; the coarsest grid is
+solved directly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from micro.voxel import CORNERS, Grid, _corner, apply_stiffness, diagonal_blocks
+
+_TABLE_DEPTH = 3
+"""Coarse grids assembled straight from the voxels; deeper ones from the grid above."""
+
+
+@cache
+def _child_interpolation(axis: int, child: int) -> Tensor:
+    """Values at the corners of one of two children from the parent's, halved along ``axis``: (24, 24)."""
+    weight = torch.tensor([[1.0, 0.0], [0.5, 0.5]] if child == 0 else [[0.5, 0.5], [0.0, 1.0]])
+    factors = [torch.eye(2), torch.eye(2), torch.eye(2)]
+    factors[axis] = weight
+    p = torch.kron(torch.kron(factors[0], factors[1]), factors[2])
+    return torch.kron(p, torch.eye(3)).double()
+
+
+def _congruence(matrices: Tensor, p: Tensor) -> Tensor:
+    p = p.to(matrices)
+    return p.T @ (matrices @ p)
+
+
+def _halve(matrices: Tensor, axis: int) -> Tensor:
+    """Galerkin element matrices (B, x, y, z, 24, 24) after halving one direction."""
+    n = matrices.shape[1 + axis]
+    if n == 1:
+        return matrices
+    even = n - n % 2
+    index = torch.arange(0, even, 2, device=matrices.device)
+    out = _congruence(matrices.index_select(1 + axis, index), _child_interpolation(axis, 0))
+    out += _congruence(matrices.index_select(1 + axis, index + 1), _child_interpolation(axis, 1))
+    if even < n:
+        out = torch.cat([out, matrices.narrow(1 + axis, even, 1)], dim=1 + axis)
+    return out
+
+
+@cache
+def _table(nu_stiffness: bytes, depth: int) -> Tensor:
+    """Matrices of a coarse element of 2^depth voxels an edge, one for each voxel's unit modulus.
+
+    Shape (8^depth, 576) float64, voxels in C order.
+    """
+    k = torch.frombuffer(bytearray(nu_stiffness), dtype=torch.float64).reshape(1, 24, 24)
+    size = 1
+    for _ in range(depth):
+        children = []
+        for dx, dy, dz in CORNERS:
+            p = _child_interpolation(2, dz) @ _child_interpolation(1, dy) @ _child_interpolation(0, dx)
+            children.append(_congruence(k, p))
+        k = torch.stack(children).reshape(2, 2, 2, size, size, size, 24, 24)
+        k = k.permute(0, 3, 1, 4, 2, 5, 6, 7).reshape(-1, 24, 24)
+        size *= 2
+    return k.reshape(-1, 576).contiguous()
+
+
+def _from_voxels(moduli: Tensor, stiffness: Tensor, depth: int) -> Tensor:
+    """Element matrices of the grid ``depth`` halvings below the voxels, whose sizes 2^depth divides."""
+    s = 2**depth
+    b, nx, ny, nz = moduli.shape
+    table = _table(stiffness.double().cpu().numpy().tobytes(), depth).to(moduli)
+    blocks = moduli.view(b, nx // s, s, ny // s, s, nz // s, s).permute(0, 1, 3, 5, 2, 4, 6)
+    blocks = blocks.reshape(-1, s**3)
+    return (blocks @ table).view(b, nx // s, ny // s, nz // s, 24, 24)
+
+
+@cache
+def _transfer(n: int, periodic: bool) -> Tensor:
+    """Linear interpolation (fine nodes, coarse nodes) along a direction of n elements."""
+    coarse = (n + 1) // 2
+    p = torch.zeros(n + 1, coarse + 1, dtype=torch.float64)
+    for i in range(n + 1):
+        if i == n:
+            p[i, coarse] = 1.0
+        elif i % 2 == 0:
+            p[i, i // 2] = 1.0
+        else:
+            p[i, i // 2] = p[i, i // 2 + 1] = 0.5
+    if n == 1:
+        p = torch.eye(2, dtype=torch.float64)
+    if periodic:
+        p[:, 0] += p[:, -1]
+        p = p[:-1, :-1]
+    return p
+
+
+def _along(u: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Apply one matrix (out, in) along each of the last three directions."""
+    mx, my, mz = matrices
+    u = u @ mz.T
+    u = my @ u
+    shape = u.shape
+    return (mx @ u.reshape(*shape[:-2], -1)).view(*shape[:-3], mx.shape[0], *shape[-2:])
+
+
+def invert_blocks(blocks: Tensor, free: Tensor) -> Tensor:
+    """Inverses of 3x3 node blocks on their free degrees of freedom, zero elsewhere.
+
+    Parameters
+    ----------
+    blocks : Tensor, shape (3, 3, B, X, Y, Z)
+    free : Tensor of bool, shape (3, L, 1, X, Y, Z)
+
+    Returns
+    -------
+    Tensor, shape (3, 3, L, B, X, Y, Z)
+    """
+    mask = free.to(blocks)
+    m = blocks.unsqueeze(2) * mask.unsqueeze(0) * mask.unsqueeze(1)
+    scale = (m[0, 0] + m[1, 1] + m[2, 2]) / 3
+    present = scale > 0
+    safe = torch.where(present, scale, torch.ones_like(scale))
+    m = m / safe
+    for c in range(3):
+        m[c, c] += torch.where(present, 1 - mask[c], torch.ones_like(scale)) + 1e-6
+    a, b, c, d, e, f = m[0, 0], m[1, 1], m[2, 2], m[0, 1], m[0, 2], m[1, 2]
+    cof = [b * c - f * f, e * f - d * c, d * f - e * b, a * c - e * e, d * e - a * f, a * b - d * d]
+    det = a * cof[0] + d * cof[1] + e * cof[2]
+    factor = present / (det * safe)
+    inv = torch.empty_like(m)
+    for (i, j), value in zip(((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)), cof, strict=True):
+        inv[i, j] = inv[j, i] = value * factor * mask[i] * mask[j]
+    return inv
+
+
+def _block_multiply(inverse: Tensor, r: Tensor) -> Tensor:
+    z = inverse[:, 0] * r[0]
+    z.addcmul_(inverse[:, 1], r[1])
+    return z.addcmul_(inverse[:, 2], r[2])
+
+
+@dataclass(frozen=True)
+class Level:
+    """One grid of the hierarchy with its operator and smoother.
+
+    ``moduli`` holds the voxels on the finest grid, ``matrices`` (B, x, y, z, 24, 24)
+    the element matrices on the others. ``inverse`` (3, 3, L, B, X, Y, Z) are the inverted
+    node blocks and ``radius`` (L, B, 1, 1, 1) bounds the spectrum of inverse * A.
+    """
+
+    grid: Grid
+    inverse: Tensor
+    radius: Tensor
+    moduli: Tensor | None = None
+    stiffness: Tensor | None = None
+    matrices: Tensor | None = None
+
+    def multiply(self, u: Tensor) -> Tensor:
+        """A u without boundary conditions; u is (3, L, B, X, Y, Z)."""
+        if self.matrices is None:
+            assert self.moduli is not None and self.stiffness is not None
+            return apply_stiffness(u, self.moduli, self.stiffness, self.grid)
+        return _multiply_elements(u, self.matrices, self.grid)
+
+    def select(self, keep: Tensor) -> Level:
+        """The same level for some of the cells."""
+        parts: dict[str, Any] = {
+            "inverse": self.inverse.index_select(3, keep),
+            "radius": self.radius.index_select(1, keep),
+        }
+        if self.moduli is not None:
+            parts["moduli"] = self.moduli.index_select(0, keep)
+        if self.matrices is not None:
+            parts["matrices"] = self.matrices.index_select(0, keep)
+        return replace(self, **parts)
+
+
+def _multiply_elements(u: Tensor, matrices: Tensor, grid: Grid) -> Tensor:
+    full = grid.unfold(u)
+    lead, shape = full.shape[:3], grid.shape
+    local = torch.stack([_corner(full, c, shape, 0, shape[0]) for c in CORNERS])  # (8, 3, L, B, x, y, z)
+    loads = lead[1]
+    local = local.reshape(24, loads, -1).permute(2, 0, 1)
+    force = torch.bmm(matrices.view(-1, 24, 24), local)
+    force = force.permute(1, 2, 0).reshape(8, *lead, *shape)
+    out = torch.zeros_like(full)
+    for a, c in enumerate(CORNERS):
+        _corner(out, c, shape, 0, shape[0]).add_(force[a])
+    return grid.fold(out)
+
+
+def _element_blocks(matrices: Tensor, grid: Grid) -> Tensor:
+    """Node blocks (3, 3, B, X, Y, Z) of assembled element matrices."""
+    nx, ny, nz = grid.shape
+    out = matrices.new_zeros((3, 3, matrices.shape[0], nx + 1, ny + 1, nz + 1))
+    for a, corner in enumerate(CORNERS):
+        block = matrices[..., 3 * a : 3 * a + 3, 3 * a : 3 * a + 3].permute(4, 5, 0, 1, 2, 3)
+        _corner(out, corner, grid.shape, 0, nx).add_(block)
+    return grid.fold(out)
+
+
+def _spectral_radius(level: Level, steps: int = 8) -> Tensor:
+    """Power iteration for the largest eigenvalue of inverse * A, with a margin: (L, B, 1, 1, 1)."""
+    lead = level.inverse.shape[2:]
+    generator = torch.Generator().manual_seed(0)
+    # One vector for all cells: what a cell gets must not depend on its batch.
+    start = torch.randn((3, lead[0], 1, *lead[2:]), generator=generator, dtype=torch.float32)
+    v = start.to(level.inverse).expand(3, *lead)
+    v = _block_multiply(level.inverse, v)
+    value = v.new_ones((lead[0], lead[1], 1, 1, 1))
+    for _ in range(steps):
+        norm = v.square().sum(dim=(0, 3, 4, 5)).sqrt()[..., None, None, None]
+        v = v / norm.clamp_min(1e-30)
+        v = _block_multiply(level.inverse, level.multiply(v))
+        value = v.square().sum(dim=(0, 3, 4, 5)).sqrt()[..., None, None, None]
+    return (1.1 * value).clamp_min(1e-3)
+
+
+@dataclass(frozen=True)
+class Multigrid:
+    """A V-cycle for a batch of cells; a symmetric preconditioner of A on the free degrees of freedom."""
+
+    levels: tuple[Level, ...]
+    prolongations: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    restrictions: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    coarse_inverse: Tensor  # (L, B, N, N)
+    degree: int = 2
+
+    @classmethod
+    def build(cls, moduli: Tensor, stiffness: Tensor, grid: Grid, free: Tensor, degree: int = 2) -> Multigrid:
+        """Set up for voxel moduli (B, nx, ny, nz) and free degrees of freedom (3, L, 1, X, Y, Z) of bool."""
+        blocks = diagonal_blocks(moduli, stiffness, grid)
+        inverse = invert_blocks(blocks, free)
+        loads, cells = free.shape[1], moduli.shape[0]
+        bound = _element_bound(stiffness.double().cpu().numpy().tobytes())
+        radius = inverse.new_full((loads, cells, 1, 1, 1), bound)
+        levels = [Level(grid, inverse, radius, moduli=moduli, stiffness=stiffness)]
+        prolongations, restrictions = [], []
+        matrices: Tensor | None = None
+        depth = 0
+        while max(grid.shape) > 2:
+            p = tuple(_transfer(n, grid.periodic).to(moduli) for n in grid.shape)
+            prolongations.append(p)
+            restrictions.append(tuple(m.T.contiguous() for m in p))
+            depth += 1
+            coarse = Grid(tuple((n + 1) // 2 for n in grid.shape), grid.periodic)  # type: ignore[arg-type]
+            if depth <= _TABLE_DEPTH and all(n % 2**depth == 0 for n in moduli.shape[1:]):
+                matrices = _from_voxels(moduli, stiffness, depth)
+            else:
+                if matrices is None:
+                    matrices = moduli[..., None, None] * stiffness
+                for axis in range(3):
+                    matrices = _halve(matrices, axis)
+            free = _coarse_free(free, grid)
+            grid = coarse
+            inverse = invert_blocks(_element_blocks(matrices, grid), free)
+            level = Level(grid, inverse, radius, matrices=matrices)
+            levels.append(replace(level, radius=_spectral_radius(level)))
+        last = levels[-1]
+        return cls(
+            tuple(levels),
+            tuple(prolongations),  # type: ignore[arg-type]
+            tuple(restrictions),  # type: ignore[arg-type]
+            _direct(last, free),
+            degree,
+        )
+
+    def select(self, keep: Tensor) -> Multigrid:
+        """The same hierarchy for some of the cells."""
+        return replace(
+            self,
+            levels=tuple(level.select(keep) for level in self.levels),
+            coarse_inverse=self.coarse_inverse.index_select(1, keep),
+        )
+
+    def precondition(self, r: Tensor) -> Tensor:
+        """One V-cycle from zero for the residual r (3, L, B, X, Y, Z)."""
+        return self._cycle(0, r)
+
+    def _cycle(self, k: int, r: Tensor) -> Tensor:
+        level = self.levels[k]
+        if k == len(self.levels) - 1:
+            return self._solve_coarsest(r)
+        u = _chebyshev(level, None, r, self.degree)
+        residual = r - level.multiply(u)
+        coarse = self._cycle(k + 1, _along(residual, self.restrictions[k]))
+        u += _along(coarse, self.prolongations[k])
+        return _chebyshev(level, u, r, self.degree)
+
+    def _solve_coarsest(self, r: Tensor) -> Tensor:
+        shape = r.shape
+        flat = r.permute(1, 2, 3, 4, 5, 0).reshape(shape[1], shape[2], -1, 1)
+        x = self.coarse_inverse @ flat
+        return x.view(*shape[1:], 3).permute(5, 0, 1, 2, 3, 4).contiguous()
+
+
+def _chebyshev(level: Level, u: Tensor | None, r: Tensor, degree: int) -> Tensor:
+    """Fourth-kind Chebyshev smoothing of A u = r."""
+    residual = r if u is None else r - level.multiply(u)
+    step = _block_multiply(level.inverse, residual).mul_(4.0 / 3.0 / level.radius)
+    u = step.clone() if u is None else u.add_(step)
+    for i in range(1, degree):
+        residual = residual - level.multiply(step)
+        step = step.mul_((2 * i - 1) / (2 * i + 3)).add_(
+            _block_multiply(level.inverse, residual).mul_((8 * i + 4) / (2 * i + 3) / level.radius)
+        )
+        u.add_(step)
+    return u
+
+
+def _coarse_free(free: Tensor, grid: Grid) -> Tensor:
+    """Free degrees of freedom at the coarse nodes, which are every other fine node and the last."""
+    for axis, n in zip((-3, -2, -1), grid.shape, strict=True):
+        if n == 1:
+            continue
+        index = list(range(0, n, 2)) + ([] if grid.periodic else [n])
+        free = free.index_select(axis, torch.tensor(index, device=free.device))
+    return free
+
+
+@cache
+def _element_bound(stiffness: bytes) -> float:
+    """Bound of the spectrum of D^-1 A, D the node blocks: its value on a single element.
+
+    A and D are sums over elements, so no quotient u^T A u / u^T D u exceeds the largest of one element.
+    """
+    k = torch.frombuffer(bytearray(stiffness), dtype=torch.float64).reshape(24, 24)
+    d = torch.zeros_like(k)
+    for a in range(8):
+        s = slice(3 * a, 3 * a + 3)
+        d[s, s] = k[s, s]
+    lower = torch.linalg.cholesky(d)
+    half = torch.linalg.solve_triangular(lower, k, upper=False)
+    full = torch.linalg.solve_triangular(lower, half.T, upper=False)
+    return float(torch.linalg.eigvalsh((full + full.T) / 2)[-1])
+
+
+def _direct(level: Level, free: Tensor) -> Tensor:
+    """Inverse (L, B, N, N) of the coarsest operator; fixed and unsupported degrees of freedom give zero."""
+    grid = level.grid
+    matrices = level.matrices
+    if matrices is None:
+        assert level.moduli is not None and level.stiffness is not None
+        matrices = level.moduli[..., None, None] * level.stiffness
+    cells, nodes = matrices.shape[0], grid.nodes
+    count = 3 * nodes[0] * nodes[1] * nodes[2]
+    a = torch.zeros((cells, count, count), dtype=torch.float64, device=matrices.device)
+    for i in range(grid.shape[0]):
+        for j in range(grid.shape[1]):
+            for k in range(grid.shape[2]):
+                dofs = []
+                for dx, dy, dz in CORNERS:
+                    x, y, z = (i + dx) % nodes[0], (j + dy) % nodes[1], (k + dz) % nodes[2]
+                    node = (x * nodes[1] + y) * nodes[2] + z
+                    dofs += [3 * node, 3 * node + 1, 3 * node + 2]
+                # Periodic nodes may repeat within one element, so values are accumulated.
+                index = torch.tensor(dofs, device=a.device)
+                flat = (index[:, None] * count + index[None, :]).reshape(-1)
+                a.view(cells, -1).index_add_(1, flat, matrices[:, i, j, k].double().reshape(cells, -1))
+    mask = free[:, :, 0].permute(1, 2, 3, 4, 0).reshape(free.shape[1], 1, count).double()
+    a = a.unsqueeze(0) * mask.unsqueeze(-1) * mask.unsqueeze(-2)
+    diagonal = a.diagonal(dim1=-2, dim2=-1)
+    present = diagonal > 1e-12 * diagonal.amax(dim=-1, keepdim=True).clamp_min(1e-30)
+    scale = torch.where(present, diagonal.clamp_min(1e-300).rsqrt(), torch.zeros_like(diagonal))
+    scaled = a * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    # Free pieces and mechanisms leave zero eigenvalues; the shift keeps their part of the inverse bounded.
+    scaled.diagonal(dim1=-2, dim2=-1).add_(torch.where(present, 1e-6, 1.0))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(scaled))
+    return (inverse * scale.unsqueeze(-1) * scale.unsqueeze(-2)).to(level.inverse.dtype)

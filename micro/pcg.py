@@ -1,0 +1,170 @@
+"""Batched conjugate gradients: float32 work inside, float64 residuals outside.
+
+Each (load, cell) pair of a batch is a system of its own, with its own step
+lengths and its own end. The recursive float32 residual is replaced by the true
+float64 one each time it has fallen by two digits, keeping the search direction
+(van der Vorst and Ye, 2000): the accuracy is that of float64, the cost that of
+float32. Cells whose systems are all done leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from micro.multigrid import Multigrid
+from micro.voxel import Grid, apply_stiffness
+
+_REPLACE = 1e-2
+"""Fall of the float32 residual after which it is replaced by the true one."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Outcome of a batched solve.
+
+    Attributes
+    ----------
+    u : Tensor, shape (3, L, B, X, Y, Z), float64
+    residual : Tensor, shape (L, B), float64
+        Norm of b - A u on the free degrees of freedom over that of b, evaluated in float64.
+    iterations : Tensor, shape (L, B)
+    converged : Tensor of bool, shape (L, B)
+    """
+
+    u: Tensor
+    residual: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (L, B) of fields (3, L, B, X, Y, Z)."""
+    return (a * b).sum(dim=(-3, -2, -1), dtype=torch.float64).sum(dim=0)
+
+
+def _spread(s: Tensor) -> Tensor:
+    return s[..., None, None, None]
+
+
+def solve(
+    moduli: Tensor,
+    stiffness: Tensor,
+    grid: Grid,
+    free: Tensor,
+    multigrid: Multigrid,
+    b: Tensor,
+    *,
+    rtol: float,
+    floor: Tensor,
+    max_iterations: int = 400,
+    on_retire: Callable[[int], None] | None = None,
+) -> Solution:
+    """Solve A u = b on the free degrees of freedom.
+
+    Parameters
+    ----------
+    moduli : Tensor, shape (B, nx, ny, nz), float64
+    stiffness : Tensor, shape (24, 24), float64
+    free : Tensor of bool, shape (3, L, 1, X, Y, Z)
+    multigrid : Multigrid
+        The preconditioner, in float32.
+    b : Tensor, shape (3, L, B, X, Y, Z), float64
+        Zero on fixed degrees of freedom.
+    rtol : float
+        Wanted norm of the residual relative to b.
+    floor : Tensor, shape (L, B)
+        Norm of the forces behind b: below 1e-13 of it b is rounding, and u = 0 solves.
+    on_retire : callable, optional
+        Called with the number of cells that left the batch.
+    """
+    work = multigrid.levels[0].inverse.dtype
+    cells = b.shape[2]
+    mask = free.to(torch.float64)
+    norm = _dot(b, b).sqrt()
+    trivial = norm <= 1e-13 * floor
+    scale = torch.where(trivial, torch.ones_like(norm), norm)
+
+    result_u = torch.zeros_like(b)
+    residual = torch.where(trivial, torch.zeros_like(norm), torch.ones_like(norm))
+    iterations = torch.zeros(norm.shape, dtype=torch.int64, device=b.device)
+    converged = trivial.clone()
+
+    alive = torch.arange(cells, device=b.device)
+    m = moduli
+    bb = b / _spread(scale)  # unit right-hand sides: float32 cannot over- or underflow
+    x = torch.zeros_like(bb)  # float64 part of the solution
+    dx = torch.zeros_like(bb, dtype=work)  # what the current stretch adds to it
+    r = bb.to(work)
+    p = torch.zeros_like(dx)
+    ap = torch.zeros_like(dx)
+    pap = torch.ones_like(norm)
+    first = torch.ones_like(trivial)
+    done = trivial.clone()
+    anchor = torch.ones_like(norm)  # residual norm at the last replacement
+    best = torch.full_like(norm, float("inf"))
+    stalls = torch.zeros_like(iterations)
+
+    for iteration in range(max_iterations + 1):
+        rr = _dot(r, r).sqrt()
+        if iteration == max_iterations:
+            check = ~done
+        else:
+            bad = ~torch.isfinite(rr)
+            check = ~done & ((rr <= 0.7 * rtol) | (rr <= _REPLACE * anchor) | bad)
+        if bool(check.any()):
+            # A stretch that went wrong (overflow, breakdown) is thrown away; the last float64 iterate stands.
+            usable = torch.isfinite(dx).all(dim=0).flatten(2).all(dim=-1)
+            x = torch.where(_spread(check & usable), x + torch.nan_to_num(dx).double(), x)
+            dx = torch.where(_spread(check), torch.zeros_like(dx), dx)
+            true = (bb - apply_stiffness(x, m, stiffness, grid)) * mask
+            size = _dot(true, true).sqrt()
+            r = torch.where(_spread(check), true.to(work), r)
+            # No digit gained since the last replacement: the search direction is worn out, restart it.
+            worn = check & (~usable | (size > 0.5 * best))
+            stalls = stalls + worn
+            first = first | worn
+            p = torch.where(_spread(worn), torch.zeros_like(p), p)
+            ap = torch.where(_spread(worn), torch.zeros_like(ap), ap)
+            best = torch.where(check, torch.minimum(best, size), best)
+            anchor = torch.where(check, size.clamp_min(1e-30), anchor)
+            good = check & (size <= rtol)
+            ended = check & (good | (stalls >= 4)) if iteration < max_iterations else check
+            if bool(ended.any()):
+                residual[:, alive] = torch.where(ended, size, residual[:, alive])
+                converged[:, alive] |= good
+                done = done | ended
+        over = done.all(dim=0)
+        if bool(over.any()) and (bool(over.all()) or int((~over).sum()) <= 0.7 * len(over)):
+            leave, keep = over.nonzero()[:, 0], (~over).nonzero()[:, 0]
+            result_u[:, :, alive[leave]] = x[:, :, leave] * _spread(scale[:, alive[leave]])
+            if on_retire is not None:
+                on_retire(len(leave))
+            alive = alive[keep]
+            if len(alive) == 0:
+                break
+            m = m.index_select(0, keep)
+            multigrid = multigrid.select(keep)
+            bb, x, dx, r, p, ap = (t.index_select(2, keep) for t in (bb, x, dx, r, p, ap))
+            pap, first, done, anchor, best, stalls = (
+                t.index_select(1, keep) for t in (pap, first, done, anchor, best, stalls)
+            )
+        z = multigrid.precondition(r)
+        # Conjugacy to the last direction is imposed as such, which survives residual replacement.
+        beta = torch.where(first, torch.zeros_like(pap), -_dot(z, ap) / pap)
+        p = z.add_(p * _spread(beta).to(work))
+        ap = multigrid.levels[0].multiply(p).mul_(free)
+        pap = _dot(p, ap)
+        rp = _dot(r, p)
+        sound = (pap > 0) & torch.isfinite(rp) & ~done
+        alpha = torch.where(sound, rp / torch.where(sound, pap, torch.ones_like(pap)), torch.zeros_like(pap))
+        pap = torch.where(pap > 0, pap, torch.ones_like(pap))
+        first = ~sound
+        step = _spread(alpha).to(work)
+        dx.addcmul_(p, step)
+        r.addcmul_(ap, -step)
+        iterations[:, alive] += ~done
+    return Solution(result_u, residual, iterations, converged)
