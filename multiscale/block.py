@@ -28,7 +28,9 @@ class Block:
 
     def __post_init__(self) -> None:
         if any(not 0 <= a < b for a, b in zip(self.lower, self.upper, strict=True)):
-            raise InputError(f"{_SYNTAX}; every range holds at least one element", key="region", value=str(self))
+            raise InputError(
+                f"{_SYNTAX}; every range holds at least one element", key="region", value=str(self)
+            )
 
     @classmethod
     def whole(cls, shape: Triple) -> Block:

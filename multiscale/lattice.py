@@ -68,7 +68,9 @@ class Lattice:
         index = np.array(given, copy=True, order="C")
         if index.ndim != 3 or index.size == 0 or not np.issubdtype(index.dtype, np.integer):
             raise InputError(
-                "the index map is an integer array (nx, ny, nz)", key="index", value=(index.dtype.name, index.shape)
+                "the index map is an integer array (nx, ny, nz)",
+                key="index",
+                value=(index.dtype.name, index.shape),
             )
         if index.min() < VOID or index.max() >= len(self.cells):
             raise InputError(
@@ -119,8 +121,8 @@ class Lattice:
         """The same lattice without the cells that no element uses."""
         used, index = np.unique(self.index, return_inverse=True)
         offset = int(used[0] == VOID)
-        index = index.reshape(self.index.shape) - offset
-        return replace(self, cells=self.cells.subset(used[offset:]), index=index)
+        renumbered = (np.reshape(index, self.index.shape) - offset).astype(np.int32)
+        return replace(self, cells=self.cells.subset(used[offset:]), index=renumbered)
 
     # -- voxels ---------------------------------------------------------------------------------
 
@@ -158,10 +160,12 @@ class Lattice:
         Parameters are those of :meth:`layers`.
         """
         block = self._inside(block)
-        size = per_cell or self.voxels_per_cell
-        ni, nj, nk = block.shape
-        out = np.empty((ni * size, nj * size, nk * size), dtype=bool)
-        for i, layer in enumerate(self.layers(block, per_cell=per_cell)):
+        size = self.voxels_per_cell if per_cell is None else per_cell
+        layers = self.layers(block, per_cell=per_cell)  # refuses a bad per_cell before anything is allocated
+        first = next(layers)
+        out = np.empty((block.shape[0] * size, *first.shape[1:]), dtype=bool)
+        out[:size] = first
+        for i, layer in enumerate(layers, start=1):
             out[i * size : (i + 1) * size] = layer
         return out
 
@@ -175,7 +179,7 @@ class Lattice:
         """Full cells that occur in a block (the first is void), and the block's map into them."""
         used, local = np.unique(self.index[block.slices], return_inverse=True)
         solid = used[used != VOID]
-        octants = coarsen(self.cells.octants(solid), per_cell or self.voxels_per_cell)
+        octants = coarsen(self.cells.octants(solid), self.voxels_per_cell if per_cell is None else per_cell)
         size = octants.shape[-1]
         octants = np.concatenate([np.zeros((1, size, size, size), dtype=bool), octants])
         return local.reshape(block.shape) + int(used[0] != VOID), cell_from_octant(octants)
@@ -185,7 +189,9 @@ class Lattice:
     def disconnected_cells(self) -> NDArray[np.intp]:
         """Unique cells that are not one piece meeting all their faces, and that some element uses."""
         used = np.unique(self.index[self.solid])
-        return np.array([c for c in used if not connectivity(self.cells.octants([c])[0]).connected], dtype=np.intp)
+        return np.array(
+            [c for c in used if not connectivity(self.cells.octants(int(c))).connected], dtype=np.intp
+        )
 
     def contacts(self, weakest: int = 10) -> Contacts:
         """Contact between all neighbouring cells; see :class:`~multiscale.contact.Contacts`."""
@@ -214,12 +220,14 @@ class Lattice:
                 "cell_size_m": float(self.cell_size_m),
                 "young_pa": float(self.young_pa),
                 "poisson": float(self.poisson),
-                "digest": self._digest(),
+                "digest": self.digest(),
                 "attrs": json.loads(json.dumps(dict(self.attrs), allow_nan=False)),
             }
             group = zarr.create_group(temporary, attributes=attributes)
             chunks = tuple(min(_CHUNK, size) for size in self.shape)
-            array = group.create_array("index", shape=self.shape, dtype="int32", chunks=chunks, fill_value=VOID)
+            array = group.create_array(
+                "index", shape=self.shape, dtype="int32", chunks=chunks, fill_value=VOID
+            )
             array[:] = self.index
             self.cells.save(temporary / "cells")
 
@@ -237,14 +245,18 @@ class Lattice:
             raise InputError("there is no lattice here", file=path)
         try:
             group = zarr.open_group(path, mode="r")
-            attributes = dict(group.attrs)
+            attributes: dict[str, Any] = dict(group.attrs)
         except Exception as error:  # zarr has no common base for what it raises on a foreign or torn store
             raise InputError(f"not a readable Zarr group ({_first_line(error)})", file=path) from error
         if attributes.get("format") != FORMAT:
-            raise InputError(f"not a lattice: its format should be {FORMAT!r}", file=path, value=attributes.get("format"))
+            raise InputError(
+                f"not a lattice: its format should be {FORMAT!r}", file=path, value=attributes.get("format")
+            )
         if attributes.get("version") != VERSION:
             raise InputError(
-                f"this program reads lattices of version {VERSION}", file=path, value=attributes.get("version")
+                f"this program reads lattices of version {VERSION}",
+                file=path,
+                value=attributes.get("version"),
             )
         try:
             index = np.asarray(group["index"])
@@ -261,17 +273,16 @@ class Lattice:
         except Exception as error:  # the same: codecs and stores raise whatever they like
             raise InputError(f"the lattice is damaged ({_first_line(error)})", file=path) from error
         # Zarr reads a chunk that is gone as fill values, so only the digest notices.
-        if lattice._digest() != digest:
+        if lattice.digest() != digest:
             raise InputError("the lattice is damaged: its content does not match its digest", file=path)
         return lattice
 
-    def _digest(self) -> str:
-        hashed = hashlib.sha256()
-        cells = self.cells
-        hashed.update(json.dumps([self.cell_size_m, self.young_pa, self.poisson, cells.n, self.shape]).encode())
-        for array, dtype in ((self.index, "<i4"), (cells.packed, "u1"), (cells.C, "<f8"), (cells.volume, "<f8")):
-            hashed.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
-        return "sha256:" + hashed.hexdigest()
+    def digest(self) -> str:
+        """SHA-256 of everything but ``attrs``: the lattice's identity."""
+        header = [FORMAT, self.shape, float(self.cell_size_m), float(self.young_pa), float(self.poisson)]
+        sha = hashlib.sha256(json.dumps([*header, self.cells.digest()]).encode())
+        sha.update(self.index.astype("<i4", copy=False).tobytes())
+        return sha.hexdigest()
 
 
 def coarsen(octants: NDArray[np.bool_], per_cell: int) -> NDArray[np.bool_]:
