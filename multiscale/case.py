@@ -18,7 +18,16 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, WithJ
 
 from micro.errors import InputError
 from multiscale.messages import finding, first_error, unknown_name
+from multiscale.settings import (
+    ExportSettings,
+    FillSettings,
+    FilterSettings,
+    GamutSettings,
+    OptimizerSettings,
+    SolverSettings,
+)
 from multiscale.shapes import AnyShape, Table, Vector
+from multiscale.toml import toml_text
 
 MAX_ELEMENTS = 512**3
 SOLID_NAME = "solid"
@@ -28,38 +37,29 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
 Text = Annotated[str, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
-NonNegative = Annotated[float, Field(strict=True, ge=0)]
-Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
-Tolerance = Annotated[float, Field(strict=True, gt=0, lt=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 PoissonRatio = Annotated[float, Field(strict=True, gt=-1, lt=0.5)]
-
-
-def _auto_or_count(value: Any) -> Any:
-    if value == "auto" or (type(value) is int and value >= 1):
-        return value
-    raise ValueError("must be 'auto' or a whole number of at least 1")
 
 
 def _mirror(value: Any) -> Any:
     if value == "auto":
         return value
-    if isinstance(value, list | tuple) and all(axis in ("x", "y", "z") for axis in value):
-        if len(set(value)) == len(value):
-            return tuple(sorted(value))
+    listed = isinstance(value, list | tuple) and all(axis in ("x", "y", "z") for axis in value)
+    if listed and len(set(value)) == len(value):
+        return tuple(sorted(value))
     raise ValueError("must be 'auto' or a list of different axes out of 'x', 'y', 'z' ([] for no mirror)")
 
 
-AutoCount = Annotated[
-    Any,
-    BeforeValidator(_auto_or_count),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
-]
 Mirror = Annotated[
     Any,
     BeforeValidator(_mirror),
     WithJsonSchema(
-        {"anyOf": [{"const": "auto"}, {"type": "array", "items": {"enum": ["x", "y", "z"]}, "uniqueItems": True}]}
+        {
+            "anyOf": [
+                {"const": "auto"},
+                {"type": "array", "items": {"enum": ["x", "y", "z"]}, "uniqueItems": True},
+            ]
+        }
     ),
 ]
 
@@ -94,7 +94,7 @@ class Grid(Table):
 
 
 class BaseMaterial(Table):
-    """The isotropic solid the cells are printed from. Its Young's modulus E_s is the unit of all stiffness."""
+    """The isotropic solid the cells are made of. Its Young's modulus E_s is the unit of all stiffness."""
 
     young_modulus_mpa: Positive
     """Young's modulus E_s, in MPa."""
@@ -139,7 +139,8 @@ class Material(Table):
         """(C11, C12, C44) in units of E_s."""
         if self.tensor is not None:
             return self.tensor
-        assert self.relative_young_modulus is not None and self.poisson is not None
+        assert self.relative_young_modulus is not None  # _one_way has seen to both
+        assert self.poisson is not None
         return isotropic_tensor(self.relative_young_modulus, self.poisson)
 
 
@@ -165,7 +166,9 @@ class Region(Table):
             hint = "; name its starting material with 'initial'" if self.role == "design" else ""
             raise finding("material", f"a {self.role} region takes no material{hint}", self.material)
         if self.role != "design" and self.initial is not None:
-            raise finding("initial", f"only a design region takes 'initial', not a {self.role} one", self.initial)
+            raise finding(
+                "initial", f"only a design region takes 'initial', not a {self.role} one", self.initial
+            )
         return self
 
 
@@ -264,7 +267,9 @@ class Load(Table):
     def _acts(self) -> Load:
         moved = any(d.x_mm or d.y_mm or d.z_mm for d in self.displacements)
         if not self.tractions and not moved:
-            raise finding("tractions", "the load does nothing: give a traction or a displacement other than zero")
+            raise finding(
+                "tractions", "the load does nothing: give a traction or a displacement other than zero"
+            )
         return self
 
 
@@ -278,86 +283,6 @@ class Objective(Table):
     """Names of the regions whose nodes are observed (all nodes of their elements)."""
     reference: Name
     """Name of the reference material."""
-
-
-class FilterSettings(Table):
-    """Cone filter on the design fields: makes the design robust against the mesh."""
-
-    radius: NonNegative = 2.0
-    """Radius of the cone, in elements; up to 1 means no filter."""
-
-
-class GamutSettings(Table):
-    """The reachable tensors, phi(C) >= 0."""
-
-    source: Text = "library"
-    """"library" for the packaged cell library's gamut, or a gamut file (relative to the case file)."""
-    margin: NonNegative = 0.0
-    """Distance kept from the boundary, phi >= margin, in phi's units (the solid's K, mu' and G each = 1)."""
-
-
-class OptimizerSettings(Table):
-    """How the design is found."""
-
-    algorithm: Literal["mma", "ccsaq", "lbfgs"] = "mma"
-    """nlopt algorithm: "mma", "ccsaq" (both with the aggregated constraint) or "lbfgs"."""
-    stages: Count = 3
-    """Restarts; after each stage the design is projected onto the gamut."""
-    iterations: Count = 25
-    """Iterations in a stage, at most."""
-    tolerance: Tolerance = 1e-3
-    """A stage ends when the objective changes by less than this, relative."""
-    log_objective: Annotated[bool, Field(strict=True)] = True
-    """Minimise the logarithm of the objective, which falls by orders of magnitude."""
-    seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    """Seed of everything drawn at random."""
-
-
-class SolverSettings(Table):
-    """The linear solver."""
-
-    preconditioner: Literal["gmg", "gamg"] = "gmg"
-    """"gmg": geometric multigrid; "gamg": PETSc's algebraic multigrid."""
-    levels: AutoCount = "auto"
-    """Levels of the geometric multigrid, or "auto"."""
-    rtol_forward: Tolerance = 1e-6
-    """Relative residual of the solves during the optimisation."""
-    rtol_adjoint: Tolerance = 1e-4
-    """Relative residual of the adjoint solves."""
-    rtol_evaluate: Tolerance = 1e-8
-    """Relative residual of the solves whose results are reported."""
-    max_iterations: Count = 500
-    """Iterations after which a solve counts as failed."""
-
-
-class FillSettings(Table):
-    """How tensors become cells."""
-
-    source: Text = "library"
-    """"library" for the packaged cells, or a cell set on disk (relative to the case file)."""
-    tolerance: Positive = 0.005
-    """Tensor error (the paper's Eq. 4, a fraction) within which design tensors share one group."""
-    candidates: Count = 16
-    """Cells considered for each group."""
-    min_contact: Fraction = 0.02
-    """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
-
-
-class ExportSettings(Table):
-    """What a run writes besides fields and figures."""
-
-    stl_box: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None
-    """Elements [[x0, y0, z0], [x1, y1, z1]] (x0 <= i < x1 ...) whose cells are written as STL; none if left out."""
-    voxels: Count | None = None
-    """Voxels along an octant's edge in exports; as in the cells if left out."""
-
-    @model_validator(mode="after")
-    def _box(self) -> ExportSettings:
-        if self.stl_box is not None:
-            low, high = self.stl_box
-            if any(a < 0 or a >= b for a, b in zip(low, high, strict=True)):
-                raise finding("stl_box", "must have 0 <= low < high along each axis", [list(low), list(high)])
-        return self
 
 
 class Case(Table):
@@ -415,18 +340,24 @@ class Case(Table):
     @model_validator(mode="after")
     def _names(self) -> Case:
         if SOLID_NAME in self.materials:
-            raise finding(f"materials.{SOLID_NAME}", "this name is taken by the base material: choose another")
-        for kind, items in (("regions", self.regions), ("loads", self.loads)):
-            seen: set[str] = set()
-            for index, item in enumerate(items):
-                if item.name in seen:
-                    raise finding(f"{kind}[{index}].name", "this name is used twice", item.name)
-                seen.add(item.name)
+            raise finding(
+                f"materials.{SOLID_NAME}", "this name is taken by the base material: choose another"
+            )
+        for kind, names in (
+            ("regions", [region.name for region in self.regions]),
+            ("loads", [load.name for load in self.loads]),
+        ):
+            for index, name in enumerate(names):
+                if name in names[:index]:
+                    raise finding(f"{kind}[{index}].name", "this name is used twice", name)
         known = [*self.materials, SOLID_NAME]
         uses = [("objective.reference", self.objective.reference)]
         for index, region in enumerate(self.regions):
-            uses += [(f"regions[{index}].{key}", name)
-                     for key, name in (("material", region.material), ("initial", region.initial)) if name]
+            uses += [
+                (f"regions[{index}].{key}", name)
+                for key, name in (("material", region.material), ("initial", region.initial))
+                if name
+            ]
         for key, name in uses:
             if name not in known:
                 raise unknown_name("material", name, known, key)
@@ -438,11 +369,11 @@ class Case(Table):
             if regions[name].role == "void":
                 raise finding(key, "a void region has no nodes to observe", name)
         if not any(region.role == "design" for region in self.regions):
-            raise finding("regions", "at least one region needs role = \"design\"")
-        if self.export.stl_box is not None:
-            if any(b > n for b, n in zip(self.export.stl_box[1], self.grid.elements, strict=True)):
-                raise finding("export.stl_box", f"reaches beyond the grid {list(self.grid.elements)}",
-                              [list(corner) for corner in self.export.stl_box])
+            raise finding("regions", 'at least one region needs role = "design"')
+        box = self.export.stl_box
+        if box is not None and any(b > n for b, n in zip(box[1], self.grid.elements, strict=True)):
+            reason = f"reaches beyond the grid {list(self.grid.elements)}"
+            raise finding("export.stl_box", reason, [list(corner) for corner in box])
         return self
 
 
@@ -502,29 +433,3 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
 def case_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of the case file."""
     return Case.model_json_schema(mode="validation")
-
-
-def toml_text(document: dict[str, Any]) -> str:
-    """TOML of nested tables, arrays, strings, numbers and booleans (no dates, no None)."""
-    lines: list[str] = []
-    for name, value in document.items():
-        tables = value if isinstance(value, list) else [value]
-        for table in tables:
-            if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
-                lines += [f"[{name}.{key}]\n" + _pairs(item) for key, item in value.items()]
-            else:
-                lines.append((f"[[{name}]]\n" if isinstance(value, list) else f"[{name}]\n") + _pairs(table))
-    return "\n".join(lines)
-
-
-def _pairs(table: dict[str, Any]) -> str:
-    return "".join(f"{key} = {_inline(value)}\n" for key, value in table.items())
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    # JSON's strings, numbers and booleans are TOML's too (TOML knows no surrogate escapes: keep UTF-8).
-    return json.dumps(value, ensure_ascii=False)

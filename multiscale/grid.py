@@ -33,12 +33,12 @@ def nodes(size: Size) -> tuple[Float, Float, Float]:
 
 def elements_in(shape: Shape, size: Size) -> Bool:
     """Elements whose centre lies in the shape: bool (nx, ny, nz)."""
-    return np.broadcast_to(shape.contains(*centres(size)), size).copy()
+    return shape.contains(*centres(size))
 
 
 def nodes_in(shape: Shape, size: Size) -> Bool:
     """Nodes that lie in the shape: bool (nx+1, ny+1, nz+1)."""
-    return np.broadcast_to(shape.contains(*nodes(size)), node_size(size)).copy()
+    return shape.contains(*nodes(size))
 
 
 def node_size(size: Size) -> Size:
@@ -60,7 +60,7 @@ def face_nodes(face: str, size: Size) -> Bool:
 
 
 def on_face(values: NDArray, face: str) -> NDArray:
-    """The layer of elements (or nodes) at a face, the face's axis removed: (..., a, b) in the order x, y, z."""
+    """The layer of elements (or nodes) at a face, the face's axis removed: (a, b, ...)."""
     axis, side = face_axis(face)
     return values[_at(axis, -1 if side else 0)]
 
@@ -70,8 +70,7 @@ def quads_in(shape: Shape, face: str, size: Size) -> Bool:
     axis, side = face_axis(face)
     points = list(centres(size))
     points[axis] = np.full((1, 1, 1), float(size[axis] if side else 0))
-    inside = np.broadcast_to(shape.contains(*points), _flat(size, axis))
-    return inside.take(0, axis=axis)
+    return np.asarray(shape.contains(*points)[_at(axis, 0)])
 
 
 def quad_forces(quads: Bool, face: str, vector: Float, size: Size) -> Float:
@@ -143,7 +142,3 @@ def _at(axis: int, index: int) -> tuple[int | slice, ...]:
     place: list[int | slice] = [slice(None)] * 3
     place[axis] = index
     return tuple(place)
-
-
-def _flat(size: Size, axis: int) -> tuple[int, ...]:
-    return tuple(1 if a == axis else n for a, n in enumerate(size))

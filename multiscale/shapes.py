@@ -37,9 +37,7 @@ Axis = Literal["x", "y", "z"]
 class Table(BaseModel):
     """A table of the case file: frozen, and every key it does not know is an error."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -67,6 +65,11 @@ class Shape(Table):
         -------
         bool array of the broadcast shape
         """
+        inside = self._inside(x, y, z)
+        return np.array(np.broadcast_to(inside, np.broadcast_shapes(x.shape, y.shape, z.shape)))
+
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
+        """As :meth:`contains`, of any shape that broadcasts."""
         raise NotImplementedError
 
 
@@ -75,8 +78,8 @@ class All(Shape):
 
     type: Literal["all"]
 
-    def contains(self, x: Float, y: Float, z: Float) -> Bool:
-        return np.ones(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
+        return np.ones(1, dtype=bool)
 
 
 class Box(Shape):
@@ -97,10 +100,10 @@ class Box(Shape):
                 )
         return self
 
-    def contains(self, x: Float, y: Float, z: Float) -> Bool:
-        inside = np.ones(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
+        inside = np.ones(1, dtype=bool)
         for points, low, high in zip((x, y, z), self.min, self.max, strict=True):
-            inside &= (points >= low - SURFACE_SLACK) & (points <= high + SURFACE_SLACK)
+            inside = inside & (points >= low - SURFACE_SLACK) & (points <= high + SURFACE_SLACK)
         return inside
 
 
@@ -113,7 +116,7 @@ class Sphere(Shape):
     radius: PositiveLength
     """Radius, in elements."""
 
-    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
         cx, cy, cz = self.center
         return np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) <= self.radius + SURFACE_SLACK
 
@@ -125,13 +128,13 @@ class Cylinder(Shape):
     axis: Axis
     """Direction of the axis."""
     center: tuple[Length, Length]
-    """Where the axis stands, in elements: the two coordinates other than the axis's own, in the order x, y, z."""
+    """Where the axis stands, in elements: its two coordinates across the axis, in the order x, y, z."""
     radius: PositiveLength
     """Radius, in elements."""
     span: tuple[Length, Length] | None = None
     """From where to where along the axis, in elements; the whole grid if left out."""
 
-    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
         points = [x, y, z]
         along = points.pop(AXES[self.axis])
         a, b = points
@@ -155,7 +158,7 @@ class Halfspace(Shape):
             raise PydanticCustomError("normal", "the normal must not be zero", {"key": "normal"})
         return self
 
-    def contains(self, x: Float, y: Float, z: Float) -> Bool:
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
         normal = np.asarray(self.normal) / np.linalg.norm(self.normal)
         px, py, pz = self.point
         distance = (x - px) * normal[0] + (y - py) * normal[1] + (z - pz) * normal[2]
@@ -169,8 +172,8 @@ class Union(Shape):
     shapes: Annotated[tuple[AnyShape, ...], Field(min_length=1)]
     """The shapes to unite."""
 
-    def contains(self, x: Float, y: Float, z: Float) -> Bool:
-        return np.logical_or.reduce([shape.contains(x, y, z) for shape in self.shapes])
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
+        return _any(self.shapes, x, y, z)
 
 
 class Intersection(Shape):
@@ -180,8 +183,11 @@ class Intersection(Shape):
     shapes: Annotated[tuple[AnyShape, ...], Field(min_length=1)]
     """The shapes to intersect."""
 
-    def contains(self, x: Float, y: Float, z: Float) -> Bool:
-        return np.logical_and.reduce([shape.contains(x, y, z) for shape in self.shapes])
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
+        inside = np.ones(1, dtype=bool)
+        for shape in self.shapes:
+            inside = inside & shape._inside(x, y, z)
+        return inside
 
 
 class Difference(Shape):
@@ -193,15 +199,22 @@ class Difference(Shape):
     minus: Annotated[tuple[AnyShape, ...], Field(min_length=1)]
     """The shapes to cut away."""
 
-    def contains(self, x: Float, y: Float, z: Float) -> Bool:
-        cut = np.logical_or.reduce([shape.contains(x, y, z) for shape in self.minus])
-        return self.shape.contains(x, y, z) & ~cut
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
+        return self.shape._inside(x, y, z) & ~_any(self.minus, x, y, z)
 
 
 AnyShape = Annotated[
     All | Box | Sphere | Cylinder | Halfspace | Union | Intersection | Difference,
     Field(discriminator="type"),
 ]
+
+
+def _any(shapes: tuple[AnyShape, ...], x: Float, y: Float, z: Float) -> Bool:
+    inside = np.zeros(1, dtype=bool)
+    for shape in shapes:
+        inside = inside | shape._inside(x, y, z)
+    return inside
+
 
 for _model in (Union, Intersection, Difference):
     _model.model_rebuild()

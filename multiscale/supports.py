@@ -61,5 +61,7 @@ def check_supported(
             what = "the structure"
         raise InputError(
             f"the supports leave {what} free to move ({free} of 6 rigid-body motions): fix more components "
-            "(both shifts and turns), for example fixed = [{ where = \"y-\" }]",
-            file=file, key=key)
+            '(both shifts and turns), for example fixed = [{ where = "y-" }]',
+            file=file,
+            key=key,
+        )

@@ -15,27 +15,14 @@ Either way half the model, with that condition on the plane, gives the whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-AXIS_NAMES = "xyz"
+from multiscale.loads import AXIS_NAMES, LoadCase
+
 # Forces are sums of quarter tractions: mirrored nodes agree up to the order of a few additions.
 MIRROR_RTOL = 1e-12
-
-
-class NodalLoad(Protocol):
-    """What the parity of a load is decided on (a LoadCase has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def fixed(self) -> NDArray[np.bool_]: ...
-    @property
-    def value(self) -> NDArray[np.float64]: ...
-    @property
-    def force(self) -> NDArray[np.float64]: ...
 
 
 def reflect(field: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -45,7 +32,7 @@ def reflect(field: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return mirrored
 
 
-def parity(load: NodalLoad, axis: int) -> int | None:
+def parity(load: LoadCase, axis: int) -> int | None:
     """Whether a load is symmetric (+1), antisymmetric (-1) or neither (None) about a mid-plane.
 
     Supports must be mirror symmetric either way; forces and prescribed displacements decide. The
@@ -69,7 +56,7 @@ def mirror_obstacle(
     role: NDArray[np.int8],
     tensor: NDArray[np.float64],
     observed: NDArray[np.bool_],
-    loads: Sequence[NodalLoad],
+    loads: Sequence[LoadCase],
 ) -> str | None:
     """Why the mid-plane of ``axis`` can't halve the model, or None when it can."""
     if role.shape[axis] % 2:

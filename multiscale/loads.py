@@ -1,0 +1,129 @@
+"""A load case on the grid: supports, prescribed displacements and consistent nodal forces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.errors import InputError
+from multiscale import grid
+from multiscale.case import Case, Load, Place
+from multiscale.shapes import All
+
+AXIS_NAMES = "xyz"
+
+
+@dataclass(frozen=True, eq=False)
+class LoadCase:
+    """One load on the full grid.
+
+    Supports and prescribed displacements cover every node of their place, those that only void
+    elements touch included: there they mean nothing, but they hold when the hole is filled (as in
+    the reference). Tractions act on solid elements only.
+    """
+
+    name: str
+    weight: float
+    fixed: NDArray[np.bool_]
+    """(nx+1, ny+1, nz+1, 3): components with a prescribed displacement."""
+    value: NDArray[np.float64]
+    """Same shape: the prescribed displacement, in element edges (0 where not fixed)."""
+    force: NDArray[np.float64]
+    """Same shape: consistent nodal forces, in units of E_s h^2."""
+
+    def __post_init__(self) -> None:
+        freeze(self.fixed, self.value, self.force)
+
+
+def build_load(case: Case, index: int, solid: NDArray[np.bool_], refine: int = 1) -> LoadCase:
+    """The case's load number ``index`` on a grid ``refine`` times finer than its own.
+
+    Parameters
+    ----------
+    solid : bool (nx, ny, nz)
+        Elements of the case's own grid that are not void.
+
+    Raises
+    ------
+    InputError
+        A place with no nodes or with void only, or values that contradict each other.
+    """
+    size = case.grid.elements
+    load = case.loads[index]
+    key = f"loads[{index}]"
+    fixed = np.zeros((*grid.node_size(size), 3), dtype=bool)
+    value = np.zeros(fixed.shape)
+    for at, (where, moved) in _prescribed(load, case.grid.cell_size_mm).items():
+        here = _nodes(case, where, solid, f"{key}.{at}.where")
+        for component, amount in moved.items():
+            clash = here & fixed[..., component] & (np.abs(value[..., component] - amount) > 1e-12)
+            if clash.any():
+                raise InputError(
+                    f"prescribes {AXIS_NAMES[component]} at {int(clash.sum())} nodes where an earlier entry "
+                    "prescribes another value: keep the places apart with 'within'",
+                    file=case.file,
+                    key=f"{key}.{at}",
+                )
+            fixed[here, component] = True
+            value[here, component] = amount
+    if refine > 1:
+        fine = grid.prolong_mask(fixed, refine)
+        value = np.where(fine, grid.prolong_nodes(value, refine) * refine, 0.0)
+        fixed = fine
+    return LoadCase(load.name, load.weight, fixed, value, _force(case, index, solid, refine))
+
+
+def _prescribed(load: Load, cell_size_mm: float) -> dict[str, tuple[Place, dict[int, float]]]:
+    """Supports and displacements by key: where, and the value in element edges by component."""
+    entries: dict[str, tuple[Place, dict[int, float]]] = {}
+    for i, support in enumerate(load.fixed):
+        entries[f"fixed[{i}]"] = (support.where, {AXIS_NAMES.index(c): 0.0 for c in support.components})
+    for i, item in enumerate(load.displacements):
+        given = {0: item.x_mm, 1: item.y_mm, 2: item.z_mm}
+        moved = {c: mm / cell_size_mm for c, mm in given.items() if mm is not None}
+        entries[f"displacements[{i}]"] = (item.where, moved)
+    return entries
+
+
+def _nodes(case: Case, where: Place, solid: NDArray[np.bool_], key: str) -> NDArray[np.bool_]:
+    size = case.grid.elements
+    mask = np.ones(grid.node_size(size), dtype=bool)
+    if where.face is not None:
+        mask &= grid.face_nodes(where.face, size)
+    if where.within is not None:
+        mask &= grid.nodes_in(where.within, size)
+    if not mask.any():
+        raise InputError("no node lies there", file=case.file, key=key)
+    if not (mask & grid.nodes_of(solid)).any():
+        raise InputError("only void elements are there: nothing to hold or to move", file=case.file, key=key)
+    return mask
+
+
+def _force(case: Case, index: int, solid: NDArray[np.bool_], refine: int) -> NDArray[np.float64]:
+    size = case.grid.elements
+    fine = (size[0] * refine, size[1] * refine, size[2] * refine)
+    force = np.zeros((*grid.node_size(fine), 3))
+    for i, traction in enumerate(case.loads[index].tractions):
+        key = f"loads[{index}].tractions[{i}].where"
+        face = traction.where.face
+        assert face is not None
+        inside = grid.quads_in(traction.where.within or All(type="all"), face, size)
+        if not inside.any():
+            raise InputError("no element face lies there", file=case.file, key=key)
+        quads = inside & grid.on_face(solid, face)
+        if not quads.any():
+            raise InputError(
+                "only void elements are there: the traction acts on nothing", file=case.file, key=key
+            )
+        vector = np.array(traction.vector_mpa) / case.base_material.young_modulus_mpa
+        quads = quads.repeat(refine, axis=0).repeat(refine, axis=1)
+        force += grid.quad_forces(quads, face, vector, fine)
+    return force
+
+
+def freeze(*arrays: NDArray) -> None:
+    """Make arrays read-only: a problem is a value."""
+    for array in arrays:
+        array.flags.writeable = False

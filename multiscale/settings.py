@@ -1,0 +1,111 @@
+"""The case file's settings: how to solve, optimise, fill and export. All have defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from multiscale.messages import finding
+from multiscale.shapes import Table
+
+Text = Annotated[str, Field(strict=True)]
+Index = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+NonNegative = Annotated[float, Field(strict=True, ge=0)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+Tolerance = Annotated[float, Field(strict=True, gt=0, lt=1)]
+
+
+def _auto_or_count(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("must be 'auto' or a whole number of at least 1")
+
+
+AutoCount = Annotated[
+    Any,
+    BeforeValidator(_auto_or_count),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+
+
+class FilterSettings(Table):
+    """Cone filter on the design fields: makes the design robust against the mesh."""
+
+    radius: NonNegative = 2.0
+    """Radius of the cone, in elements; up to 1 means no filter."""
+
+
+class GamutSettings(Table):
+    """The reachable tensors, phi(C) >= 0."""
+
+    source: Text = "library"
+    """"library" for the packaged cell library's gamut, or a gamut file (relative to the case file)."""
+    margin: NonNegative = 0.0
+    """Distance kept from the boundary, phi >= margin, in phi's units (the solid's K, mu' and G each = 1)."""
+
+
+class OptimizerSettings(Table):
+    """How the design is found."""
+
+    algorithm: Literal["mma", "ccsaq", "lbfgs"] = "mma"
+    """nlopt algorithm: "mma", "ccsaq" (both with the aggregated constraint) or "lbfgs"."""
+    stages: Count = 3
+    """Restarts; after each stage the design is projected onto the gamut."""
+    iterations: Count = 25
+    """Iterations in a stage, at most."""
+    tolerance: Tolerance = 1e-3
+    """A stage ends when the objective changes by less than this, relative."""
+    log_objective: Annotated[bool, Field(strict=True)] = True
+    """Minimise the logarithm of the objective, which falls by orders of magnitude."""
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Seed of everything drawn at random."""
+
+
+class SolverSettings(Table):
+    """The linear solver."""
+
+    preconditioner: Literal["gmg", "gamg"] = "gmg"
+    """"gmg": geometric multigrid; "gamg": PETSc's algebraic multigrid."""
+    levels: AutoCount = "auto"
+    """Levels of the geometric multigrid, or "auto"."""
+    rtol_forward: Tolerance = 1e-6
+    """Relative residual of the solves during the optimisation."""
+    rtol_adjoint: Tolerance = 1e-4
+    """Relative residual of the adjoint solves."""
+    rtol_evaluate: Tolerance = 1e-8
+    """Relative residual of the solves whose results are reported."""
+    max_iterations: Count = 500
+    """Iterations after which a solve counts as failed."""
+
+
+class FillSettings(Table):
+    """How tensors become cells."""
+
+    source: Text = "library"
+    """"library" for the packaged cells, or a cell set on disk (relative to the case file)."""
+    tolerance: Positive = 0.005
+    """Tensor error (the paper's Eq. 4, a fraction) within which design tensors share one group."""
+    candidates: Count = 16
+    """Cells considered for each group."""
+    min_contact: Fraction = 0.02
+    """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
+
+
+class ExportSettings(Table):
+    """What a run writes besides fields and figures."""
+
+    stl_box: tuple[tuple[Index, Index, Index], tuple[Index, Index, Index]] | None = None
+    """Elements [[x0, y0, z0], [x1, y1, z1]] (x0 <= i < x1, ...) to write as STL; none if left out."""
+    voxels: Count | None = None
+    """Voxels along an octant's edge in exports; as in the cells if left out."""
+
+    @model_validator(mode="after")
+    def _box(self) -> ExportSettings:
+        if self.stl_box is not None:
+            low, high = self.stl_box
+            if any(a >= b for a, b in zip(low, high, strict=True)):
+                raise finding("stl_box", "must have low < high along each axis", [list(low), list(high)])
+        return self
