@@ -50,6 +50,10 @@ _CHUNK = 8192
 _COARSE_UNKNOWNS = 3000
 
 
+#: PETSc options of the algebraic alternative carry this prefix (-gamg_mg_levels_pc_type ...).
+_GAMG_PREFIX = "gamg_"
+
+
 @dataclass(frozen=True)
 class SolverOptions:
     """How to solve.
@@ -276,6 +280,13 @@ class Elasticity:
         if o.preconditioner == "gamg":
             self._matrix.setNearNullSpace(self._rigid_body_modes())
             pc.setType(PETSc.PC.Type.GAMG)
+            # Symmetric Gauss-Seidel needs no eigenvalue estimate, which for strong contrasts comes out too
+            # low and makes the Chebyshev smoother (PETSc's default) indefinite.
+            ksp.setOptionsPrefix(_GAMG_PREFIX)
+            defaults = PETSc.Options(_GAMG_PREFIX)
+            for key, value in {"mg_levels_ksp_type": "richardson", "mg_levels_pc_type": "sor"}.items():
+                if key not in defaults:
+                    defaults[key] = value
         elif self._levels == 1:
             _direct(pc)
         else:

@@ -8,7 +8,13 @@ evaluations it has left.
 
 Stage 0 moves one tensor for the whole design region (three variables), which
 costs little and finds the right basin; the later stages move every element.
-The objective given to nlopt is log J, since J falls over orders of magnitude.
+
+What is evaluated is always feasible: the filtered tensors are projected onto the
+gamut and the projection is differentiated. One aggregated constraint keeps the
+unprojected tensors within ``slack`` of the gamut, where the projection is well
+behaved; after each stage the variables take over what the projection moved. The
+objective given to nlopt is (J / J at the start of the stage)^2: a sum of squares
+of the displacement differences, smooth where J is a norm.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ from numpy.typing import NDArray
 from micro.errors import InputError
 from micro.files import atomic_path
 from multiscale.design_space import DesignSpace
-from multiscale.feasibility import FeasibilityConstraint, FeasibleSet
+from multiscale.feasibility import FeasibilityConstraint, FeasibleProjection, FeasibleSet
 from multiscale.objective import Distortion, DistortionObjective
 
 Array = NDArray[np.float64]
@@ -53,20 +59,23 @@ class Settings:
     evaluations : int
         Evaluations per such stage.
     sharpness : float
-        Of the feasibility aggregate in the first stage; doubled at each next one.
+        Of the feasibility aggregate.
+    slack : float
+        How far the unprojected tensors may leave the gamut, in units of phi.
     margin : float
-        phi that is asked of every element.
-    step : float
-        Relative change of log J below which a stage ends (over one nlopt iteration).
+        phi that is asked of every (projected) element.
+    tolerance : float
+        Relative change of J^2 over one nlopt iteration below which a stage ends.
     """
 
     algorithm: str = "mma"
     uniform_evaluations: int = 25
     stages: int = 3
     evaluations: int = 40
-    sharpness: float = 100.0
+    sharpness: float = 40.0
+    slack: float = 0.05
     margin: float = 0.0
-    step: float = 1e-5
+    tolerance: float = 1e-4
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,7 @@ class Optimiser:
         self.objective = objective
         self.space = space
         self.gamut = gamut
+        self.projection = FeasibleProjection(gamut, settings.margin)
         self.settings = settings
         self.directory = directory
         self.report = report
@@ -182,10 +192,9 @@ class Optimiser:
     # ---------------------------------------------------------------- stage
     def _run_stage(self, state: State, budget: int) -> State:
         uniform = state.stage == 0
-        sharpness = self.settings.sharpness * 2.0 ** max(0, state.stage - 1)
-        constraint = FeasibilityConstraint(self.gamut, self.settings.margin, sharpness)
+        settings = self.settings
+        constraint = FeasibilityConstraint(self.gamut, settings.margin - settings.slack, settings.sharpness)
         start = state.x.mean(axis=0) if uniform else state.x.reshape(-1)
-        constraint.calibrate(self.space.forward(self._expand(start, uniform)))
         search = _Search(self, state, constraint, uniform)
 
         optimiser = _make_nlopt(self.settings.algorithm, len(start))
@@ -194,7 +203,7 @@ class Optimiser:
         optimiser.set_min_objective(search.objective)
         optimiser.add_inequality_constraint(search.constraint, 1e-6)
         optimiser.set_maxeval(budget - state.evaluation)
-        optimiser.set_ftol_abs(self.settings.step)
+        optimiser.set_ftol_rel(settings.tolerance)
         try:
             optimiser.optimize(start)
         except nlopt.RoundoffLimited:
@@ -214,7 +223,7 @@ class Optimiser:
     def _finish_stage(self, state: State) -> State:
         """Project every element onto the gamut, keep the design if it is the best so far."""
         raw = self.space.forward(state.x)
-        projected = self.gamut.project(raw, self.settings.margin)
+        projected = self.projection.forward(raw)
         value = self.objective.distortion(self.space.field(projected))
         record = self._record(state, value, projected, projection=True)
         if value.total < state.best_value:
@@ -261,21 +270,25 @@ class _Search:
         self.aggregate = constraint
         self.uniform = uniform
         self.error: BaseException | None = None
+        self._scale = 0.0
         self._best_merit = (float("inf"), float("inf"))
 
     def objective(self, x: Array, gradient: Array) -> float:
         owner = self.owner
         variables = owner._expand(x, self.uniform)
-        tensors = owner.space.forward(variables)
+        raw = owner.space.forward(variables)
+        tensors = owner.projection.forward(raw)
         try:
             value, sensitivity = owner.objective.value_and_gradient(owner.space.field(tensors))
         except BaseException as error:  # nlopt turns exceptions into a bare failure; keep the real one
             self.error = error
             raise nlopt.ForcedStop from None
+        self._scale = self._scale or value.total
         if gradient.size:
-            gradient[:] = self._flat(owner.space.backward(sensitivity[owner.space.design])) / value.total
-        self._note(variables, tensors, value)
-        return float(np.log(value.total))
+            pulled = owner.projection.backward(raw, tensors, sensitivity[owner.space.design])
+            gradient[:] = self._flat(owner.space.backward(pulled)) * (2.0 * value.total / self._scale**2)
+        self._note(variables, raw, tensors, value)
+        return (value.total / self._scale) ** 2
 
     def constraint(self, x: Array, gradient: Array) -> float:
         space = self.owner.space
@@ -288,12 +301,16 @@ class _Search:
     def _flat(self, gradient: Array) -> Array:
         return gradient.sum(axis=0) if self.uniform else gradient.reshape(-1)
 
-    def _note(self, variables: Array, tensors: Array, value: Distortion) -> None:
-        """Count the evaluation; the state's x follows the best point (feasible first, then lower J)."""
+    def _note(self, variables: Array, raw: Array, tensors: Array, value: Distortion) -> None:
+        """Count the evaluation; the state's x follows the best point.
+
+        Every evaluated design is feasible after its projection, so the lowest J counts, but points
+        that nlopt's constraint refuses come after those it accepts.
+        """
         state = replace(self.state, evaluation=self.state.evaluation + 1)
         record = self.owner._record(state, value, tensors)
-        infeasibility = max(0.0, self.aggregate.value(tensors) - 1e-6)
-        merit = (infeasibility, value.total)
+        refused = self.aggregate.value(raw) > self.owner.settings.slack
+        merit = (float(refused), value.total)
         x = self.state.x
         if merit < self._best_merit:
             self._best_merit = merit
