@@ -38,8 +38,53 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def mpiexec() -> Path:
+    """The mpiexec of this environment's MPI."""
+    from multiscale.doctor import find_mpiexec
+
+    found = find_mpiexec()
+    assert found is not None, "no mpiexec that goes with PETSc's MPI: see `multiscale doctor`"
+    return found
+
+
+def _run(
+    line: list[str], cwd: Path, env: dict[str, str] | None, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    # os.environ rather than None: a test process that has started MPI carries variables below Python's
+    # view, by which the children would take themselves for a part of it.
+    # A wide plain terminal: messages are neither wrapped nor coloured. PYTHONPATH: the code of this checkout.
+    settings = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+    variables = os.environ | settings | (env or {})
+    return subprocess.run(
+        line, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
 @pytest.fixture
-def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_ranks(tmp_path: Path, mpiexec: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python on several MPI ranks: ``run_ranks(2, script, argument)`` or ``run_ranks(2, "-c", text)``.
+
+    Returns the completed process with text ``stdout`` and ``stderr``.
+    """
+
+    def run(
+        ranks: int,
+        *arguments: object,
+        cwd: Path = tmp_path,
+        env: dict[str, str] | None = None,
+        timeout: float = 300.0,
+    ) -> subprocess.CompletedProcess[str]:
+        line = [str(mpiexec), "-n", str(ranks), sys.executable, *map(str, arguments)]
+        return _run(line, cwd, env, timeout)
+
+    return run
+
+
+@pytest.fixture
+def run_cli(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run one of the two commands as a user would, in a process of its own.
 
     ``run_cli("multiscale", "check", case)`` returns the completed process with text ``stdout`` and
@@ -58,20 +103,7 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         start = f"import sys; from {command}.cli import main; sys.argv[0] = {command!r}; sys.exit(main())"
         line = [sys.executable, "-c", start, *map(str, arguments)]
         if ranks is not None:
-            from multiscale.doctor import find_mpiexec
-
-            line = [str(find_mpiexec()), "-n", str(ranks), *line]
-        # A wide plain terminal: messages are then neither wrapped nor coloured. Run from the checkout or
-        # from an install alike.
-        settings = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            line,
-            cwd=cwd,
-            env=os.environ | settings | (env or {}),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+            line = [str(request.getfixturevalue("mpiexec")), "-n", str(ranks), *line]
+        return _run(line, cwd, env, timeout)
 
     return run

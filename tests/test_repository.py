@@ -1,0 +1,135 @@
+"""Promises of the repository as a whole."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("micro", "multiscale")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# Formats that run code when they are read.
+EXECUTABLE_FORMATS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Top-level names of all imports, those inside functions too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_version_is_the_same_everywhere():
+    assert importlib.metadata.version(PROJECT["name"]) == PROJECT["version"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest.group(1) == PROJECT["version"]
+
+
+def test_constraints_cover_every_requirement():
+    """A package without a tested release would be installed in whatever state its index is today."""
+    text = (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8")
+    tested = {line.split("==")[0] for line in text.splitlines() if "==" in line}
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + extras["test"] + extras["dev"]
+    assert {re.match(r"[\w-]+", line).group() for line in lines} <= tested
+
+
+def test_every_third_party_import_is_declared():
+    """Packages that only come along with others may leave with them."""
+    # pydantic_core is a documented part of pydantic, of the same release.
+    modules = {"cc3d": "connected-components-3d", "skimage": "scikit-image", "pydantic_core": "pydantic"}
+    declared = {re.match(r"[\w-]+", line).group() for line in PROJECT["dependencies"]} | {"petsc4py"}
+    for package in PACKAGES:
+        for path, tree in _sources(package):
+            foreign = _imported(tree) - set(sys.stdlib_module_names) - set(PACKAGES)
+            undeclared = {modules.get(name, name) for name in foreign} - declared
+            assert not undeclared, f"{path} imports {undeclared}, which pyproject.toml does not require"
+
+
+def test_micro_imports_neither_multiscale_nor_petsc():
+    for path, tree in _sources("micro"):
+        assert not _imported(tree) & {"multiscale", "petsc4py"}, path
+
+
+def test_micro_works_without_petsc():
+    script = (
+        "import sys, pkgutil, importlib\n"
+        "sys.modules['petsc4py'] = sys.modules['multiscale'] = None\n"
+        "import micro\n"
+        "for module in pkgutil.walk_packages(micro.__path__, 'micro.'):\n"
+        "    importlib.import_module(module.name)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_import_is_free_of_side_effects(tmp_path):
+    """Importing draws nothing, writes nothing and starts no MPI."""
+    script = "import micro, multiscale, sys; assert 'petsc4py' not in sys.modules"
+    env = {"PYTHONPATH": str(ROOT), "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_unpickles(package):
+    for path, tree in _sources(package):
+        assert not _imported(tree) & EXECUTABLE_FORMATS, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant), path
+                assert node.value.value is False, path
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                # torch's own format is a pickle: weights go through safetensors.
+                assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, path
+
+
+@pytest.mark.parametrize("command", PACKAGES)
+def test_command_explains_itself(run_cli, command):
+    done = run_cli(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+    assert command in done.stdout
+
+
+def test_entry_points_exist():
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    for name, target in PROJECT["scripts"].items():
+        (entry,) = [script for script in scripts if script.name == name]
+        assert entry.value == target
+        assert callable(entry.load())
+
+
+def test_package_data_is_shipped():
+    """Every data file beside the code matches a pattern of the wheel's package data."""
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*"):
+            if path.is_file() and path.suffix not in {".py", ".pyc"}:
+                assert path.relative_to(ROOT / package).parts[0] == "data", path
+
+
+def test_clean_keeps_results_and_environment():
+    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "rm" in done.stdout
+    assert not re.search(r"\bruns\b|\.venv|-rf \*|-rf \.( |$)", done.stdout)
