@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import petsc_wheels as petsc_source
@@ -62,8 +63,16 @@ def main() -> None:
     own = _own_petsc()
     _system_packages(petsc_wanted=not own)
     _create_venv()
-    _install_project()
-    _install_petsc(own)
+    there = own or (_imports_petsc(VENV / "bin" / "python") and not chosen)
+    with ThreadPoolExecutor(1) as beside:  # compiling and downloading share the machine well
+        building = None if there else beside.submit(_petsc_wheels)
+        _install_project()
+        if building is not None:
+            _install_wheels(building.result())
+    if own and not _link_petsc(own):
+        say(f"petsc4py in {own} does not fit the NumPy that the project needs: another is built")
+        _system_packages(petsc_wanted=True)
+        _install_wheels(_petsc_wheels())
     STAMP.write_text(f"{fingerprint}\n{chosen or 'any'}\n")
     say(f"environment ready after {time.monotonic() - START:.0f} s; see it with .venv/bin/multiscale doctor")
 
@@ -138,24 +147,22 @@ def _own_petsc() -> str:
     return _output([sys.executable, "-c", script])
 
 
-def _install_petsc(own: str) -> None:
-    """Put petsc4py into the environment, unless it is there already."""
+def _link_petsc(own: str) -> bool:
+    """Let the environment see a petsc4py installed elsewhere; False if it does not work there."""
     python = VENV / "bin" / "python"
     script = "import sysconfig; print(sysconfig.get_path('platlib'))"
     link = Path(_output([str(python), "-c", script]), "petsc.pth")
-    link.unlink(missing_ok=True)
-    if own:
-        # Searched after the environment's own packages, which therefore stay the tested ones.
-        link.write_text(own + "\n")
-    works = _imports_petsc(python)
-    if works and not os.environ.get("PETSC"):
-        if own:
-            say(f"petsc4py in {own} is used as it is")
-        return
-    if own and not works:
-        link.unlink()
-        say(f"petsc4py in {own} does not fit the NumPy that the project needs: another is built")
-        _system_packages(petsc_wanted=True)
+    # Searched after the environment's own packages, which therefore stay the tested ones.
+    link.write_text(own + "\n")
+    if _imports_petsc(python):
+        say(f"petsc4py in {own} is used as it is")
+        return True
+    link.unlink()
+    return False
+
+
+def _petsc_wheels() -> list[Path]:
+    """Wheels of petsc4py and what goes with it, built if need be."""
     choice = _petsc_choice()
     if choice == "environment":
         found = petsc_source.from_environment()
@@ -167,14 +174,21 @@ def _install_petsc(own: str) -> None:
         raise SystemExit(
             "no Debian PETSc with headers here: as root apt-get install petsc-dev, or use PETSC=pypi"
         )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multiscale"
-    built = petsc_source.wheels(found, Path(sys.executable), cache, run, say)
-    pip("install", "--no-deps", "--force-reinstall", *map(str, built))
+    return petsc_source.wheels(found, Path(sys.executable), _cache(), run, say)
+
+
+def _install_wheels(wheels: list[Path]) -> None:
+    pip("install", "--no-deps", "--force-reinstall", *map(str, wheels))
+    python = VENV / "bin" / "python"
     if not _imports_petsc(python):
         command = f"{python} -c 'import petsc4py.PETSc'"
         raise SystemExit(
-            f"petsc4py was built but does not import; see {command}; then remove {cache} and try again"
+            f"petsc4py was built but does not import: see {command}; remove {_cache()} to build it anew"
         )
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multiscale"
 
 
 def _petsc_choice() -> str:
