@@ -174,8 +174,16 @@ def largest_component(octant: ArrayLike) -> Bools:
 
 
 @lru_cache(maxsize=8)
-def _domain(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Flat indices of the fundamental domain i <= j <= k, and each voxel's rank within it."""
+def fundamental_domain(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The voxels i <= j <= k of an octant of n, in C order.
+
+    Returns
+    -------
+    inside : int array, shape (q,)
+        Flat indices of the q = n (n+1) (n+2) / 6 voxels.
+    rank : int array, shape (n**3,)
+        For each voxel of the octant the position of its image in ``inside``.
+    """
     i, j, k = np.indices((n, n, n))
     inside = np.flatnonzero((i <= j) & (j <= k))
     rank = np.empty(n**3, dtype=np.intp)
@@ -214,7 +222,7 @@ def pack(octants: ArrayLike) -> Bytes:
     if not is_symmetric(array):
         raise InputError("only octants invariant under axis permutation can be packed")
     m, n = array.shape[:2]
-    inside, _ = _domain(n)
+    inside, _ = fundamental_domain(n)
     return np.packbits(array.astype(bool, copy=False).reshape(m, n**3)[:, inside], axis=1)
 
 
@@ -224,7 +232,7 @@ def unpack(packed: ArrayLike, n: int) -> Bools:
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != packed_bytes(n):
         got = (array.dtype.name, array.shape)
         raise InputError(f"packed octants of n = {n} are uint8 (m, {packed_bytes(n)})", value=got)
-    inside, rank = _domain(n)
+    inside, rank = fundamental_domain(n)
     bits = np.unpackbits(array, axis=1, count=len(inside)).astype(bool)
     return bits[:, rank].reshape(len(array), n, n, n)
 
@@ -235,6 +243,6 @@ def unpack_face(packed: ArrayLike, n: int) -> Bools:
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != packed_bytes(n):
         got = (array.dtype.name, array.shape)
         raise InputError(f"packed octants of n = {n} are uint8 (m, {packed_bytes(n)})", value=got)
-    _, rank = _domain(n)
+    _, rank = fundamental_domain(n)
     bit = rank.reshape(n, n, n)[0]
     return (array[:, bit // 8] >> (7 - bit % 8).astype(np.uint8) & 1).astype(bool)
