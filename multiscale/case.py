@@ -433,3 +433,8 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
 def case_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of the case file."""
     return Case.model_json_schema(mode="validation")
+
+
+def schema_text() -> str:
+    """The JSON schema as indented text, ending in a newline."""
+    return json.dumps(case_schema(), indent=2, ensure_ascii=False) + "\n"

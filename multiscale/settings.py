@@ -52,14 +52,16 @@ class OptimizerSettings(Table):
 
     algorithm: Literal["mma", "ccsaq", "lbfgs"] = "mma"
     """nlopt algorithm: "mma", "ccsaq" (both with the aggregated constraint) or "lbfgs"."""
+    uniform_iterations: Index = 25
+    """Iterations of the first stage, in which all design elements share one tensor; 0 skips it."""
     stages: Count = 3
-    """Restarts; after each stage the design is projected onto the gamut."""
-    iterations: Count = 25
-    """Iterations in a stage, at most."""
-    tolerance: Tolerance = 1e-3
-    """A stage ends when the objective changes by less than this, relative."""
-    log_objective: Annotated[bool, Field(strict=True)] = True
-    """Minimise the logarithm of the objective, which falls by orders of magnitude."""
+    """Stages that move every element; the design is projected onto the gamut at the end of each."""
+    iterations: Count = 40
+    """Iterations in such a stage, at most."""
+    tolerance: Tolerance = 1e-4
+    """A stage ends when the squared objective changes by less than this in an iteration, relative."""
+    slack: NonNegative = 0.05
+    """How far tensors may leave the gamut before their projection, in phi's units."""
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     """Seed of everything drawn at random."""
 

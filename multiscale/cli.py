@@ -1,0 +1,207 @@
+"""The command ``multiscale``: thin wrappers around the package's functions.
+
+Everything heavy is imported inside the command that needs it, so that
+``--help`` and ``check`` start at once and work without PETSc.
+
+Exit codes: 0 done; 2 the input is wrong, nothing was written; 3 a solve or a
+fit did not converge; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from micro.errors import InputError, NotConverged
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="multiscale",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Design mechanical metamaterials: from a case file to a lattice you can print.
+
+[bold]First steps[/bold]
+
+  multiscale doctor                                   is everything installed?
+
+  multiscale check cases/cloak_small.toml             validate and draw, solve nothing
+
+  multiscale run cases/cloak_small.toml --out runs/small
+
+An interrupted run goes on where it stopped when the same command is given again.""",
+)
+
+CaseFile = Annotated[
+    Path,
+    typer.Argument(metavar="CASE", show_default=False, help="Case file (TOML); see docs/case-format.md."),
+]
+
+
+@app.command()
+def check(
+    case: CaseFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", show_default="check-NAME", help="Directory for the drawing, problem.png."
+        ),
+    ] = None,
+) -> None:
+    """Validate a case, draw the problem and print its sizes, without solving.
+
+    A mistake in the case is answered by one line that names file, key, reason and value; the exit
+    code is then 2 and nothing is written.
+    """
+    with reporting("multiscale check"):
+        from multiscale.check import check_case
+
+        if first_rank():
+            check_case(case, out, _console())
+
+
+@app.command()
+def schema(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", show_default="standard output", help="File to write."),
+    ] = None,
+) -> None:
+    """Print the JSON schema of case files, for editors and for reference.
+
+    Every key with its description, unit, default and allowed values.
+    """
+    with reporting("multiscale schema"):
+        from multiscale.case import schema_text
+
+        if not first_rank():
+            return
+        if out is None:
+            sys.stdout.write(schema_text())
+            return
+        from micro.files import atomic_path
+
+        try:
+            with atomic_path(out) as temporary:
+                temporary.write_text(schema_text(), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"can't be written: {error.strerror}", file=out) from None
+
+
+@app.command()
+def run(
+    case: CaseFile,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", show_default=False, help="Run directory; made if missing.")
+    ],
+) -> None:
+    """Design, fill, evaluate and export a case; everything goes into one directory.
+
+    The stages are kept in the directory: after an interruption the same command goes on where it
+    stopped. Under MPI (mpiexec -n 2 multiscale run ...) the solves are shared between ranks.
+    """
+    with reporting("multiscale run", resumes=True):
+        from multiscale.run import run_case
+
+        run_case(case, out)
+
+
+@app.command()
+def evaluate(
+    case: CaseFile,
+    tensors: Annotated[
+        Path,
+        typer.Option(
+            "--tensors",
+            metavar="FIELD.npz",
+            show_default=False,
+            help="Arrays C11, C12, C44 of the grid's shape, indexed [x, y, z], in units of E_s.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", show_default=False, help="Directory for metrics.json.")
+    ],
+    all_elements: Annotated[
+        bool,
+        typer.Option("--all-elements", help="Read the fixed regions' tensors too: a lattice as built."),
+    ] = False,
+) -> None:
+    """Measure any design of a case, whoever made it: the distortions of the void and of the design.
+
+    The design regions' tensors come from the file, the fixed regions' materials from the case.
+    """
+    with reporting("multiscale evaluate"):
+        from multiscale.run import evaluate_case
+
+        evaluate_case(case, tensors, out, all_elements=all_elements)
+
+
+@app.command()
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say what is installed, what is missing, and the command that mends it."""
+    with reporting("multiscale doctor"):
+        from multiscale.doctor import doctor as examine
+
+        code = examine(json_output)
+        if code:
+            raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of the command ``multiscale``."""
+    app()
+
+
+@contextmanager
+def reporting(command: str, *, resumes: bool = False) -> Iterator[None]:
+    """Turn the errors a user can mend into one line on stderr and an exit code.
+
+    Under MPI every rank meets the same error; the first one speaks.
+    """
+    try:
+        yield
+    except InputError as error:
+        _say(f"error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except NotConverged as error:
+        _say(f"error: {' '.join(str(error).split())}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        hint = "; the same command goes on where it stopped" if resumes else ""
+        _say(f"{command}: interrupted{hint}")
+        raise typer.Exit(130) from None
+
+
+def first_rank() -> bool:
+    """Whether this process does the talking; known from the launcher, without importing MPI."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"):
+        if name in os.environ:
+            return os.environ[name] == "0"
+    return True
+
+
+def _say(text: str) -> None:
+    if first_rank():
+        sys.stderr.write(text + "\n")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+if __name__ == "__main__":
+    main()
