@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from micro.voxel import CORNERS, Grid, _corner, apply_stiffness, diagonal_blocks
+from micro.voxel import CORNERS, Grid, _corner, apply_stiffness, chunks, diagonal_blocks
 
 _TABLE_DEPTH = 3
 """Coarse grids assembled straight from the voxels; deeper ones from the grid above."""
@@ -153,12 +153,12 @@ class Level:
 
     ``moduli`` holds the voxels on the finest grid, ``matrices`` (B, x, y, z, 24, 24)
     the element matrices on the others. ``inverse`` (3, 3, L, B, X, Y, Z) are the inverted
-    node blocks and ``radius`` (L, B, 1, 1, 1) bounds the spectrum of inverse * A.
+    node blocks and ``radius`` bounds the spectrum of inverse * A.
     """
 
     grid: Grid
     inverse: Tensor
-    radius: Tensor
+    radius: float
     moduli: Tensor | None = None
     stiffness: Tensor | None = None
     matrices: Tensor | None = None
@@ -174,7 +174,6 @@ class Level:
         """The same level for some of the cells."""
         parts: dict[str, Any] = {
             "inverse": self.inverse.index_select(3, keep),
-            "radius": self.radius.index_select(1, keep),
         }
         if self.moduli is not None:
             parts["moduli"] = self.moduli.index_select(0, keep)
@@ -185,15 +184,17 @@ class Level:
 
 def _multiply_elements(u: Tensor, matrices: Tensor, grid: Grid) -> Tensor:
     full = grid.unfold(u)
-    lead, shape = full.shape[:3], grid.shape
-    local = torch.stack([_corner(full, c, shape, 0, shape[0]) for c in CORNERS])  # (8, 3, L, B, x, y, z)
-    loads = lead[1]
-    local = local.reshape(24, loads, -1).permute(2, 0, 1)
-    force = torch.bmm(matrices.view(-1, 24, 24), local)
-    force = force.permute(1, 2, 0).reshape(8, *lead, *shape)
+    loads, shape = full.shape[1], grid.shape
     out = torch.zeros_like(full)
-    for a, c in enumerate(CORNERS):
-        _corner(out, c, shape, 0, shape[0]).add_(force[a])
+    for cells, x0, x1 in chunks(loads, full.shape[2], shape):
+        part, target = full[:, :, cells], out[:, :, cells]
+        local = torch.stack([_corner(part, c, shape, x0, x1) for c in CORNERS])  # (8, 3, L, B, x, y, z)
+        # Displacements as rows: a small matrix product reads its long matrix once, in order.
+        rows = local.view(24, loads, -1).permute(2, 1, 0).contiguous()
+        force = torch.bmm(rows, matrices[cells, x0:x1].reshape(-1, 24, 24))
+        force = force.permute(2, 1, 0).contiguous().view(local.shape)
+        for a, c in enumerate(CORNERS):
+            _corner(target, c, shape, x0, x1).add_(force[a])
     return grid.fold(out)
 
 
@@ -205,23 +206,6 @@ def _element_blocks(matrices: Tensor, grid: Grid) -> Tensor:
         block = matrices[..., 3 * a : 3 * a + 3, 3 * a : 3 * a + 3].permute(4, 5, 0, 1, 2, 3)
         _corner(out, corner, grid.shape, 0, nx).add_(block)
     return grid.fold(out)
-
-
-def _spectral_radius(level: Level, steps: int = 8) -> Tensor:
-    """Power iteration for the largest eigenvalue of inverse * A, with a margin: (L, B, 1, 1, 1)."""
-    lead = level.inverse.shape[2:]
-    generator = torch.Generator().manual_seed(0)
-    # One vector for all cells: what a cell gets must not depend on its batch.
-    start = torch.randn((3, lead[0], 1, *lead[2:]), generator=generator, dtype=torch.float32)
-    v = start.to(level.inverse).expand(3, *lead)
-    v = _block_multiply(level.inverse, v)
-    value = v.new_ones((lead[0], lead[1], 1, 1, 1))
-    for _ in range(steps):
-        norm = v.square().sum(dim=(0, 3, 4, 5)).sqrt()[..., None, None, None]
-        v = v / norm.clamp_min(1e-30)
-        v = _block_multiply(level.inverse, level.multiply(v))
-        value = v.square().sum(dim=(0, 3, 4, 5)).sqrt()[..., None, None, None]
-    return (1.1 * value).clamp_min(1e-3)
 
 
 @dataclass(frozen=True)
@@ -239,9 +223,7 @@ class Multigrid:
         """Set up for voxel moduli (B, nx, ny, nz) and free degrees of freedom (3, L, 1, X, Y, Z) of bool."""
         blocks = diagonal_blocks(moduli, stiffness, grid)
         inverse = invert_blocks(blocks, free)
-        loads, cells = free.shape[1], moduli.shape[0]
-        bound = _element_bound(stiffness.double().cpu().numpy().tobytes())
-        radius = inverse.new_full((loads, cells, 1, 1, 1), bound)
+        radius = _element_bound(stiffness.double().cpu().numpy().tobytes())
         levels = [Level(grid, inverse, radius, moduli=moduli, stiffness=stiffness)]
         prolongations, restrictions = [], []
         matrices: Tensor | None = None
@@ -262,8 +244,7 @@ class Multigrid:
             free = _coarse_free(free, grid)
             grid = coarse
             inverse = invert_blocks(_element_blocks(matrices, grid), free)
-            level = Level(grid, inverse, radius, matrices=matrices)
-            levels.append(replace(level, radius=_spectral_radius(level)))
+            levels.append(Level(grid, inverse, radius, matrices=matrices))
         last = levels[-1]
         return cls(
             tuple(levels),

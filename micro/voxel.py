@@ -8,6 +8,7 @@ the element's Young's modulus in units of E_s (0 removes the element).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -20,7 +21,7 @@ from micro.tensor import isotropic
 CORNERS = tuple(product((0, 1), repeat=3))
 """Offsets of the eight corners in local node order."""
 
-_CHUNK = 32768
+_CHUNK = 8192
 """Elements handled at once: their 24 values a side then stay in the processor's cache."""
 
 
@@ -71,11 +72,17 @@ def _corner(u: Tensor, corner: tuple[int, int, int], shape: tuple[int, int, int]
     return u[..., x0 + dx : x1 + dx, dy : dy + ny, dz : dz + nz]
 
 
-def slabs(systems: int, shape: tuple[int, int, int]) -> list[tuple[int, int]]:
-    """Ranges of element layers along x, each about :data:`_CHUNK` elements over all systems."""
+def chunks(loads: int, cells: int, shape: tuple[int, int, int]) -> list[tuple[slice, int, int]]:
+    """Pieces of about :data:`_CHUNK` elements: some cells, and a range of their element layers along x."""
     nx, ny, nz = shape
-    step = max(1, min(nx, round(_CHUNK / (systems * ny * nz))))
-    return [(x, min(x + step, nx)) for x in range(0, nx, step)]
+    layer = loads * ny * nz
+    group = max(1, _CHUNK // (layer * nx))
+    step = max(1, min(nx, _CHUNK // layer))
+    return [
+        (slice(c, min(c + group, cells)), x, min(x + step, nx))
+        for c in range(0, cells, group)
+        for x in range(0, nx, step)
+    ]
 
 
 def apply_stiffness(u: Tensor, moduli: Tensor, stiffness: Tensor, grid: Grid) -> Tensor:
@@ -89,16 +96,20 @@ def apply_stiffness(u: Tensor, moduli: Tensor, stiffness: Tensor, grid: Grid) ->
     """
     full = grid.unfold(u)
     out = torch.zeros_like(full)
-    lead = full.shape[:3]
     shape = grid.shape
-    for x0, x1 in slabs(lead[1] * lead[2], shape):
-        local = torch.empty((8, *lead, x1 - x0, *shape[1:]), dtype=u.dtype, device=u.device)
+    scratch: Tensor | None = None
+    for cells, x0, x1 in chunks(full.shape[1], full.shape[2], shape):
+        part, target, density = full[:, :, cells], out[:, :, cells], moduli[cells, x0:x1]
+        size = (8, *part.shape[:3], x1 - x0, *shape[1:])
+        count = math.prod(size)
+        if scratch is None:
+            scratch = torch.empty(2, count, dtype=u.dtype, device=u.device)
+        local, force = scratch[0, :count].view(size), scratch[1, :count].view(size)
         for a, corner in enumerate(CORNERS):
-            local[a].copy_(_corner(full, corner, shape, x0, x1))
-        force = (stiffness @ local.view(24, -1)).view_as(local)
-        density = moduli[:, x0:x1]
+            local[a].copy_(_corner(part, corner, shape, x0, x1))
+        torch.mm(stiffness, local.view(24, -1), out=force.view(24, -1))
         for a, corner in enumerate(CORNERS):
-            _corner(out, corner, shape, x0, x1).addcmul_(force[a], density)
+            _corner(target, corner, shape, x0, x1).addcmul_(force[a], density)
     return grid.fold(out)
 
 
@@ -116,10 +127,10 @@ def element_energy(u: Tensor, v: Tensor, stiffness: Tensor, grid: Grid) -> Tenso
     """u_e^T K v_e of every element at unit modulus: (L, B, nx, ny, nz)."""
     full_u, full_v = grid.unfold(u), grid.unfold(v)
     shape = grid.shape
-    pieces = []
-    for x0, x1 in slabs(u.shape[1] * u.shape[2], shape):
-        local = torch.stack([_corner(full_u, c, shape, x0, x1) for c in CORNERS])
-        other = torch.stack([_corner(full_v, c, shape, x0, x1) for c in CORNERS])
+    out = u.new_empty((*u.shape[1:3], *shape))
+    for cells, x0, x1 in chunks(u.shape[1], u.shape[2], shape):
+        local = torch.stack([_corner(full_u[:, :, cells], c, shape, x0, x1) for c in CORNERS])
+        other = torch.stack([_corner(full_v[:, :, cells], c, shape, x0, x1) for c in CORNERS])
         force = (stiffness @ local.view(24, -1)).view_as(local)
-        pieces.append((force * other).sum(dim=(0, 1)))
-    return torch.cat(pieces, dim=2)
+        out[:, cells, x0:x1] = (force * other).sum(dim=(0, 1))
+    return out
