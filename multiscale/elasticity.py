@@ -52,6 +52,15 @@ _COARSE_UNKNOWNS = 3000
 
 #: PETSc options of the algebraic alternative carry this prefix (-gamg_mg_levels_pc_type ...).
 _GAMG_PREFIX = "gamg_"
+_GAMG_DEFAULTS = {
+    "pc_gamg_use_sa_esteig": "false",
+    "mg_levels_ksp_type": "chebyshev",
+    "mg_levels_pc_type": "jacobi",
+    "mg_levels_ksp_max_it": "3",
+    "mg_levels_esteig_ksp_type": "gmres",
+    "mg_levels_ksp_chebyshev_esteig_steps": "20",
+    "mg_levels_ksp_chebyshev_esteig": "0,0.05,0,1.2",
+}
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,8 @@ class Elasticity:
         """Elements (slices of the unpadded grid) whose lowest corner node this rank owns."""
         ranges = self._dm.getRanges()
         return tuple(
-            slice(min(low, m), min(high, m)) for (low, high), m in zip(reversed(ranges), self.shape, strict=True)
+            slice(min(low, m), min(high, m))
+            for (low, high), m in zip(reversed(ranges), self.shape, strict=True)
         )  # type: ignore[return-value]
 
     def _local_blocks(self) -> NDArray[np.int32]:
@@ -161,13 +171,17 @@ class Elasticity:
         extent = [high - low for low, high in ghost]
         axes = [np.arange(own.start, own.stop) - low for own, (low, _) in zip(self._own, ghost, strict=True)]
         base = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 1, 3) + CORNERS
-        return np.ascontiguousarray((base[..., 0] * extent[1] + base[..., 1]) * extent[2] + base[..., 2], np.int32)
+        return np.ascontiguousarray(
+            (base[..., 0] * extent[1] + base[..., 1]) * extent[2] + base[..., 2], np.int32
+        )
 
     def _element_values(self, field: Array) -> Array:
         """Nodal vectors (own elements, 24) of a whole node field."""
         x, y, z = self._own
         corners = [
-            field[x.start + dx : x.stop + dx, y.start + dy : y.stop + dy, z.start + dz : z.stop + dz].reshape(-1, 3)
+            field[x.start + dx : x.stop + dx, y.start + dy : y.stop + dy, z.start + dz : z.stop + dz].reshape(
+                -1, 3
+            )
             for dx, dy, dz in CORNERS
         ]
         return np.concatenate(corners, axis=1)
@@ -280,11 +294,11 @@ class Elasticity:
         if o.preconditioner == "gamg":
             self._matrix.setNearNullSpace(self._rigid_body_modes())
             pc.setType(PETSc.PC.Type.GAMG)
-            # Symmetric Gauss-Seidel needs no eigenvalue estimate, which for strong contrasts comes out too
-            # low and makes the Chebyshev smoother (PETSc's default) indefinite.
+            # The default estimate of the largest eigenvalue (ten steps of CG, shared with the smoothed
+            # aggregation) comes out too low for strong contrasts, and the smoother indefinite.
             ksp.setOptionsPrefix(_GAMG_PREFIX)
             defaults = PETSc.Options(_GAMG_PREFIX)
-            for key, value in {"mg_levels_ksp_type": "richardson", "mg_levels_pc_type": "sor"}.items():
+            for key, value in _GAMG_DEFAULTS.items():
                 if key not in defaults:
                     defaults[key] = value
         elif self._levels == 1:
@@ -307,7 +321,7 @@ class Elasticity:
         return ksp
 
     def _rigid_body_modes(self) -> Any:
-        """The six rigid body motions, as PETSc's near null space (zero where not active)."""
+        """The six rigid body motions, as PETSc's near null space."""
         axes = [np.arange(m, dtype=float) for m in self.nodes]
         x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) - (np.array(self.nodes) - 1) / 2
         modes = []
@@ -321,7 +335,7 @@ class Elasticity:
             modes.append(mode)
         vectors = []
         for mode in modes:
-            v = self._scatter(mode * self._active)
+            v = self._scatter(mode)
             for w in vectors:
                 v.axpy(-w.dot(v), w)
             v.normalize()
@@ -386,7 +400,11 @@ class Elasticity:
         """
         if self._active is None:
             raise RuntimeError("assemble() before solve()")
-        lift = None if prescribed is None or not np.any(prescribed) else np.where(self.constrained, prescribed, 0.0)
+        lift = (
+            None
+            if prescribed is None or not np.any(prescribed)
+            else np.where(self.constrained, prescribed, 0.0)
+        )
         right = force if lift is None else force - self.apply(lift)
         self._scatter(right * self._active, self._right)
         x = self._solution

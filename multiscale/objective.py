@@ -171,6 +171,12 @@ class DistortionObjective:
             return 0.0
         return float(top * (np.sum(w * (d / top) ** self.power) / w.sum()) ** (1.0 / self.power))
 
+    def forget(self) -> None:
+        """Drop the warm starts (before fields that have nothing to do with the last ones)."""
+        self._last = [None] * len(self.loads)
+        for operator in self._operators:
+            operator.iterations.clear()
+
     @property
     def unknowns(self) -> int:
         """Active degrees of freedom of the last assembled field (the largest operator)."""

@@ -113,7 +113,9 @@ class State:
                 stage, evaluation, count = (int(v) for v in data["counters"])
                 value = float(data["best_value"])
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"not a readable optimiser state ({error}); delete it to start anew", file=path) from None
+            raise InputError(
+                f"not a readable optimiser state ({error}); delete it to start anew", file=path
+            ) from None
         if x.shape != (size, 3):
             raise InputError(
                 f"holds {len(x)} design elements, this case has {size}; use another --out", file=path
@@ -159,7 +161,9 @@ class Optimiser:
         report: Callable[[Record], None] | None = None,
     ):
         if settings.algorithm not in ALGORITHMS:
-            raise InputError(f"must be one of {', '.join(ALGORITHMS)}", key="optimizer.algorithm", value=settings.algorithm)
+            raise InputError(
+                f"must be one of {', '.join(ALGORITHMS)}", key="optimizer.algorithm", value=settings.algorithm
+            )
         self.objective = objective
         self.space = space
         self.gamut = gamut
@@ -173,6 +177,8 @@ class Optimiser:
     def run(self, state: State) -> State:
         """Go through the stages that ``state`` has not finished; returns the final state."""
         last = self.settings.stages
+        if state.records:  # the clock runs on from where an earlier command stopped
+            self._start = time.monotonic() - float(state.records[-1]["seconds"])  # type: ignore[arg-type]
         while state.stage <= last:
             budget = self.settings.evaluations if state.stage else self.settings.uniform_evaluations
             if budget > state.evaluation:
@@ -186,8 +192,14 @@ class Optimiser:
 
     def load_state(self, directory: Path) -> State | None:
         """The state left by an earlier run in ``directory``, if any."""
-        path = directory / "state.npz"
-        return State.load(path, directory / "history.jsonl", self.space.size) if path.exists() else None
+        path, history = directory / "state.npz", directory / "history.jsonl"
+        if not path.exists():
+            return None
+        state = State.load(path, history, self.space.size)
+        if self.directory is not None:  # drop lines that a kill left behind the state
+            with atomic_path(history) as temporary:
+                temporary.write_text("".join(json.dumps(r) + "\n" for r in state.records), encoding="utf-8")
+        return state
 
     # ---------------------------------------------------------------- stage
     def _run_stage(self, state: State, budget: int) -> State:
@@ -252,9 +264,8 @@ class Optimiser:
     def _keep(self, state: State, record: Record) -> None:
         if self.directory is not None:
             path = self.directory / "history.jsonl"
-            if len(state.records) == 1:
-                path.unlink(missing_ok=True)
-            with path.open("a", encoding="utf-8") as stream:
+            mode = "w" if len(state.records) == 1 else "a"
+            with path.open(mode, encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
             state.save(self.directory / "state.npz")
         if self.report is not None:

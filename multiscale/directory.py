@@ -1,0 +1,141 @@
+"""The run directory: what was asked, which stages are done, and their metrics.
+
+======================  =====================================================
+case.toml               the resolved case, all defaults filled in
+run.json                versions, machine, seeds, stages done with times
+metrics.json            every figure of the run, merged from its stages
+history.jsonl           one line an evaluation of the optimiser
+state.npz               where the optimiser stands
+design.npz              C11, C12, C44 of the designed field, whole grid
+displacements.npz       displacements by load and field, whole grid
+fields.vti              all fields for ParaView
+lattice.zarr            the filled lattice
+region.stl              a part of it, as a mesh in millimetres
+figures/*.png
+======================  =====================================================
+
+A stage is done when run.json says so; its outputs were written before. The
+same command therefore goes on with the first stage that is not done.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from micro.errors import InputError
+from micro.files import atomic_path, write_json
+from multiscale import provenance
+from multiscale.case import Case
+
+STAGES = ("design", "fill", "evaluate", "export")
+
+
+class RunDirectory:
+    """A directory that belongs to one case.
+
+    Parameters
+    ----------
+    path : Path
+        Made if missing.
+    case : Case
+    ranks : int
+        MPI ranks of this process's run.
+    write : bool
+        False on the ranks that must not write.
+
+    Raises
+    ------
+    InputError
+        If the directory holds the run of another case, or is not one that a run may use.
+    """
+
+    def __init__(self, path: Path, case: Case, ranks: int = 1, write: bool = True):
+        self.path = path
+        self._write = write
+        self._file = path / "run.json"
+        digest = case.digest()
+        self._data: dict[str, Any] = {"stages": {}}
+        if path.exists() and not path.is_dir():
+            raise InputError("is a file; give a directory", key="--out", value=str(path))
+        if self._file.exists():
+            self._data = _read(self._file)
+            if self._data.get("case_sha256") != digest:
+                raise InputError(
+                    "holds a run of another case, or of this one with other settings: use another --out",
+                    file=path,
+                )
+        self._data.update(
+            case_sha256=digest,
+            case_file=str(case.file) if case.file else None,
+            versions=provenance.versions(),
+            machine=provenance.machine(),
+            ranks=ranks,
+            seeds={"optimizer": case.optimizer.seed},
+        )
+        if write:
+            path.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path / "case.toml") as temporary:
+                temporary.write_text(case.to_toml(), encoding="utf-8")
+            self._save()
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage was finished, now or by an earlier command."""
+        return stage in self._data["stages"]
+
+    def finish(self, stage: str, seconds: Mapping[str, float], metrics: Mapping[str, Any]) -> None:
+        """Record a stage: its times by name (for ``time.*``) and its metrics (nested)."""
+        self._data["stages"][stage] = {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": {k: round(v, 3) for k, v in seconds.items()},
+            "peak_bytes": provenance.peak_bytes(),
+            "metrics": json.loads(json.dumps(metrics, default=_number)),
+        }
+        if self._write:
+            self._save()
+            write_json(self.path / "metrics.json", self.metrics())
+
+    def metrics(self) -> dict[str, Any]:
+        """All metrics so far, with times, memory and provenance."""
+        stages = [self._data["stages"][s] for s in STAGES if s in self._data["stages"]]
+        out: dict[str, Any] = {}
+        times: dict[str, float] = {}
+        for stage in stages:
+            _merge(out, stage["metrics"])
+            for name, value in stage["seconds"].items():
+                times[name] = round(times.get(name, 0.0) + value, 3)
+        out["time"] = {**times, "total": round(sum(times.values()), 3)}
+        out["memory"] = {"peak_bytes": max((s["peak_bytes"] for s in stages), default=0)}
+        for key in ("case_sha256", "versions", "machine", "ranks", "seeds"):
+            out[key] = self._data[key]
+        return out
+
+    def _save(self) -> None:
+        write_json(self._file, self._data)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't be read as a run's record ({error}); use another --out", file=path) from None
+    if not isinstance(data, dict) or not isinstance(data.get("stages"), dict):
+        raise InputError("is not a run's record; use another --out", file=path)
+    return data
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    """Recursive update."""
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _number(value: Any) -> Any:
+    """Numpy scalars as plain ones."""
+    return value.tolist()

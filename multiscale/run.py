@@ -1,0 +1,463 @@
+"""Running a case: design, fill, evaluate, export; each stage kept, the same command goes on.
+
+Every rank runs the same code on the same whole arrays; rank 0 alone fills, writes and talks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cellset import CellSet
+from micro.errors import InputError
+from micro.files import atomic_path, write_json
+from micro.gamut import Gamut, load_gamut
+from micro.library import load_library
+from multiscale import parallel, provenance
+from multiscale.case import Case, load_case
+from multiscale.design_space import DesignSpace
+from multiscale.directory import RunDirectory
+from multiscale.elasticity import SolverOptions
+from multiscale.filter import cone_filter
+from multiscale.fill import fill
+from multiscale.lattice import Lattice
+from multiscale.objective import Distortion, DistortionObjective
+from multiscale.optimize import FEASIBILITY_TOLERANCE, Optimiser, Record, Settings
+from multiscale.problem import Problem, build_problem
+from multiscale.progress import Reporter
+
+Array = NDArray[np.float64]
+
+#: The refined mesh splits every element's edges into this many.
+_REFINE = 2
+
+
+class Session:
+    """A case with what is built from it when first needed.
+
+    Attributes
+    ----------
+    case : Case
+    reporter : Reporter
+    """
+
+    def __init__(self, case: Case, reporter: Reporter):
+        self.case = case
+        self.reporter = reporter
+        self.setup_seconds = 0.0
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The case on its grid."""
+        return build_problem(self.case)
+
+    @cached_property
+    def gamut(self) -> Gamut:
+        """The feasible tensors."""
+        source = self.case.gamut.source
+        return load_gamut() if source == "library" else Gamut.load(self.case.path(source))
+
+    @cached_property
+    def cells(self) -> CellSet:
+        """Where the lattice's cells come from."""
+        source = self.case.fill.source
+        return load_library() if source == "library" else CellSet.load(self.case.path(source))
+
+    @cached_property
+    def objective(self) -> DistortionObjective:
+        """The objective, its reference solutions solved."""
+        start = time.monotonic()
+        objective = DistortionObjective(self.problem, self.solver(), self.case.solver.rtol_adjoint)
+        self.setup_seconds += time.monotonic() - start
+        return objective
+
+    def solver(self) -> SolverOptions:
+        """The case's solver settings."""
+        s = self.case.solver
+        levels = None if s.levels == "auto" else int(s.levels)
+        return SolverOptions(s.preconditioner, s.rtol_forward, s.max_iterations, levels)
+
+    @cached_property
+    def design_mask(self) -> NDArray[np.bool_]:
+        """Design elements of the reduced grid."""
+        return self.objective.reduction.elements(self.problem.design)
+
+    @cached_property
+    def void_field(self) -> Array:
+        """The structure without a cloak, reduced grid: the reference material in the design region."""
+        field = self.objective.reduction.elements(self.problem.tensor)
+        field[self.design_mask] = self.objective.reduction.elements(self.problem.reference)[self.design_mask]
+        return field
+
+    def space(self) -> DesignSpace:
+        """The optimisation variables' meaning."""
+        background = self.void_field.copy()
+        background[self.design_mask] = 0.0
+        lower, upper = self.gamut.box
+        matrix = cone_filter(self.design_mask, self.case.filter.radius, self.objective.reduction.axes)
+        return DesignSpace(self.design_mask, background, matrix, lower, upper)
+
+    def evaluate(self, field: Array) -> tuple[Distortion, list[Array]]:
+        """Distortion and displacements of a reduced field at the reporting tolerance."""
+        displacements = self.objective.displacements(field, self.case.solver.rtol_evaluate)
+        return self.objective.distortion_of(displacements), displacements
+
+    def evaluate_refined(self, field: Array) -> Distortion:
+        """Distortion of the same structure on a mesh twice as fine."""
+        fine = DistortionObjective(build_problem(self.case, refine=_REFINE), self.solver())
+        for axis in range(3):
+            field = np.repeat(field, _REFINE, axis=axis)
+        return fine.distortion(field)
+
+
+def run_case(path: str | Path, out: str | Path) -> dict[str, Any]:
+    """Run a case file into a directory; returns the metrics.
+
+    Raises
+    ------
+    InputError
+        Wrong input; nothing was written.
+    NotConverged
+        A solve failed.
+    """
+    reporter = Reporter(parallel.is_root())
+    start = time.monotonic()
+    case = load_case(path)
+    session = Session(case, reporter)
+    # All that can be wrong with the input shows before anything is written.
+    problem, gamut, cells = session.problem, session.gamut, session.cells
+    session.setup_seconds = time.monotonic() - start
+    directory = RunDirectory(Path(out), case, parallel.ranks(), parallel.is_root())
+    reporter.say(
+        f"[bold]{case.name}[/bold]: {problem.shape[0]} x {problem.shape[1]} x {problem.shape[2]} elements, "
+        f"{int(problem.design.sum())} to design, {len(problem.loads)} load case(s), mirror planes: "
+        f"{', '.join('xyz'[a] for a in problem.mirror_axes) or 'none'}; "
+        f"{len(cells)} library cells, gamut of {gamut.attrs.get('cells', '?')}; results in {out}"
+    )
+    stages: list[tuple[str, Callable[[Session, RunDirectory], None]]] = [
+        ("design", _design),
+        ("fill", _fill),
+        ("evaluate", _evaluate),
+        ("export", _export),
+    ]
+    for name, work in stages:
+        if directory.done(name):
+            reporter.say(f"{name}: done before")
+        else:
+            work(session, directory)
+    metrics = directory.metrics()
+    _summary(metrics, reporter)
+    return metrics
+
+
+# ----------------------------------------------------------------------- stages
+def _design(session: Session, directory: RunDirectory) -> None:
+    case, reporter = session.case, session.reporter
+    reporter.say("reference solution")
+    objective = session.objective
+    setup = session.setup_seconds
+    o = case.optimizer
+    settings = Settings(
+        algorithm=o.algorithm,
+        uniform_evaluations=o.uniform_iterations,
+        stages=o.stages,
+        evaluations=o.iterations,
+        slack=o.slack,
+        margin=case.gamut.margin,
+        tolerance=o.tolerance,
+    )
+    space = session.space()
+    budget = settings.uniform_evaluations + settings.stages * settings.evaluations
+    void = objective.distortion(session.void_field)
+    reporter.say(
+        f"design: {3 * space.size} variables, {objective.unknowns} unknowns a solve; "
+        f"distortion without cloak {void.total:.4f}"
+    )
+    objective.forget()
+    keep = directory.path if parallel.is_root() else None
+    with reporter.task("design", budget) as task:
+
+        def show(record: Record) -> None:
+            step = 0 if record["kind"] == "projection" else 1
+            task.advance(step, f"stage {record['stage']}, distortion {record['distortion']:.4f}")
+
+        optimiser = Optimiser(objective, space, session.gamut, settings, keep, show)
+        state = optimiser.load_state(directory.path)
+        if state is not None:
+            task.advance(state.evaluation, "resumed")
+            reporter.say(f"resuming at stage {state.stage}, evaluation {state.evaluation}")
+        else:
+            initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
+            state = optimiser.initial_state(initial)
+        state = optimiser.run(state)
+    assert state.best is not None
+    phi = session.gamut.phi(state.best)
+    field = space.field(state.best)
+    whole = objective.reduction.expand_elements(field)
+    if parallel.is_root():
+        save_tensors(directory.path / "design.npz", whole)
+    solves = objective.iterations
+    weight = objective.reduction.element_weight
+    reporter.say(f"design: distortion {state.best_value:.4f} after {len(state.records)} evaluations")
+    directory.finish(
+        "design",
+        # The records' clock runs on through interruptions.
+        {"setup": setup, "macro": float(state.records[-1]["seconds"])},  # type: ignore[arg-type]
+        {
+            "feasibility": {
+                "violations": weight * int(np.count_nonzero(phi < case.gamut.margin - FEASIBILITY_TOLERANCE)),
+                "phi_min": float(phi.min()),
+            },
+            "solver": {
+                "preconditioner": case.solver.preconditioner,
+                "unknowns": objective.unknowns,
+                "mirror_axes": ["xyz"[a] for a in objective.reduction.axes],
+                "solves": len(solves),
+                "iterations_mean": float(np.mean(solves)) if solves else None,
+            },
+            "optimizer": {"evaluations": len(state.records), "algorithm": settings.algorithm},
+        },
+    )
+
+
+def _fill(session: Session, directory: RunDirectory) -> None:
+    start = time.monotonic()
+    objective, case = session.objective, session.case
+    wanted = objective.reduction.elements(load_tensors(directory.path / "design.npz", session.problem))
+
+    def work() -> dict[str, Any]:
+        task_of: dict[str, Any] = {}
+        with session.reporter.task("fill", 1) as task:
+
+            def show(done: int, total: int, what: str) -> None:
+                task.total = total
+                task.advance(done - task.done, what)
+
+            filled = fill(session.problem, objective.reduction, wanted, session.cells, case.fill, show)
+        lattice = filled.lattice
+        lattice.save(directory.path / "lattice.zarr")
+        contacts = lattice.contacts()
+        error = filled.error[lattice.solid]
+        design = filled.error[session.problem.design]
+        task_of["cells"] = {
+            "unique": len(lattice.cells),
+            "elements": int(lattice.solid.sum()),
+            "groups": filled.groups,
+            "source": case.fill.source,
+            "resolution": lattice.cells.n,
+            "tensor_error_mean": float(error.mean()),
+            "tensor_error_max": float(error.max()),
+            "tensor_error_design_mean": float(design.mean()),
+            "disconnected": len(lattice.disconnected_cells()),
+        }
+        task_of["interfaces"] = {
+            "count": contacts.count,
+            "unconnected": contacts.unconnected,
+            "mean_overlap": _finite(contacts.mean_overlap),
+            "min_overlap": _finite(contacts.min_overlap),
+            "min_area": _finite(contacts.min_area),
+            "groups_below_min_contact": filled.weak,
+        }
+        task_of["lattice"] = {"components": lattice.components(), "solid_volume_m3": lattice.solid_volume_m3}
+        return task_of
+
+    metrics = parallel.on_root(work) or {}
+    if metrics:
+        cells, contacts = metrics["cells"], metrics["interfaces"]
+        session.reporter.say(
+            f"fill: {cells['unique']} different cells, tensor error mean {cells['tensor_error_mean']:.4f}, "
+            f"{contacts['unconnected']} of {contacts['count']} interfaces unconnected"
+        )
+    directory.finish("fill", {"fill": time.monotonic() - start}, metrics)
+
+
+def _evaluate(session: Session, directory: RunDirectory) -> None:
+    start = time.monotonic()
+    reporter, objective, problem = session.reporter, session.objective, session.problem
+    design = objective.reduction.elements(load_tensors(directory.path / "design.npz", problem))
+    lattice = parallel.on_root(lambda: Lattice.load(directory.path / "lattice.zarr"))
+    built = parallel.from_root(None if lattice is None else lattice.tensors(), (*problem.shape, 3))
+    fields = {"void": session.void_field, "design": design, "lattice": objective.reduction.elements(built)}
+    results: dict[str, Distortion] = {}
+    displacements = {"reference": objective.reference}
+    with reporter.task("evaluate", 4) as task:
+        for name, field in fields.items():
+            results[name], displacements[name] = session.evaluate(field)
+            task.advance(1, f"{name} {results[name].total:.4f}")
+        results["design_refined"] = session.evaluate_refined(design)
+        task.advance(1, f"refined {results['design_refined'].total:.4f}")
+    if parallel.is_root():
+        _save_displacements(directory.path / "displacements.npz", session, displacements)
+    reporter.say("evaluate: distortion " + ", ".join(f"{k} {v.total:.4f}" for k, v in results.items()))
+    directory.finish("evaluate", {"evaluate": time.monotonic() - start}, {"distortion": _distortions(results)})
+
+
+def _export(session: Session, directory: RunDirectory) -> None:
+    from multiscale.results import write_results
+
+    start = time.monotonic()
+
+    def work() -> dict[str, Any]:
+        return write_results(session.case, session.problem, session.gamut, session.cells, directory)
+
+    metrics = parallel.on_root(work) or {}
+    directory.finish("export", {"export": time.monotonic() - start}, {"export": metrics})
+
+
+# ------------------------------------------------------------------- evaluation
+def evaluate_case(
+    path: str | Path, tensors: str | Path, out: str | Path, *, all_elements: bool = False
+) -> dict[str, Any]:
+    """Distortion of any tensor field on a case's grid, whoever made it; writes ``metrics.json``.
+
+    Parameters
+    ----------
+    path : path
+        The case file.
+    tensors : path
+        npz with arrays ``C11``, ``C12``, ``C44`` of the grid's shape in units of E_s.
+    out : path
+        Directory for ``metrics.json``.
+    all_elements : bool
+        Take the fixed regions' tensors from the file too (a lattice as built), not from the case.
+
+    Raises
+    ------
+    InputError
+        Wrong input; nothing was written.
+    """
+    reporter = Reporter(parallel.is_root())
+    start = time.monotonic()
+    session = Session(load_case(path), reporter)
+    problem = session.problem
+    given = load_tensors(Path(tensors), problem, all_elements)
+    gamut = session.gamut
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError("is a file; give a directory", key="--out", value=str(out))
+    objective = session.objective
+    setup = time.monotonic() - start
+    mask = problem.solid if all_elements else problem.design
+    reduced = objective.reduction.elements(given)
+    if not np.allclose(objective.reduction.expand_elements(reduced)[mask], given[mask], rtol=1e-9, atol=1e-12):
+        raise InputError(
+            "the field is not mirror symmetric as the case is: set [grid] mirror = [] to solve the whole model",
+            file=tensors,
+        )
+    keep = objective.reduction.elements(mask)
+    field = session.void_field.copy()
+    field[keep] = reduced[keep]
+    results = {name: session.evaluate(f)[0] for name, f in (("void", session.void_field), ("design", field))}
+    results["design_refined"] = session.evaluate_refined(field)
+    phi = gamut.phi(given[problem.design])
+    metrics = {
+        "distortion": _distortions(results),
+        "feasibility": {
+            "violations": int(np.count_nonzero(phi < session.case.gamut.margin - FEASIBILITY_TOLERANCE)),
+            "phi_min": float(phi.min()),
+        },
+        "solver": {"unknowns": objective.unknowns, "iterations_mean": float(np.mean(objective.iterations))},
+        "time": {"setup": round(setup, 3), "total": round(time.monotonic() - start, 3)},
+        "memory": {"peak_bytes": provenance.peak_bytes()},
+        "case_sha256": session.case.digest(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "ranks": parallel.ranks(),
+        "fixed_regions_from": "file" if all_elements else "case",
+    }
+    parallel.on_root(lambda: write_json(out / "metrics.json", metrics))
+    reporter.say("distortion " + ", ".join(f"{k} {v.total:.4f}" for k, v in results.items()))
+    return metrics
+
+
+# ------------------------------------------------------------------------ files
+def save_tensors(path: Path, tensors: Array) -> None:
+    """Write a tensor field (nx, ny, nz, 3) as the arrays C11, C12, C44."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **{name: tensors[..., i] for i, name in enumerate(("C11", "C12", "C44"))})
+
+
+def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Array:
+    """Read a tensor field for a problem: (nx, ny, nz, 3), voids set to zero.
+
+    ``all_elements`` checks every solid element, otherwise only those of the design regions.
+
+    Raises
+    ------
+    InputError
+        If the file is not such a field or a tensor that counts is not positive definite.
+    """
+    arrays = []
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            for name in ("C11", "C12", "C44"):
+                if name not in data:
+                    raise InputError(
+                        "the array is missing; needed are C11, C12 and C44", file=path, key=name, value=list(data)
+                    )
+                arrays.append(np.asarray(data[name]))
+    except FileNotFoundError:
+        raise InputError("there is no such file", file=path) from None
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise InputError(f"not an npz file of plain arrays ({error})", file=path) from None
+    for name, array in zip(("C11", "C12", "C44"), arrays, strict=True):
+        if array.shape != problem.shape:
+            raise InputError(f"must have the grid's shape {problem.shape}", file=path, key=name, value=array.shape)
+        if array.dtype.kind not in "fiu":
+            raise InputError("must be real numbers", file=path, key=name, value=str(array.dtype))
+    tensors = np.stack([a.astype(np.float64) for a in arrays], axis=-1)
+    counted = problem.solid if all_elements else problem.design
+    c11, c12, c44 = np.moveaxis(tensors, -1, 0)
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(tensors).all(axis=-1) & (c11 > c12) & (c11 + 2 * c12 > 0) & (c44 > 0)
+    bad = np.argwhere(counted & ~good)
+    if len(bad):
+        i, j, k = (int(v) for v in bad[0])
+        raise InputError(
+            f"{len(bad)} tensors are not positive definite (C11 > C12, C11 + 2 C12 > 0, C44 > 0), "
+            f"the first at element [{i}, {j}, {k}]",
+            file=path,
+            key="C11, C12, C44",
+            value=tensors[i, j, k].tolist(),
+        )
+    tensors[~counted] = 0.0
+    return tensors
+
+
+def _save_displacements(path: Path, session: Session, fields: dict[str, list[Array]]) -> None:
+    """Whole-grid displacements (nx+1, ny+1, nz+1, 3) in element edges, float32, as LOAD.FIELD."""
+    reduction = session.objective.reduction
+    arrays = {
+        f"{load.name}.{name}": reduction.expand_displacement(u, load).astype(np.float32)
+        for name, values in fields.items()
+        for load, u in zip(reduction.loads, values, strict=True)
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _distortions(results: dict[str, Distortion]) -> dict[str, Any]:
+    loads = next(iter(results.values())).per_load
+    return {
+        **{name: value.total for name, value in results.items()},
+        "per_load": {load: {name: value.per_load[load] for name, value in results.items()} for load in loads},
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _summary(metrics: dict[str, Any], reporter: Reporter) -> None:
+    d, t = metrics["distortion"], metrics["time"]
+    reporter.say(
+        f"[bold]distortion[/bold] without cloak {d['void']:.4f}, designed {d['design']:.4f} "
+        f"(refined mesh {d['design_refined']:.4f}), with the cells as built {d['lattice']:.4f}; "
+        f"{t['total']:.0f} s, {metrics['memory']['peak_bytes'] / 1e9:.1f} GB"
+    )
