@@ -31,11 +31,12 @@ def cone_filter(
     number = np.full(design.shape, -1, dtype=np.int64)
     number[design] = np.arange(np.count_nonzero(design))
     position = np.argwhere(design)
+    radius = max(radius, 1.0)
     reach = int(np.ceil(radius)) - 1
     rows, columns, weights = [], [], []
     for offset in np.ndindex(*(3 * (2 * reach + 1,))):
         shift = np.array(offset) - reach
-        weight = radius - float(np.linalg.norm(shift)) if reach >= 0 else 1.0
+        weight = radius - float(np.linalg.norm(shift))
         if weight <= 0.0:
             continue
         neighbour = position + shift

@@ -1,0 +1,216 @@
+"""Every derivative in the optimisation chain against finite differences, and the mirror planes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from micro import tensor
+from multiscale.case import load_case, parse_case
+from multiscale.design_space import DesignSpace
+from multiscale.elasticity import SolverOptions
+from multiscale.feasibility import FeasibilityConstraint, FeasibleProjection
+from multiscale.filter import cone_filter
+from multiscale.objective import DistortionObjective
+from multiscale.problem import build_problem
+
+SCALE = tensor.to_moduli(tensor.SOLID)
+TIGHT = SolverOptions(rtol=1e-12)
+
+
+class Ellipsoid:
+    """phi = 1 - |(m - centre) / axes|, scaled by the smallest axis; a smooth convex stand-in for a gamut."""
+
+    centre = np.array([0.35, 0.4, 0.3])
+    axes = np.array([0.3, 0.15, 0.2])
+
+    def phi(self, tensors):
+        z = (tensor.to_moduli(tensors) / SCALE - self.centre) / self.axes
+        return self.axes.min() * (1.0 - np.linalg.norm(z, axis=-1))
+
+    def gradient(self, tensors):
+        z = (tensor.to_moduli(tensors) / SCALE - self.centre) / self.axes
+        g = -self.axes.min() * z / np.linalg.norm(z, axis=-1, keepdims=True) / self.axes
+        return g @ np.linalg.inv(tensor.from_moduli(np.diag(SCALE)).T)
+
+    def project(self, tensors, margin=0.0):
+        """Nearest point: q = a^2 m / (a^2 + t) with t from a scalar equation, solved by bisection."""
+        radius = 1.0 - margin / self.axes.min()
+        a2 = (self.axes * radius) ** 2
+        m = (tensor.to_moduli(tensors) / SCALE - self.centre).reshape(-1, 3)
+        low, high = np.zeros(len(m)), np.full(len(m), 100.0)
+        for _ in range(200):
+            t = (low + high) / 2
+            outside = np.sum(a2 * m**2 / (a2 + t[:, None]) ** 2, axis=1) > 1.0
+            low, high = np.where(outside, t, low), np.where(outside, high, t)
+        inside = np.sum(m**2 / a2, axis=1) <= 1.0
+        q = np.where(inside[:, None], m, a2 * m / (a2 + high[:, None]))
+        return tensor.from_moduli(((q + self.centre) * SCALE)).reshape(tensors.shape)
+
+
+def cloak(n=8, loads=("shear_x",), mirror="auto"):
+    """The flagship's geometry on an n^3 grid, with one to three loads."""
+    vectors = {"shear_x": [1.0, 0, 0], "tension_y": [0, 1.0, 0], "shear_z": [0, 0, 1.0]}
+    return parse_case(
+        {
+            "case": {"name": "test"},
+            "grid": {"elements": [n, n, n], "cell_size_mm": 1.0, "mirror": mirror},
+            "base_material": {"young_modulus_mpa": 1.0, "poisson": 0.3},
+            "materials": {"soil": {"tensor": [0.303974, 0.125975, 0.089]}},
+            "regions": [
+                {"name": "outside", "role": "fixed", "material": "soil", "shape": {"type": "all"}},
+                {"name": "ring", "role": "design", "shape": cylinder(n, n / 3)},
+                {"name": "hole", "role": "void", "shape": cylinder(n, n / 6)},
+            ],
+            "loads": [
+                {
+                    "name": name,
+                    "weight": float(i + 1),
+                    "fixed": [{"where": "y-"}],
+                    "tractions": [{"where": "y+", "vector_mpa": vectors[name]}],
+                }
+                for i, name in enumerate(loads)
+            ],
+            "objective": {"observe": ["outside"], "reference": "soil"},
+        }
+    )
+
+
+def cylinder(n, radius):
+    return {"type": "cylinder", "axis": "z", "center": [n / 2, n / 2], "radius": radius}
+
+
+def random_field(objective, seed=0):
+    """The problem's tensors with random positive definite ones in the design region, reduced grid."""
+    rng = np.random.default_rng(seed)
+    field = objective.reduction.elements(objective.problem.tensor)
+    design = objective.reduction.elements(objective.problem.design)
+    field[design] = tensor.from_moduli(rng.uniform(0.2, 0.6, (int(design.sum()), 3)) * SCALE)
+    return field, design
+
+
+@pytest.mark.parametrize("loads", [("shear_x",), ("shear_x", "tension_y", "shear_z")])
+def test_adjoint_gradient_of_the_distortion(loads):
+    objective = DistortionObjective(build_problem(cloak(8, loads)), TIGHT, adjoint_rtol=1e-11, power=4.0)
+    field, design = random_field(objective)
+    _, gradient = objective.value_and_gradient(field)
+    assert np.all(gradient[np.all(field == 0, axis=-1)] == 0)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        direction = np.zeros_like(field)
+        direction[design] = rng.normal(size=(int(design.sum()), 3)) * 0.01
+        h = 1e-4
+        difference = (
+            objective.distortion(field + h * direction).total - objective.distortion(field - h * direction).total
+        ) / (2 * h)
+        # Central differences of a smooth function: error h^2 against solves to 1e-12 / h.
+        assert np.sum(gradient * direction) == pytest.approx(difference, rel=1e-6)
+
+
+@pytest.mark.parametrize("loads", [("shear_x",), ("shear_x", "tension_y", "shear_z")])
+def test_quarter_model_equals_the_whole(loads):
+    problem = build_problem(cloak(12, loads))
+    assert problem.mirror_axes == (0, 2)
+    quarter = DistortionObjective(problem, TIGHT, adjoint_rtol=1e-11)
+    whole = DistortionObjective(problem, TIGHT, adjoint_rtol=1e-11, axes=())
+    assert quarter.reduction.shape == (6, 12, 6)
+    field, _ = random_field(quarter)
+    a, gradient_a = quarter.value_and_gradient(field)
+    b, gradient_b = whole.value_and_gradient(quarter.reduction.expand_elements(field))
+    assert a.total == pytest.approx(b.total, rel=1e-9)
+    assert a.per_load == pytest.approx(b.per_load, rel=1e-9)
+    # A reduced element stands for its four images.
+    folded = quarter.reduction.elements(gradient_b) * quarter.reduction.element_weight
+    assert np.abs(folded - gradient_a).max() < 1e-7 * np.abs(gradient_a).max()
+    for load, u, v in zip(
+        quarter.loads, quarter.displacements(field), whole.displacements(quarter.reduction.expand_elements(field)),
+        strict=True,
+    ):
+        assert np.abs(quarter.reduction.expand_displacement(u, load) - v).max() < 1e-8 * np.abs(v).max()
+
+
+def test_no_change_means_no_distortion():
+    objective = DistortionObjective(build_problem(cloak(8)), TIGHT)
+    reference = objective.reduction.elements(objective.problem.reference)
+    assert objective.distortion(reference).total < 1e-8
+
+
+def test_the_flagship_without_cloak(root):
+    """The published 34.3 %: the hole alone, on the 40^3 grid."""
+    objective = DistortionObjective(build_problem(load_case(root / "cases" / "cloak.toml")))
+    reduction = objective.reduction
+    field = np.where(reduction.elements(objective.problem.solid)[..., None], objective.problem.reference[0, 0, 0], 0)
+    assert objective.distortion(field, rtol=1e-8).total == pytest.approx(0.3431, abs=5e-4)
+
+
+def test_filter_of_the_reduced_grid_equals_that_of_the_whole():
+    problem = build_problem(cloak(12))
+    objective_axes = problem.mirror_axes
+    design = problem.design
+    quarter = design[6:, :, 6:]
+    whole = cone_filter(design, 2.5)
+    reduced = cone_filter(quarter, 2.5, objective_axes)
+    values = np.random.default_rng(0).normal(size=int(quarter.sum()))
+    field = np.zeros(quarter.shape)
+    field[quarter] = values
+    mirrored = np.concatenate([field[::-1], field])
+    mirrored = np.concatenate([mirrored[:, :, ::-1], mirrored], axis=2)
+    out = np.zeros(design.shape)
+    out[design] = whole @ mirrored[design]
+    assert reduced @ values == pytest.approx(out[6:, :, 6:][quarter], abs=1e-13)
+
+
+def test_filter_keeps_constants_and_means_nothing_up_to_radius_one():
+    design = np.ones((4, 5, 6), bool)
+    assert cone_filter(design, 3.0) @ np.ones(120) == pytest.approx(np.ones(120))
+    for radius in (0.0, 0.5, 1.0):
+        assert (cone_filter(design, radius) - np.eye(120)).max() == 0.0
+
+
+def space(seed=0):
+    design = np.zeros((4, 4, 3), bool)
+    design[1:, :3] = True
+    lower, upper = 0.05 * SCALE, 0.8 * SCALE
+    return DesignSpace(design, np.zeros((4, 4, 3, 3)), cone_filter(design, 2.0, (0,)), lower, upper)
+
+
+def check(function, pullback, x, seed, rel=1e-6, h=1e-5):
+    """Directional derivative of a scalar function against its gradient."""
+    direction = np.random.default_rng(seed).normal(size=x.shape)
+    difference = (function(x + h * direction) - function(x - h * direction)) / (2 * h)
+    assert np.sum(pullback * direction) == pytest.approx(difference, rel=rel)
+
+
+def test_gradient_through_the_filter():
+    s = space()
+    rng = np.random.default_rng(0)
+    x, weights = rng.uniform(size=(s.size, 3)), rng.normal(size=(s.size, 3))
+    check(lambda v: np.sum(weights * s.forward(v)), s.backward(weights), x, 1)
+    assert s.variables(s.forward(np.full((s.size, 3), 0.3))) == pytest.approx(np.full((s.size, 3), 0.3))
+
+
+def test_gradient_of_the_feasibility_aggregate():
+    s, gamut = space(), Ellipsoid()
+    x = np.random.default_rng(2).uniform(size=(s.size, 3))
+    constraint = FeasibilityConstraint(gamut, 0.01, 40.0)
+    constraint.calibrate(s.forward(x))
+    value, gradient = constraint.value_and_gradient(s.forward(x))
+    # Calibrated, the aggregate is the largest violation.
+    assert value == pytest.approx(float(np.max(0.01 - gamut.phi(s.forward(x)))))
+    check(lambda v: constraint.value(s.forward(v)), s.backward(gradient), x, 3)
+
+
+def test_gradient_through_the_projection():
+    s, gamut = space(), Ellipsoid()
+    rng = np.random.default_rng(4)
+    x, weights = rng.uniform(size=(s.size, 3)), rng.normal(size=(s.size, 3))
+    projection = FeasibleProjection(gamut, 0.005)
+    raw = s.forward(x)
+    projected = projection.forward(raw)
+    moved = np.linalg.norm(projected - raw, axis=1) > 1e-9
+    assert 3 < moved.sum()
+    assert gamut.phi(projected).min() > 0.005 - 1e-12
+    gradient = s.backward(projection.backward(raw, projected, weights))
+    check(lambda v: np.sum(weights * projection.forward(s.forward(v))), gradient, x, 5, rel=1e-5, h=1e-6)
+    # The finite difference above is smooth only if no element sits on the gamut's boundary.
+    assert np.abs(gamut.phi(raw) - 0.005).min() > 1e-5
