@@ -83,7 +83,7 @@ class SolverOptions:
     rtol: float = 1e-6
     max_iterations: int = 500
     levels: int | None = None
-    smoothing: int = 3
+    smoothing: int = 2
 
 
 def choose_levels(shape: tuple[int, ...]) -> int:

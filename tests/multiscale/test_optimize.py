@@ -1,0 +1,156 @@
+"""The optimisation loop: progress, feasibility, resume; grouping and selection of cells."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from examples import SCALE, Ellipsoid, cloak
+from scipy import sparse
+
+from micro import tensor
+from micro.errors import InputError
+from multiscale.design_space import DesignSpace
+from multiscale.elasticity import SolverOptions
+from multiscale.filter import cone_filter
+from multiscale.grouping import group_tensors
+from multiscale.objective import DistortionObjective
+from multiscale.optimize import Optimiser, Settings, read_history
+from multiscale.problem import build_problem
+from multiscale.selection import interface_counts, select
+
+SHORT = Settings(uniform_evaluations=6, stages=2, evaluations=6)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    objective = DistortionObjective(build_problem(cloak(12)), SolverOptions(rtol=1e-8), adjoint_rtol=1e-8)
+    reduction = objective.reduction
+    design = reduction.elements(objective.problem.design)
+    background = reduction.elements(objective.problem.tensor)
+    background[design] = 0.0
+    space = DesignSpace(
+        design, background, cone_filter(design, 2.0, reduction.axes), 0.05 * SCALE, 0.8 * SCALE
+    )
+    start = np.broadcast_to(tensor.from_moduli([0.25, 0.25, 0.25] * SCALE), (space.size, 3))
+    return objective, space, start
+
+
+@pytest.mark.parametrize("algorithm", ["mma", "ccsaq", "lbfgs"])
+def test_every_algorithm_improves_and_stays_feasible(parts, algorithm):
+    objective, space, start = parts
+    gamut = Ellipsoid()
+    settings = Settings(algorithm, uniform_evaluations=6, stages=1, evaluations=12)
+    optimiser = Optimiser(objective, space, gamut, settings)
+    state = optimiser.run(optimiser.initial_state(start))
+    first = state.records[0]["distortion"]
+    assert state.best_value < 0.5 * first
+    assert gamut.phi(state.best).min() > -1e-9
+    assert all(record["violations"] == 0 for record in state.records)
+    assert objective.distortion(space.field(state.best)).total == pytest.approx(state.best_value, rel=1e-6)
+
+
+def test_elementwise_design_beats_the_uniform_one(parts):
+    objective, space, start = parts
+    optimiser = Optimiser(objective, space, Ellipsoid(), SHORT)
+    state = optimiser.run(optimiser.initial_state(start))
+    uniform = min(r["distortion"] for r in state.records if r["stage"] == 0)
+    assert state.best_value < uniform
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [3, 9, 14])
+def test_a_killed_run_goes_on(parts, tmp_path, after):
+    """Stopped in any stage, the same call finishes with every budget kept and no record lost."""
+    objective, space, start = parts
+
+    def stop(record):
+        if record["count"] == after:
+            raise Stop
+
+    killed = Optimiser(objective, space, Ellipsoid(), SHORT, tmp_path, stop)
+    with pytest.raises(Stop):
+        killed.run(killed.initial_state(start))
+    assert len(read_history(tmp_path / "history.jsonl")) == after
+
+    again = Optimiser(objective, space, Ellipsoid(), SHORT, tmp_path)
+    state = again.load_state(tmp_path)
+    assert state is not None
+    state = again.run(state)
+    records = read_history(tmp_path / "history.jsonl")
+    assert [r["count"] for r in records] == list(range(1, len(records) + 1))
+    assert sum(r["kind"] == "projection" for r in records) == 3
+    assert all(np.diff([r["seconds"] for r in records]) >= 0)
+    assert state.best_value <= min(r["distortion"] for r in records[: after - 1]) * (1 + 1e-6)
+    # And once more: nothing is left to do.
+    done = again.load_state(tmp_path)
+    assert done is not None
+    assert again.run(done).records == done.records
+
+
+def test_a_torn_history_line_is_dropped(parts, tmp_path):
+    objective, space, start = parts
+    optimiser = Optimiser(objective, space, Ellipsoid(), Settings(uniform_evaluations=2, stages=1, evaluations=2), tmp_path)
+    optimiser.run(optimiser.initial_state(start))
+    history = tmp_path / "history.jsonl"
+    whole = history.read_text()
+    history.write_text(whole + '{"count": 99, "dist')
+    assert optimiser.load_state(tmp_path) is not None
+    assert [json.loads(line) for line in history.read_text().splitlines()] == [
+        json.loads(line) for line in whole.splitlines()
+    ]
+
+
+def test_a_state_of_another_case_is_refused(parts, tmp_path):
+    objective, space, start = parts
+    optimiser = Optimiser(objective, space, Ellipsoid(), SHORT, tmp_path)
+    optimiser.initial_state(start[:-1]).save(tmp_path / "state.npz")
+    with pytest.raises(InputError, match=r"state\.npz.*design elements"):
+        optimiser.load_state(tmp_path)
+    (tmp_path / "state.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(InputError, match="not a readable"):
+        optimiser.load_state(tmp_path)
+
+
+def test_groups_stay_within_the_tolerance():
+    rng = np.random.default_rng(0)
+    tensors = tensor.from_moduli(rng.uniform(0.3, 0.4, (5000, 3)) * SCALE)
+    for tolerance in (0.002, 0.01, 0.05):
+        groups = group_tensors(tensors, tolerance)
+        error = tensor.tensor_error(tensors, groups.target[groups.label])
+        assert error.max() <= tolerance
+        assert groups.size.sum() == 5000
+        order = rng.permutation(5000)
+        again = group_tensors(tensors[order], tolerance)
+        assert again.target == pytest.approx(groups.target)
+        assert np.array_equal(again.label, groups.label[order])
+    assert len(group_tensors(tensors, 0.002).target) > len(group_tensors(tensors, 0.05).target)
+
+
+def test_interface_counts():
+    label = np.array([[[0, 0, 1]], [[2, -1, 1]]])
+    w = interface_counts(label, 3).toarray()
+    assert np.array_equal(w, [[0, 1, 1], [1, 0, 0], [1, 0, 0]])
+
+
+def test_selection_prefers_contact_to_a_little_tensor_error():
+    """Face 0 touches 0 and 2, face 1 touches 1 and 2: a chain of two groups must agree."""
+    n = 4
+    faces = np.zeros((3, n, n), bool)
+    faces[0, :2] = True
+    faces[1, 2:] = True
+    faces[2] = True
+    counts = sparse.csr_array(np.array([[0, 3.0], [3.0, 0]]))
+    candidates = np.array([[0, 1], [1, 2]])
+    errors = np.array([[0.001, 0.002], [0.001, 0.003]])
+    found = select(candidates, errors, np.array([1, 1]), counts, faces, 0.1, 0.005)
+    chosen = candidates[[0, 1], found.choice]
+    assert faces[chosen[0]][faces[chosen[1]]].any()
+    assert len(found.weak) == 0
+    # With nothing that fits, the groups are reported.
+    stuck = select(candidates[:, :1], errors[:, :1], np.array([1, 1]), counts, faces, 0.1, 0.005)
+    assert list(stuck.weak) == [0, 1]
