@@ -20,7 +20,7 @@ from micro import pcg
 from micro.cell import is_symmetric
 from micro.errors import InputError
 from micro.multigrid import Multigrid
-from micro.voxel import Grid, apply_stiffness, unit_stiffness
+from micro.voxel import Grid, apply_stiffness, pad_moduli, unit_stiffness
 
 _BATCH_VOXELS = 2**17
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
@@ -158,13 +158,14 @@ def _solve_octants(
     affine, free = _octant_loads(n, device)
     affine = affine.expand(-1, -1, len(moduli), -1, -1, -1)
     multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
-    forces = apply_stiffness(affine, rho, k, grid)
+    padded = pad_moduli(rho)
+    forces = apply_stiffness(affine, padded, k, grid)
     floor = forces.square().sum(dim=(0, 3, 4, 5)).sqrt()
     solution = pcg.solve(
         rho, k, grid, free, multigrid, -forces * free, rtol=rtol, floor=floor, on_retire=progress
     )
     u = affine + solution.u
-    f = apply_stiffness(u, rho, k, grid)
+    f = apply_stiffness(u, padded, k, grid)
     swapped = u[:, :1].transpose(-3, -2)[[1, 0, 2]]
     C = torch.stack(
         [

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from micro.voxel import CORNERS, Grid, _corner, apply_stiffness, chunks, diagonal_blocks
+from micro.voxel import CORNERS, Grid, apply_stiffness, corner, diagonal_blocks, pad_moduli
 
 _TABLE_DEPTH = 3
 """Coarse grids assembled straight from the voxels; deeper ones from the grid above."""
@@ -82,33 +82,46 @@ def _from_voxels(moduli: Tensor, stiffness: Tensor, depth: int) -> Tensor:
     return (blocks @ table).view(b, nx // s, ny // s, nz // s, 24, 24)
 
 
-@cache
-def _transfer(n: int, periodic: bool) -> Tensor:
-    """Linear interpolation (fine nodes, coarse nodes) along a direction of n elements."""
-    coarse = (n + 1) // 2
-    p = torch.zeros(n + 1, coarse + 1, dtype=torch.float64)
-    for i in range(n + 1):
-        if i == n:
-            p[i, coarse] = 1.0
-        elif i % 2 == 0:
-            p[i, i // 2] = 1.0
-        else:
-            p[i, i // 2] = p[i, i // 2 + 1] = 0.5
-    if n == 1:
-        p = torch.eye(2, dtype=torch.float64)
-    if periodic:
-        p[:, 0] += p[:, -1]
-        p = p[:-1, :-1]
-    return p
+def _split(u: Tensor, axis: int, n: int) -> tuple[Tensor, Tensor]:
+    """Fine nodes that are coarse nodes too but for the last, and the nodes halfway between coarse ones."""
+    index: list[slice] = [slice(None)] * u.ndim
+    index[axis] = slice(0, n, 2)
+    kept = u[tuple(index)]
+    index[axis] = slice(1, n, 2) if n % 2 == 0 else slice(1, n - 1, 2)
+    return kept, u[tuple(index)]
 
 
-def _along(u: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Apply one matrix (out, in) along each of the last three directions."""
-    mx, my, mz = matrices
-    u = u @ mz.T
-    u = my @ u
-    shape = u.shape
-    return (mx @ u.reshape(*shape[:-2], -1)).view(*shape[:-3], mx.shape[0], *shape[-2:])
+def prolong(u: Tensor, fine: Grid, coarse: Grid) -> Tensor:
+    """Linear interpolation from the coarse nodes to the fine ones (both (..., X, Y, Z))."""
+    u = coarse.unfold(u)
+    for axis in (-1, -2, -3):
+        n, m = fine.shape[axis], coarse.shape[axis]
+        if n == m:
+            continue
+        out = u.new_empty(*u.shape[: u.ndim + axis], n + 1, *u.shape[u.ndim + axis + 1 :])
+        kept, between = _split(out, axis, n)
+        kept.copy_(u.narrow(axis, 0, m))
+        out.narrow(axis, n, 1).copy_(u.narrow(axis, m, 1))
+        half = between.shape[axis]
+        torch.lerp(u.narrow(axis, 0, half), u.narrow(axis, 1, half), 0.5, out=between)
+        u = out
+    return fine.trim(u)
+
+
+def restrict(f: Tensor, fine: Grid, coarse: Grid) -> Tensor:
+    """Transpose of :func:`prolong`."""
+    f = fine.spread(f)
+    for axis in (-3, -2, -1):
+        n, m = fine.shape[axis], coarse.shape[axis]
+        if n == m:
+            continue
+        kept, between = _split(f, axis, n)
+        out = torch.cat([kept, f.narrow(axis, n, 1)], dim=axis)
+        half = between.shape[axis]
+        out.narrow(axis, 0, half).add_(between, alpha=0.5)
+        out.narrow(axis, 1, half).add_(between, alpha=0.5)
+        f = out
+    return coarse.fold(f)
 
 
 def invert_blocks(blocks: Tensor, free: Tensor) -> Tensor:
@@ -151,61 +164,68 @@ def _block_multiply(inverse: Tensor, r: Tensor) -> Tensor:
 class Level:
     """One grid of the hierarchy with its operator and smoother.
 
-    ``moduli`` holds the voxels on the finest grid, ``matrices`` (B, x, y, z, 24, 24)
-    the element matrices on the others. ``inverse`` (3, 3, L, B, X, Y, Z) are the inverted
-    node blocks and ``radius`` bounds the spectrum of inverse * A.
+    The finest grid has ``padded`` moduli and the element ``stiffness``; the others a ``stencil``
+    (3, 3, 3, 3, 3, B, X, Y, Z): offset of the neighbour in x, y, z, column, row, node.
+    ``inverse`` (3, 3, L, B, X, Y, Z) are the inverted node blocks and ``radius`` bounds the
+    spectrum of inverse * A.
     """
 
     grid: Grid
     inverse: Tensor
     radius: float
-    moduli: Tensor | None = None
+    padded: Tensor | None = None
     stiffness: Tensor | None = None
-    matrices: Tensor | None = None
+    stencil: Tensor | None = None
 
     def multiply(self, u: Tensor) -> Tensor:
         """A u without boundary conditions; u is (3, L, B, X, Y, Z)."""
-        if self.matrices is None:
-            assert self.moduli is not None and self.stiffness is not None
-            return apply_stiffness(u, self.moduli, self.stiffness, self.grid)
-        return _multiply_elements(u, self.matrices, self.grid)
+        if self.stencil is None:
+            assert self.padded is not None and self.stiffness is not None
+            return apply_stiffness(u, self.padded, self.stiffness, self.grid)
+        return _apply_stencil(u, self.stencil, self.grid)
 
     def select(self, keep: Tensor) -> Level:
         """The same level for some of the cells."""
-        parts: dict[str, Any] = {
-            "inverse": self.inverse.index_select(3, keep),
-        }
-        if self.moduli is not None:
-            parts["moduli"] = self.moduli.index_select(0, keep)
-        if self.matrices is not None:
-            parts["matrices"] = self.matrices.index_select(0, keep)
+        parts: dict[str, Any] = {"inverse": self.inverse.index_select(3, keep)}
+        if self.padded is not None:
+            parts["padded"] = self.padded.index_select(0, keep)
+        if self.stencil is not None:
+            parts["stencil"] = self.stencil.index_select(5, keep)
         return replace(self, **parts)
 
 
-def _multiply_elements(u: Tensor, matrices: Tensor, grid: Grid) -> Tensor:
-    full = grid.unfold(u)
-    loads, shape = full.shape[1], grid.shape
+def _apply_stencil(u: Tensor, stencil: Tensor, grid: Grid) -> Tensor:
+    """Sum over the 27 neighbours; stencils reach no further than the grid, so rows may run on."""
+    full = grid.unfold(u).contiguous()
+    sx, sy = full.shape[-2] * full.shape[-1], full.shape[-1]
+    margin = sx + sy + 1
+    nodes = full[0].numel()
+    loads = full.shape[1]
+    per_load = nodes // loads
+    padded = torch.nn.functional.pad(full.view(3, nodes), (margin, margin))
     out = torch.zeros_like(full)
-    for cells, x0, x1 in chunks(loads, full.shape[2], shape):
-        part, target = full[:, :, cells], out[:, :, cells]
-        local = torch.stack([_corner(part, c, shape, x0, x1) for c in CORNERS])  # (8, 3, L, B, x, y, z)
-        # Displacements as rows: a small matrix product reads its long matrix once, in order.
-        rows = local.view(24, loads, -1).permute(2, 1, 0).contiguous()
-        force = torch.bmm(rows, matrices[cells, x0:x1].reshape(-1, 24, 24))
-        force = force.permute(2, 1, 0).contiguous().view(local.shape)
-        for a, c in enumerate(CORNERS):
-            _corner(target, c, shape, x0, x1).add_(force[a])
+    target = out.view(3, loads, per_load)
+    rows = stencil.view(27, 3, 3, 1, per_load)
+    stride = nodes + 2 * margin
+    for s in range(27):
+        shift = (s // 9 - 1) * sx + (s // 3 % 3 - 1) * sy + s % 3 - 1
+        view = padded.as_strided((3, loads, per_load), (stride, per_load, 1), margin + shift)
+        for d in range(3):
+            target.addcmul_(rows[s, d], view[d])
     return grid.fold(out)
 
 
-def _element_blocks(matrices: Tensor, grid: Grid) -> Tensor:
-    """Node blocks (3, 3, B, X, Y, Z) of assembled element matrices."""
+def _assemble(matrices: Tensor, grid: Grid) -> Tensor:
+    """Stencil (3, 3, 3, 3, 3, B, X, Y, Z) of element matrices (B, x, y, z, 24, 24), on all layers of nodes."""
+    columns = matrices.permute(4, 5, 0, 1, 2, 3).contiguous()  # (24, 24, B, x, y, z)
     nx, ny, nz = grid.shape
-    out = matrices.new_zeros((3, 3, matrices.shape[0], nx + 1, ny + 1, nz + 1))
-    for a, corner in enumerate(CORNERS):
-        block = matrices[..., 3 * a : 3 * a + 3, 3 * a : 3 * a + 3].permute(4, 5, 0, 1, 2, 3)
-        _corner(out, corner, grid.shape, 0, nx).add_(block)
-    return grid.fold(out)
+    out = matrices.new_zeros((3, 3, 3, 3, 3, matrices.shape[0], nx + 1, ny + 1, nz + 1))
+    for a, at in enumerate(CORNERS):
+        for b, to in enumerate(CORNERS):
+            block = columns[3 * a : 3 * a + 3, 3 * b : 3 * b + 3].transpose(0, 1)  # column, row
+            ox, oy, oz = (to[i] - at[i] + 1 for i in range(3))
+            corner(out[ox, oy, oz], at, grid.shape).add_(block)
+    return out
 
 
 @dataclass(frozen=True)
@@ -213,8 +233,6 @@ class Multigrid:
     """A V-cycle for a batch of cells; a symmetric preconditioner of A on the free degrees of freedom."""
 
     levels: tuple[Level, ...]
-    prolongations: tuple[tuple[Tensor, Tensor, Tensor], ...]
-    restrictions: tuple[tuple[Tensor, Tensor, Tensor], ...]
     coarse_inverse: Tensor  # (L, B, N, N)
     degree: int = 2
 
@@ -224,16 +242,11 @@ class Multigrid:
         blocks = diagonal_blocks(moduli, stiffness, grid)
         inverse = invert_blocks(blocks, free)
         radius = _element_bound(stiffness.double().cpu().numpy().tobytes())
-        levels = [Level(grid, inverse, radius, moduli=moduli, stiffness=stiffness)]
-        prolongations, restrictions = [], []
+        levels = [Level(grid, inverse, radius, padded=pad_moduli(moduli), stiffness=stiffness)]
         matrices: Tensor | None = None
         depth = 0
         while max(grid.shape) > 2:
-            p = tuple(_transfer(n, grid.periodic).to(moduli) for n in grid.shape)
-            prolongations.append(p)
-            restrictions.append(tuple(m.T.contiguous() for m in p))
             depth += 1
-            coarse = Grid(tuple((n + 1) // 2 for n in grid.shape), grid.periodic)  # type: ignore[arg-type]
             if depth <= _TABLE_DEPTH and all(n % 2**depth == 0 for n in moduli.shape[1:]):
                 matrices = _from_voxels(moduli, stiffness, depth)
             else:
@@ -242,17 +255,15 @@ class Multigrid:
                 for axis in range(3):
                     matrices = _halve(matrices, axis)
             free = _coarse_free(free, grid)
-            grid = coarse
-            inverse = invert_blocks(_element_blocks(matrices, grid), free)
-            levels.append(Level(grid, inverse, radius, matrices=matrices))
-        last = levels[-1]
-        return cls(
-            tuple(levels),
-            tuple(prolongations),  # type: ignore[arg-type]
-            tuple(restrictions),  # type: ignore[arg-type]
-            _direct(last, free),
-            degree,
-        )
+            nx, ny, nz = ((n + 1) // 2 for n in grid.shape)
+            grid = Grid((nx, ny, nz), grid.periodic)
+            stencil = _assemble(matrices, grid)
+            inverse = invert_blocks(grid.fold(stencil[1, 1, 1].clone()), free)
+            levels.append(Level(grid, inverse, radius, stencil=stencil))
+        if matrices is None:
+            matrices = moduli[..., None, None] * stiffness
+        coarse_inverse = _direct(matrices, grid, free).to(moduli.dtype)
+        return cls(tuple(levels), coarse_inverse, degree)
 
     def select(self, keep: Tensor) -> Multigrid:
         """The same hierarchy for some of the cells."""
@@ -272,8 +283,9 @@ class Multigrid:
             return self._solve_coarsest(r)
         u = _chebyshev(level, None, r, self.degree)
         residual = r - level.multiply(u)
-        coarse = self._cycle(k + 1, _along(residual, self.restrictions[k]))
-        u += _along(coarse, self.prolongations[k])
+        below = self.levels[k + 1].grid
+        coarse = self._cycle(k + 1, restrict(residual, level.grid, below))
+        u += prolong(coarse, level.grid, below)
         return _chebyshev(level, u, r, self.degree)
 
     def _solve_coarsest(self, r: Tensor) -> Tensor:
@@ -324,13 +336,8 @@ def _element_bound(stiffness: bytes) -> float:
     return float(torch.linalg.eigvalsh((full + full.T) / 2)[-1])
 
 
-def _direct(level: Level, free: Tensor) -> Tensor:
+def _direct(matrices: Tensor, grid: Grid, free: Tensor) -> Tensor:
     """Inverse (L, B, N, N) of the coarsest operator; fixed and unsupported degrees of freedom give zero."""
-    grid = level.grid
-    matrices = level.matrices
-    if matrices is None:
-        assert level.moduli is not None and level.stiffness is not None
-        matrices = level.moduli[..., None, None] * level.stiffness
     cells, nodes = matrices.shape[0], grid.nodes
     count = 3 * nodes[0] * nodes[1] * nodes[2]
     a = torch.zeros((cells, count, count), dtype=torch.float64, device=matrices.device)
@@ -355,4 +362,4 @@ def _direct(level: Level, free: Tensor) -> Tensor:
     # Free pieces and mechanisms leave zero eigenvalues; the shift keeps their part of the inverse bounded.
     scaled.diagonal(dim1=-2, dim2=-1).add_(torch.where(present, 1e-6, 1.0))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(scaled))
-    return (inverse * scale.unsqueeze(-1) * scale.unsqueeze(-2)).to(level.inverse.dtype)
+    return inverse * scale.unsqueeze(-1) * scale.unsqueeze(-2)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from micro.multigrid import Multigrid
-from micro.voxel import Grid, apply_stiffness
+from micro.voxel import Grid, apply_stiffness, pad_moduli
 
 _REPLACE = 1e-2
 """Fall of the float32 residual after which it is replaced by the true one."""
@@ -94,7 +94,7 @@ def solve(
     converged = trivial.clone()
 
     alive = torch.arange(cells, device=b.device)
-    m = moduli
+    m = pad_moduli(moduli)
     bb = b / _spread(scale)  # unit right-hand sides: float32 cannot over- or underflow
     x = torch.zeros_like(bb)  # float64 part of the solution
     dx = torch.zeros_like(bb, dtype=work)  # what the current stretch adds to it

@@ -8,7 +8,6 @@ the element's Young's modulus in units of E_s (0 removes the element).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -22,7 +21,7 @@ CORNERS = tuple(product((0, 1), repeat=3))
 """Offsets of the eight corners in local node order."""
 
 _CHUNK = 8192
-"""Elements handled at once: their 24 values a side then stay in the processor's cache."""
+"""Elements a thread handles at once: their 24 values then stay in the processor's cache."""
 
 
 def unit_stiffness(nu: float, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -64,73 +63,88 @@ class Grid:
             f.narrow(axis, 0, 1).add_(last)
         return f.contiguous()
 
+    def trim(self, u: Tensor) -> Tensor:
+        """Inverse of :meth:`unfold`: repeated nodes are left out."""
+        if not self.periodic:
+            return u
+        nx, ny, nz = self.shape
+        return u[..., :nx, :ny, :nz].contiguous()
 
-def _corner(u: Tensor, corner: tuple[int, int, int], shape: tuple[int, int, int], x0: int, x1: int) -> Tensor:
-    """View of the values at one corner of the elements x0 <= i < x1."""
-    dx, dy, dz = corner
-    _, ny, nz = shape
-    return u[..., x0 + dx : x1 + dx, dy : dy + ny, dz : dz + nz]
-
-
-def chunks(loads: int, cells: int, shape: tuple[int, int, int]) -> list[tuple[slice, int, int]]:
-    """Pieces of about :data:`_CHUNK` elements: some cells, and a range of their element layers along x."""
-    nx, ny, nz = shape
-    layer = loads * ny * nz
-    group = max(1, _CHUNK // (layer * nx))
-    step = max(1, min(nx, _CHUNK // layer))
-    return [
-        (slice(c, min(c + group, cells)), x, min(x + step, nx))
-        for c in range(0, cells, group)
-        for x in range(0, nx, step)
-    ]
+    def spread(self, f: Tensor) -> Tensor:
+        """Transpose of :meth:`trim`: repeated nodes get zero."""
+        return torch.nn.functional.pad(f, (0, 1, 0, 1, 0, 1)) if self.periodic else f
 
 
-def apply_stiffness(u: Tensor, moduli: Tensor, stiffness: Tensor, grid: Grid) -> Tensor:
+def _strides(shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Distance in memory of two nodes along x and along y, on all layers of nodes."""
+    return (shape[1] + 1) * (shape[2] + 1), shape[2] + 1
+
+
+def pad_moduli(moduli: Tensor) -> Tensor:
+    """Moduli (B, nx, ny, nz) with an empty element after the last one in each direction.
+
+    Elements are then numbered like their lowest nodes, so that a corner of every element
+    lies at one constant distance in memory: gathering and scattering are shifts of long rows.
+    """
+    return torch.nn.functional.pad(moduli, (0, 1, 0, 1, 0, 1))
+
+
+def apply_stiffness(u: Tensor, padded: Tensor, stiffness: Tensor, grid: Grid) -> Tensor:
     """Nodal forces A u, without boundary conditions.
 
     Parameters
     ----------
     u : Tensor, shape (3, L, B, X, Y, Z)
-    moduli : Tensor, shape (B, nx, ny, nz)
+    padded : Tensor, shape (B, nx + 1, ny + 1, nz + 1)
+        Moduli as :func:`pad_moduli` gives them.
     stiffness : Tensor, shape (24, 24)
     """
-    full = grid.unfold(u)
+    full = grid.unfold(u).contiguous()
     out = torch.zeros_like(full)
-    shape = grid.shape
-    scratch: Tensor | None = None
-    for cells, x0, x1 in chunks(full.shape[1], full.shape[2], shape):
-        part, target, density = full[:, :, cells], out[:, :, cells], moduli[cells, x0:x1]
-        size = (8, *part.shape[:3], x1 - x0, *shape[1:])
-        count = math.prod(size)
-        if scratch is None:
-            scratch = torch.empty(2, count, dtype=u.dtype, device=u.device)
-        local, force = scratch[0, :count].view(size), scratch[1, :count].view(size)
-        for a, corner in enumerate(CORNERS):
-            local[a].copy_(_corner(part, corner, shape, x0, x1))
-        torch.mm(stiffness, local.view(24, -1), out=force.view(24, -1))
-        for a, corner in enumerate(CORNERS):
-            _corner(target, corner, shape, x0, x1).addcmul_(force[a], density)
+    loads = full.shape[1]
+    sx, sy = _strides(grid.shape)
+    density = padded.expand(loads, *padded.shape).reshape(-1) if loads > 1 else padded.reshape(-1)
+    total = density.numel()
+    elements = total - sx - sy - 1  # what follows is padding only
+    chunk = _CHUNK * (torch.get_num_threads() if u.device.type == "cpu" else 2**20)
+    size = min(chunk, elements)
+    scratch = torch.empty(2, 24 * size, dtype=u.dtype, device=u.device)
+    for q in range(0, elements, size):
+        count = min(size, elements - q)
+        local, force = scratch[0, : 24 * count], scratch[1, : 24 * count].view(24, count)
+        view = full.as_strided((2, 2, 2, 3, count), (sx, sy, 1, total, 1), q)
+        local.view(2, 2, 2, 3, count).copy_(view)
+        torch.mm(stiffness, local.view(24, count), out=force)
+        weight = density[q : q + count]
+        for a, (dx, dy, dz) in enumerate(CORNERS):
+            target = out.as_strided((3, count), (total, 1), q + dx * sx + dy * sy + dz)
+            target.addcmul_(force[3 * a : 3 * a + 3], weight)
     return grid.fold(out)
+
+
+def corner(u: Tensor, offset: tuple[int, int, int], shape: tuple[int, int, int]) -> Tensor:
+    """View (..., nx, ny, nz) of a field with all layers of nodes, at one corner of each element."""
+    (dx, dy, dz), (nx, ny, nz) = offset, shape
+    return u[..., dx : dx + nx, dy : dy + ny, dz : dz + nz]
 
 
 def diagonal_blocks(moduli: Tensor, stiffness: Tensor, grid: Grid) -> Tensor:
     """The 3x3 block of every node on the diagonal of A: (3, 3, B, X, Y, Z)."""
     nx, ny, nz = grid.shape
     out = moduli.new_zeros((3, 3, moduli.shape[0], nx + 1, ny + 1, nz + 1))
-    for a, corner in enumerate(CORNERS):
+    for a, offset in enumerate(CORNERS):
         block = stiffness[3 * a : 3 * a + 3, 3 * a : 3 * a + 3].reshape(3, 3, 1, 1, 1, 1)
-        _corner(out, corner, grid.shape, 0, nx).add_(block * moduli)
+        corner(out, offset, grid.shape).addcmul_(block, moduli)
     return grid.fold(out)
 
 
 def element_energy(u: Tensor, v: Tensor, stiffness: Tensor, grid: Grid) -> Tensor:
     """u_e^T K v_e of every element at unit modulus: (L, B, nx, ny, nz)."""
     full_u, full_v = grid.unfold(u), grid.unfold(v)
-    shape = grid.shape
-    out = u.new_empty((*u.shape[1:3], *shape))
-    for cells, x0, x1 in chunks(u.shape[1], u.shape[2], shape):
-        local = torch.stack([_corner(full_u[:, :, cells], c, shape, x0, x1) for c in CORNERS])
-        other = torch.stack([_corner(full_v[:, :, cells], c, shape, x0, x1) for c in CORNERS])
+    energies = []
+    for b in range(u.shape[2]):
+        local = torch.stack([corner(full_u[:, :, b], c, grid.shape) for c in CORNERS])
+        other = torch.stack([corner(full_v[:, :, b], c, grid.shape) for c in CORNERS])
         force = (stiffness @ local.view(24, -1)).view_as(local)
-        out[:, cells, x0:x1] = (force * other).sum(dim=(0, 1))
-    return out
+        energies.append((force * other).sum(dim=(0, 1)))
+    return torch.stack(energies, dim=1)
