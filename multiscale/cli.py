@@ -147,6 +147,58 @@ def evaluate(
 
 
 @app.command()
+def export(
+    run_dir: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="Run directory, or a lattice (Zarr) itself."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FILE", show_default=False, help="File to write: .stl, .vti or .vtu."),
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", show_default="by FILE's ending", help="stl, vti or vtu."),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            metavar="I0:I1,J0:J1,K0:K1",
+            show_default="the whole lattice",
+            help="Elements to export.",
+        ),
+    ] = None,
+    per_cell: Annotated[
+        int | None,
+        typer.Option(
+            "--voxels-per-cell",
+            metavar="N",
+            show_default="the cells' own",
+            help="Voxels along a cell's edge.",
+        ),
+    ] = None,
+    smooth: Annotated[
+        float, typer.Option("--smooth", metavar="VOXELS", help="Blur before a surface is taken.")
+    ] = 0.0,
+) -> None:
+    """Write a run's lattice, or a region of it, for other programs.
+
+    stl: the watertight surface, in millimetres. vti: the voxels, for ParaView. vtu: one element per
+    cell with its tensor. The size is printed before the work starts. For example
+
+      multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl
+    """
+    with reporting("multiscale export"):
+        from multiscale.export.command import export as write
+
+        if first_rank():
+            name = format or out.suffix.removeprefix(".").lower()
+            say = _console().print
+            write(run_dir, name, out, region, per_cell=per_cell, smooth=smooth, say=say)
+
+
+@app.command()
 def doctor(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

@@ -43,7 +43,7 @@ def first_error(error: ValidationError, data: Any, file: str | Path | None) -> I
     findings = error.errors(include_url=False)
     detail = findings[0]
     context: Mapping[str, Any] = detail.get("ctx", {})
-    parts = _keys_in(data, detail["loc"])
+    parts = _keys_in(data, detail["loc"], missing=detail["type"] == "missing")
     if "key" in context:
         parts.append(str(context["key"]))
     reason = _reason(detail["type"], detail["msg"], context)
@@ -79,13 +79,17 @@ def _reason(kind: str, message: str, context: Mapping[str, Any]) -> str:
     return text.replace("Input should be", "must be").replace("Input should have", "must have")
 
 
-def _keys_in(data: Any, location: tuple[int | str, ...]) -> list[int | str]:
-    """The path without the union tags pydantic puts into it (names that are no key of ``data``)."""
+def _keys_in(data: Any, location: tuple[int | str, ...], missing: bool) -> list[int | str]:
+    """The path without the union tags pydantic puts into it.
+
+    A tag is a name that is no key of ``data``, unless it is the last and a missing key is the finding.
+    """
     parts: list[int | str] = []
     here = data
     for place, part in enumerate(location):
         if isinstance(here, dict):
-            if part not in here and place < len(location) - 1:
+            last = place == len(location) - 1
+            if part not in here and not (last and missing):
                 continue
             here = here.get(part)
         elif isinstance(here, list | tuple) and isinstance(part, int) and part < len(here):

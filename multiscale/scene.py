@@ -69,7 +69,7 @@ def render_problem(
         plotter.camera.position = centre + np.array([1.1, 0.8, 1.8]) * max(problem.shape)
         plotter.camera.up = (0, 1, 0)
         plotter.reset_camera()
-        plotter.camera.zoom(1.12)
+        plotter.camera.zoom(1.25)
         image = plotter.screenshot(return_img=True)
     finally:
         plotter.close()

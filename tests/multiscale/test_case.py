@@ -1,0 +1,183 @@
+"""Case files: what is accepted, its defaults, its schema and its way back to TOML."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from micro.errors import InputError
+from multiscale import case as case_module
+from multiscale import settings, shapes
+from multiscale.case import Case, case_schema, isotropic_tensor, load_case, parse_case, schema_text
+
+MINIMAL = Path(__file__).with_name("minimal.toml").read_text(encoding="utf-8")
+
+
+def varied(*changes: tuple[str, str]) -> str:
+    """MINIMAL with each old text replaced by the new one; an old text that is not there is an error."""
+    text = MINIMAL
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+def case_of(text: str = MINIMAL) -> Case:
+    return parse_case(tomllib.loads(text), "test.toml")
+
+
+CASES = sorted((Path(__file__).resolve().parents[2] / "cases").glob("*.toml"))
+
+
+def test_minimal_case_has_good_defaults():
+    case = case_of()
+    assert case.name == "tiny"
+    assert case.grid.mirror == "auto"
+    assert case.base_material.poisson == 0.3
+    assert case.objective.type == "displacement_distortion"
+    assert case.optimizer.algorithm == "mma"
+    assert case.gamut.source == case.fill.source == "library"
+    assert case.solver.levels == "auto"
+    assert case.loads[0].weight == 1.0
+    assert case.loads[0].fixed[0].components == "xyz"
+    assert case.export.stl_box is None
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_shipped_cases_are_valid_and_named_after_their_file(path):
+    case = load_case(path)
+    assert case.name == path.stem
+    assert case.case.description
+    assert case.file == path
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_resolved_toml_reads_back_to_the_same_case(path):
+    case = load_case(path)
+    again = case_of(case.to_toml())
+    assert again.model_dump() == case.model_dump()
+
+
+def test_resolved_toml_keeps_awkward_strings_and_nested_shapes():
+    awkward = r'"He said \"cells\", a \\ and \t, é"'
+    shape = """{ type = "difference", shape = { type = "all" },
+        minus = [{ type = "sphere", center = [3, 2, 2], radius = 1.5 }] }""".replace("\n", "")
+    named = ('name = "tiny"', f'name = "tiny"\ndescription = {awkward}')
+    case = case_of(varied(named, ('{ type = "box", min = [1, 1, 0], max = [5, 3, 4] }', shape)))
+    assert case.case.description == 'He said "cells", a \\ and \t, é'
+    assert case_of(case.to_toml()).model_dump() == case.model_dump()
+
+
+def test_digest_depends_on_what_is_computed_only():
+    case = case_of()
+    renamed = case_of(varied(('name = "tiny"', 'name = "other"\ndescription = "words"')))
+    spelled_out = case_of(MINIMAL + "\n[filter]\nradius = 2.0\n")
+    changed = case_of(MINIMAL + "\n[filter]\nradius = 3.0\n")
+    assert case.digest() == renamed.digest() == spelled_out.digest()
+    assert case.digest() != changed.digest()
+
+
+def test_tensors_by_material_name():
+    case = case_of()
+    assert case.tensor_of("soft") == (0.3, 0.1, 0.09)
+    assert case.tensor_of("iso") == pytest.approx(isotropic_tensor(0.2, 0.25))
+    assert case.tensor_of("solid") == pytest.approx((1.3461538, 0.5769231, 0.3846154), abs=1e-7)
+
+
+def test_paths_are_relative_to_the_case_file(tmp_path):
+    (tmp_path / "mine.gamut").touch()
+    file = tmp_path / "a.toml"
+    file.write_text(MINIMAL + '\n[gamut]\nsource = "mine.gamut"\n')
+    case = load_case(file)
+    assert case.path(case.gamut.source) == tmp_path / "mine.gamut"
+
+
+def test_a_face_may_be_written_short_or_as_a_table():
+    short = case_of()
+    table = case_of(varied(('where = "y-"', 'where = { face = "y-" }')))
+    assert short.model_dump() == table.model_dump()
+
+
+def test_integers_serve_as_numbers_but_booleans_and_strings_do_not():
+    assert case_of(varied(("cell_size_mm = 2.0", "cell_size_mm = 2"))).grid.cell_size_mm == 2.0
+    for wrong in ("true", '"2"', "[2]"):
+        with pytest.raises(InputError, match=r"grid\.cell_size_mm"):
+            case_of(varied(("cell_size_mm = 2.0", f"cell_size_mm = {wrong}")))
+
+
+def test_several_mistakes_are_counted():
+    text = varied(
+        ("cell_size_mm = 2.0", "cell_size_mm = -1"), ("young_modulus_mpa = 1000.0", 'poisson = "x"')
+    )
+    with pytest.raises(InputError, match=r"and 2 more to mend") as caught:
+        case_of(text)
+    assert caught.value.key == "grid.cell_size_mm"
+
+
+# ------------------------------------------------------------------ schema
+def test_exported_schema_is_current(root):
+    text = (root / "docs" / "case.schema.json").read_text(encoding="utf-8")
+    assert text == schema_text(), "run: multiscale schema --out docs/case.schema.json"
+
+
+def tables() -> list[type[BaseModel]]:
+    found = []
+    for module in (case_module, settings, shapes):
+        for item in vars(module).values():
+            if (
+                isinstance(item, type)
+                and issubclass(item, shapes.Table)
+                and item.__module__ == module.__name__
+            ):
+                found.append(item)
+    return found
+
+
+@pytest.mark.parametrize("table", tables(), ids=lambda t: t.__name__)
+def test_every_key_is_documented(table):
+    assert table.__doc__
+    sections = set(Case.model_fields)
+    for name, field in table.model_fields.items():
+        if name == "type" and issubclass(table, shapes.Shape):
+            continue  # the table's own description is the type's
+        assert field.description or (table is Case and name in sections), f"{table.__name__}.{name}"
+
+
+def test_no_table_takes_unknown_keys():
+    schema = case_schema()
+    for name, definition in schema["$defs"].items():
+        if definition.get("type") == "object":
+            assert definition["additionalProperties"] is False, name
+    assert schema["additionalProperties"] is False
+
+
+def test_schema_names_the_choices():
+    definitions = json.loads(schema_text())["$defs"]
+    assert definitions["Region"]["properties"]["role"]["enum"] == ["void", "design", "fixed"]
+    assert {"const": "auto"} in definitions["SolverSettings"]["properties"]["levels"]["anyOf"]
+    where = definitions["Support"]["properties"]["where"]["anyOf"]
+    assert any("enum" in choice for choice in where), "a face may be written as a word"
+
+
+def test_format_page_names_every_key(root):
+    """The reader's page can't fall behind the models."""
+    page = (root / "docs" / "case-format.md").read_text(encoding="utf-8")
+    for table in tables():
+        for name in table.model_fields:
+            assert f"`{name}`" in page or f"`[{name}]`" in page or f"`[[{name}]]`" in page, (
+                table.__name__,
+                name,
+            )
+
+
+def test_examples_on_the_format_page_are_valid(root):
+    page = (root / "docs" / "case-format.md").read_text(encoding="utf-8")
+    whole = [block for block in page.split("```toml\n")[1:] if block.startswith("[case]")]
+    assert whole
+    for block in whole:
+        case_of(block.split("```")[0])
+        tomllib.loads(block.split("```")[0])
