@@ -31,7 +31,7 @@ PYPI_PETSC = "3.26.1"
 # petsc4py 3.18's build expects the strings that setuptools' linker options were until release 79.
 BUILD_REQUIREMENTS = ["cython>=3,<3.2", "numpy>=2", "setuptools<79", "wheel"]
 
-# The bindings only pass calls on, so nothing is lost; compiled as PETSc itself is they take four times as long.
+# The bindings only pass calls on: nothing is lost, and PETSc's own flags would take four times as long.
 BINDINGS_FLAGS = {"CFLAGS": "-O1 -g0"}
 
 DEBIAN_PACKAGES = ["petsc-dev", "libopenmpi-dev", "openmpi-bin", "libopenblas-dev", "gcc", "g++", "gfortran"]
