@@ -28,16 +28,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     help="""Design mechanical metamaterials: from a case file to a lattice you can print.
 
-[bold]First steps[/bold]
+First steps:
 
-  multiscale doctor                                   is everything installed?
-
-  multiscale check cases/cloak_small.toml             validate and draw, solve nothing
-
-  multiscale run cases/cloak_small.toml --out runs/small
+    multiscale doctor                           # is everything installed?
+    multiscale check cases/cloak_small.toml     # validate, draw, solve nothing
+    multiscale run cases/cloak_small.toml --out runs/small
 
 An interrupted run goes on where it stopped when the same command is given again.""",
 )
@@ -187,7 +185,7 @@ def export(
     stl: the watertight surface, in millimetres. vti: the voxels, for ParaView. vtu: one element per
     cell with its tensor. The size is printed before the work starts. For example
 
-      multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl
+        multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl
     """
     with reporting("multiscale export"):
         from multiscale.export.command import export as write

@@ -53,6 +53,8 @@ def first_error(error: ValidationError, data: Any, file: str | Path | None) -> I
         value = None
     elif "key" in context or "value" in context:
         value = context.get("value")
+    elif "tag" in context:
+        value = context["tag"]
     else:
         value = detail["input"]
     return InputError(reason, file=file, key=_dotted(parts) or None, value=value)
@@ -76,7 +78,16 @@ def _reason(kind: str, message: str, context: Mapping[str, Any]) -> str:
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return "must be a table of keys"
     text = message.removeprefix("Value error, ")
-    return text.replace("Input should be", "must be").replace("Input should have", "must have")
+    for theirs, ours in (
+        ("Input should", "must"),
+        ("a valid tuple", "a list"),
+        ("a valid integer", "a whole number"),
+        ("a valid", "a"),
+        ("Tuple should", "the list must"),
+        ("String should", "must"),
+    ):
+        text = text.replace(theirs, ours)
+    return text
 
 
 def _keys_in(data: Any, location: tuple[int | str, ...], missing: bool) -> list[int | str]:

@@ -69,13 +69,22 @@ def render_problem(
         plotter.camera.position = centre + np.array([1.1, 0.8, 1.8]) * max(problem.shape)
         plotter.camera.up = (0, 1, 0)
         plotter.reset_camera()
-        plotter.camera.zoom(1.25)
         image = plotter.screenshot(return_img=True)
     finally:
         plotter.close()
     if image is None:
         raise RuntimeError("VTK returned no picture")
-    return np.asarray(image)[..., :3]
+    return _trimmed(np.asarray(image)[..., :3])
+
+
+def _trimmed(image: NDArray[np.uint8], margin: int = 12) -> NDArray[np.uint8]:
+    """The image without its white border."""
+    drawn = np.asarray(image < 250).any(axis=-1)
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    if not len(rows):
+        raise RuntimeError("the picture is empty")
+    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+    return image[top : rows[-1] + margin + 1, left : columns[-1] + margin + 1]
 
 
 def _supports(plotter: Any, load: LoadCase, scale: int) -> None:

@@ -28,9 +28,14 @@ Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
 AXES = {"x": 0, "y": 1, "z": 2}
 
-Length = Annotated[float, Field(strict=True)]
-PositiveLength = Annotated[float, Field(strict=True, gt=0)]
-Vector = tuple[Length, Length, Length]
+# Far beyond any grid, and far from overflow when squared.
+FARTHEST = 1e6
+
+Length = Annotated[float, Field(strict=True, ge=-FARTHEST, le=FARTHEST)]
+PositiveLength = Annotated[float, Field(strict=True, gt=0, le=FARTHEST)]
+Number = Annotated[float, Field(strict=True)]
+Point = tuple[Length, Length, Length]
+Vector = tuple[Number, Number, Number]
 Axis = Literal["x", "y", "z"]
 
 
@@ -86,9 +91,9 @@ class Box(Shape):
     """An axis-aligned box; ``min`` may equal ``max`` to select a plane, a line or a point of nodes."""
 
     type: Literal["box"]
-    min: Vector
+    min: Point
     """Lowest corner [x, y, z], in elements."""
-    max: Vector
+    max: Point
     """Highest corner [x, y, z], in elements."""
 
     @model_validator(mode="after")
@@ -111,7 +116,7 @@ class Sphere(Shape):
     """A ball."""
 
     type: Literal["sphere"]
-    center: Vector
+    center: Point
     """Centre [x, y, z], in elements."""
     radius: PositiveLength
     """Radius, in elements."""
@@ -147,9 +152,9 @@ class Halfspace(Shape):
     """Everything behind a plane: the side the normal points away from."""
 
     type: Literal["halfspace"]
-    point: Vector
+    point: Point
     """A point of the plane [x, y, z], in elements."""
-    normal: Vector
+    normal: Point
     """Outward normal, of any length: points p with (p - point) . normal <= 0 are inside."""
 
     @model_validator(mode="after")

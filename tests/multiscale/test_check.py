@@ -61,7 +61,7 @@ MISTAKES = [
      "grid.cell_size_mm", "than 0"),
     ("infinite modulus", varied(("= 1000.0", "= inf")), "base_material.young_modulus_mpa", "finite"),
     ("no elements", varied(("[6, 4, 4]", "[6, 0, 4]")), "grid.elements[1]", "greater than or equal to 1"),
-    ("half an element", varied(("[6, 4, 4]", "[6, 4.5, 4]")), "grid.elements[1]", "integer"),
+    ("half an element", varied(("[6, 4, 4]", "[6, 4.5, 4]")), "grid.elements[1]", "whole number"),
     ("two-dimensional grid", varied(("[6, 4, 4]", "[6, 4]")), "grid.elements[2]", "missing"),
     ("too many elements", varied(("[6, 4, 4]", "[6000, 4000, 4000]")), "grid.elements", "at most"),
     ("mirror misspelt", varied(("cell_size_mm = 2.0", 'mirror = "x"')), "grid.mirror", "'auto' or a list"),
