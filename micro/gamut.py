@@ -1,0 +1,276 @@
+"""The gamut: which cubic tensors a set of cells can realise, as a smooth signed function phi(C).
+
+Work is done in scaled moduli m = (K/K_s, mu'/G_s, G/G_s) in [0, 1]^3, where cubic positive
+definiteness is a box. The feasible set is the morphological closing of the cells' points: the union of
+balls of radius r around them, eroded by r again. It joins points that stand closer than about 2r and
+leaves emptier regions out. phi is its signed distance, positive inside,
+
+    phi(m) = dist(m, outside of the balls) - r   inside the balls,
+    phi(m) = -dist(m, nearest cell)              elsewhere (the two agree, -r, on the balls' surface),
+
+sampled on a grid, smoothed by a Gaussian of one grid spacing, raised by a slack (the typical distance
+between neighbouring cells, which smoothing loses at edges and a correction of a cell regains) and
+interpolated by a tricubic B-spline (:mod:`micro.spline`): twice continuously differentiable, with an
+analytic gradient, and still close to a distance (slope 1). A spline rather than a network because the
+distance is exact where it is sampled, evaluation is a fixed 64 products, and the same cells give the
+same phi.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import as_file, files
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from skimage.measure import marching_cubes
+
+from micro import tensor
+from micro.errors import InputError
+from micro.files import atomic_path
+from micro.spline import TricubicSpline
+
+Floats = NDArray[np.float64]
+
+FORMAT = "cubic-gamut"
+VERSION = 1
+SCALE: Floats = tensor.to_moduli(tensor.SOLID)
+"""The solid's (K, mu', G), by which moduli are scaled."""
+SCALE.setflags(write=False)
+
+_JACOBIAN: Floats = tensor.moduli_jacobian() / SCALE[:, None]
+
+
+def scaled_moduli(C: ArrayLike) -> Floats:
+    """Tensors (..., 3) as (K/K_s, mu'/G_s, G/G_s); the solid is (1, 1, 1)."""
+    return tensor.to_moduli(C) / SCALE
+
+
+def from_scaled_moduli(m: ArrayLike) -> Floats:
+    """The inverse of :func:`scaled_moduli`; (..., 3)."""
+    return tensor.from_moduli(np.asarray(m, dtype=np.float64) * SCALE)
+
+
+@dataclass(frozen=True, eq=False)
+class Gamut:
+    """The tensors that a set of cells can realise.
+
+    Attributes
+    ----------
+    spline : TricubicSpline
+        phi over scaled moduli.
+    radius : float
+        Closing radius r, in scaled moduli.
+    source : str
+        Digest of the :class:`micro.cellset.CellSet` it was learned from.
+    attrs : dict
+        How it was made and how well it is calibrated.
+    """
+
+    spline: TricubicSpline
+    radius: float
+    source: str
+    attrs: dict[str, Any]
+
+    @staticmethod
+    def fit(
+        C: ArrayLike,
+        *,
+        radius: float | None = None,
+        slack: float | None = None,
+        spacing: float = 1 / 96,
+        smoothing: float = 1.0,
+        source: str = "",
+        attrs: dict[str, Any] | None = None,
+    ) -> Gamut:
+        """Learn phi from the tensors (m, 3) of known cells.
+
+        Parameters
+        ----------
+        C : array_like, shape (m, 3)
+        radius : float, optional
+            Closing radius in scaled moduli; by default :func:`closing_radius`.
+        slack : float, optional
+            Added to phi; by default the median distance of a cell to the nearest other one.
+        spacing : float
+            Grid spacing in scaled moduli.
+        smoothing : float
+            Standard deviation of the Gaussian, in grid spacings.
+        source, attrs
+            Provenance.
+
+        Raises
+        ------
+        InputError
+            If there are fewer than 50 cells or a tensor is not positive definite.
+        """
+        m = scaled_moduli(C)
+        if m.ndim != 2 or len(m) < 50:
+            raise InputError("a gamut is learned from at least 50 tensors (m, 3)", value=m.shape)
+        if not np.isfinite(m).all() or (m <= 0).any():
+            raise InputError("every tensor must be positive definite (K, mu', G > 0)")
+        r = closing_radius(C) if radius is None else float(radius)
+        if r < spacing:
+            raise InputError("the closing radius must be at least the grid spacing", key="radius", value=r)
+        if slack is None:
+            slack = float(np.median(cKDTree(m).query(m, k=2)[0][:, 1]))
+        # The balls need room while distances are taken; of the result a few spacings around the cells do.
+        room, rim = int(np.ceil(r / spacing)) + 2, 6
+        low = (np.floor(m.min(axis=0) / spacing) - rim - room) * spacing
+        shape = np.ceil((m.max(axis=0) - low) / spacing).astype(int) + 1 + rim + room
+        distance = _closed_distance(m, r, low, tuple(shape), spacing)
+        smooth = ndimage.gaussian_filter(distance, smoothing, mode="nearest") if smoothing > 0 else distance
+        kept = smooth[room:-room, room:-room, room:-room] + slack
+        made = {"cells": len(m), "spacing": spacing, "smoothing": smoothing, "slack": slack, **(attrs or {})}
+        return Gamut(TricubicSpline.interpolate(kept, low + room * spacing, spacing), r, source, made)
+
+    def phi(self, C: ArrayLike) -> Floats:
+        """Signed distance to the gamut's boundary in scaled moduli, positive inside; (..., 3) to (...)."""
+        return self.spline.value(scaled_moduli(C))
+
+    def gradient(self, C: ArrayLike) -> Floats:
+        """dphi/dC; (..., 3) to (..., 3), per unit of E_s."""
+        return self.evaluate(C)[1]
+
+    def evaluate(self, C: ArrayLike) -> tuple[Floats, Floats]:
+        """Phi (...) and dphi/dC (..., 3) together, at less than twice the cost of phi."""
+        value, slope = self.spline.evaluate(scaled_moduli(C))
+        return value, slope @ _JACOBIAN
+
+    def project(self, C: ArrayLike, margin: float = 0.0) -> Floats:
+        """The nearest tensors (in scaled moduli) with phi >= margin; (..., 3).
+
+        Feasible tensors are returned as they are. The result always satisfies phi >= margin.
+
+        Raises
+        ------
+        InputError
+            If no tensor has phi >= margin, or one of ``C`` is not finite.
+        """
+        from micro.projection import nearest_feasible
+
+        tensors = np.array(C, dtype=np.float64)
+        m = scaled_moduli(tensors)
+        if not np.isfinite(m).all():
+            raise InputError("tensors to project must be finite")
+        flat, out = m.reshape(-1, 3), tensors.reshape(-1, 3)
+        # Feasible by phi(C) itself: scaling there and back would cost a rounding.
+        bad = np.flatnonzero(self.phi(out) < margin)
+        if len(bad):
+            # A whisker more than asked, to survive the rounding on the way back to C.
+            out[bad] = from_scaled_moduli(nearest_feasible(self.spline, flat[bad], margin + 1e-9))
+        return out.reshape(tensors.shape)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write as safetensors with JSON metadata, atomically."""
+        metadata = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "source": self.source,
+            "radius": repr(self.radius),
+            "spacing": repr(self.spline.spacing),
+            "origin": json.dumps(self.spline.origin.tolist()),
+            "scale": json.dumps(SCALE.tolist()),
+            "attrs": json.dumps(self.attrs, allow_nan=False),
+            "digest": _digest(self.spline.coefficients),
+        }
+        with atomic_path(path) as temporary:
+            # Bytes rather than save_file, which would make the file private to its owner.
+            temporary.write_bytes(
+                save({"coefficients": np.ascontiguousarray(self.spline.coefficients)}, metadata)
+            )
+
+    @staticmethod
+    def load(path: str | PathLike[str]) -> Gamut:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, of another kind or version, or damaged.
+        """
+        if not Path(path).is_file():
+            raise InputError("there is no such gamut", file=path)
+        try:
+            with safe_open(path, framework="numpy") as stored:
+                metadata = stored.metadata() or {}
+                _check(metadata, path)
+                coefficients = stored.get_tensor("coefficients")
+            origin = np.array(json.loads(metadata["origin"]), dtype=np.float64)
+            spacing, radius = float(metadata["spacing"]), float(metadata["radius"])
+            attrs, source = json.loads(metadata["attrs"]), metadata["source"]
+        except InputError:
+            raise
+        except Exception as error:  # whatever safetensors or json make of a damaged file
+            raise InputError(f"not a readable gamut: {type(error).__name__}: {error}", file=path) from error
+        if (
+            coefficients.ndim != 3
+            or coefficients.dtype != np.float16
+            or _digest(coefficients) != metadata["digest"]
+        ):
+            raise InputError("the content does not match its checksum: the file is damaged", file=path)
+        return Gamut(TricubicSpline(coefficients, origin, spacing), radius, source, attrs)
+
+
+def closing_radius(C: ArrayLike) -> float:
+    """A closing radius from the local spacing of tensors (m, 3): see the module's calibration.
+
+    Twice the median distance to the fourth neighbour in scaled moduli. In a set without structure
+    (points at random, density 1) the largest empty balls among a few thousand points have this size.
+    """
+    m = scaled_moduli(C)
+    distance, _ = cKDTree(m).query(m, k=5)
+    return float(2.0 * np.median(distance[:, 4]))
+
+
+def _closed_distance(m: Floats, r: float, low: Floats, shape: tuple[int, ...], spacing: float) -> Floats:
+    """Signed distance to the closing by r of points (m, 3), on a grid."""
+    axes = [low[a] + spacing * np.arange(shape[a]) for a in range(3)]
+    nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    nearest = cKDTree(m).query(nodes.reshape(-1, 3))[0].reshape(shape)
+    out = -nearest
+    inside = nearest < r
+    # The balls' surface, accurate to the square of the spacing since `nearest` is exact.
+    vertices, faces, _, _ = marching_cubes(nearest, level=r, spacing=(spacing,) * 3)
+    corners = vertices[faces]
+    cloud = np.concatenate([vertices, corners.mean(axis=1)]) + low
+    out[inside] = cKDTree(cloud).query(nodes[inside])[0] - r
+    return out
+
+
+def _digest(coefficients: NDArray[np.float16]) -> str:
+    return hashlib.sha256(str(coefficients.shape).encode() + coefficients.tobytes()).hexdigest()
+
+
+def _check(metadata: dict[str, str], path: str | PathLike[str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"not a {FORMAT}", file=path, key="format", value=metadata.get("format"))
+    if metadata.get("version") != str(VERSION):
+        raise InputError(
+            f"only version {VERSION} is known", file=path, key="version", value=metadata.get("version")
+        )
+    if not np.allclose(json.loads(metadata["scale"]), SCALE, rtol=1e-12):
+        raise InputError("made for another base material", file=path, key="scale", value=metadata["scale"])
+
+
+@lru_cache(maxsize=1)
+def load_gamut() -> Gamut:
+    """The gamut of the packaged library, read once; its source is checked against the library's digest."""
+    from micro.library import load_library
+
+    with as_file(files("micro") / "data" / "gamut.safetensors") as path:
+        gamut = Gamut.load(path)
+        digest = load_library().digest()
+        if gamut.source != digest:
+            raise InputError("learned from another library than the packaged one", file=path, key="source")
+    return gamut

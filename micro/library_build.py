@@ -1,0 +1,430 @@
+"""Making the cell library: draw, label coarsely, choose for coverage, label finely.
+
+1. Rounds of candidates are drawn from the families, half of them afresh and (from the second round on)
+   half as variations of cells that stand alone in property space; each keeps its own random stream,
+   so the result depends on the seed alone. They are homogenised at a coarse resolution.
+2. ``count`` of them are chosen by farthest-point sampling in scaled moduli (K/K_s, mu'/G_s, G/G_s),
+   with a shorter yardstick where cells are most wanted (:data:`FOCUS`).
+3. The chosen ones are evaluated and homogenised at the library's resolution.
+
+Every homogenised shard is a file in the work directory: the same command takes up where a killed one stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from micro import cell, tensor
+from micro.cellset import CellSet
+from micro.chamber import chamber
+from micro.errors import InputError
+from micro.families import FAMILIES, GRAIN, LEADING, family, shifted, threshold_for_volume
+from micro.files import atomic_path
+from micro.solids import ABSENT
+
+Floats = NDArray[np.float64]
+Report = Callable[[str, int, int, float], None]
+"""Progress: (stage, done, total, seconds left)."""
+
+SCALE: Floats = tensor.to_moduli(tensor.SOLID)
+"""The solid's (K, mu', G): scaled moduli are divided by it."""
+
+FOCUS: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = (
+    ((0.24, 0.09, 0.065), (0.42, 0.18, 0.14)),
+    ((0.45, 0.08, 0.13), (0.85, 0.28, 0.26)),
+)
+"""Boxes (low, high) in (C11, C12, C44) where designs need many cells: around a medium of E = 0.23 E_s,
+nu = 0.29, and the stiffer rings that cloak a hole in it."""
+
+SMALLEST_MODULUS = 5e-4
+"""Cells softer than this (units of E_s) in any of K, mu', G carry no load worth a name."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines a library.
+
+    Attributes
+    ----------
+    n, count, seed : int
+        Resolution of the octants, number of cells, seed of everything random.
+    coarse : int
+        Resolution at which candidates are compared.
+    pool : int
+        Number of candidates.
+    round_size : int
+        Candidates of one round.
+    focus : float
+        How much denser (in length) cells are chosen inside :data:`FOCUS`.
+    """
+
+    n: int = 32
+    count: int = 4500
+    seed: int = 1
+    coarse: int = 16
+    pool: int = 12000
+    round_size: int = 1000
+    focus: float = 2.0
+
+    def check(self) -> None:
+        """Refuse what cannot be built."""
+        for key, low, high in (
+            ("n", 4, 256),
+            ("coarse", 4, 64),
+            ("count", 1, 10**6),
+            ("round_size", 16, 10**5),
+        ):
+            if not low <= getattr(self, key) <= high:
+                raise InputError(f"must lie in {low}..{high}", key=key, value=getattr(self, key))
+        if self.pool < self.count:
+            raise InputError("the pool must hold at least `count` candidates", key="pool", value=self.pool)
+        if self.focus < 1:
+            raise InputError("must be at least 1", key="focus", value=self.focus)
+
+    def key(self) -> str:
+        """A short hash of what the candidates depend on (not the number chosen)."""
+        parts = {k: v for k, v in asdict(self).items() if k not in ("n", "count", "pool", "focus")}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Homogenised candidates: names (m,), params (m, p), C (m, 3), volume (m,), good (m,) bool."""
+
+    names: NDArray[np.str_]
+    params: Floats
+    C: Floats
+    volume: Floats
+    good: NDArray[np.bool_]
+
+    @staticmethod
+    def concat(parts: Sequence[Labels]) -> Labels:
+        """One after another."""
+        return Labels(*(np.concatenate([getattr(p, f) for p in parts]) for f in Labels.__dataclass_fields__))
+
+    def take(self, rows: Any) -> Labels:
+        """The rows given by integers or a mask."""
+        return Labels(*(getattr(self, f)[rows] for f in Labels.__dataclass_fields__))
+
+
+COARSE_RTOL = 1e-2
+"""Residual tolerance of the coarse labels; errors are quadratic in it: at most 0.4 %, 0.03 % on average."""
+
+FINE_RTOL = 1e-4
+"""Residual tolerance of the library's own labels: at most 4e-6 relative in any constant, 1e-7 on average."""
+
+FINE = 32
+"""Resolution at which every candidate must be presentable: a member of 1/32 of the cell is two voxels."""
+
+PARAMS = max(len(f.parameters) for f in FAMILIES.values())
+
+
+def presentable(octant: NDArray[np.bool_]) -> bool:
+    """Whether an octant is connected and without dust.
+
+    No dust: at most 5 % of the mirrored cell's solid is thinner than two voxels (is lost by opening
+    with a 2x2x2 block), so the cell has features that a finer grid would show again.
+    """
+    if not cell.connectivity(octant).connected:
+        return False
+    # Mirror planes double what touches them: one voxel of the mirror image on each side is enough.
+    padded = np.pad(octant, 1, mode="symmetric")
+    block = np.ones((2, 2, 2), bool)
+    opened = ndimage.binary_dilation(ndimage.binary_erosion(padded, block, origin=-1), block)
+    return bool((opened & padded)[1:-1, 1:-1, 1:-1].sum() >= 0.95 * octant.sum())
+
+
+def draw(seed: int, index: int) -> tuple[str, Floats]:
+    """Candidate ``index`` drawn afresh: a family's name and parameters, padded with NaN to (PARAMS,)."""
+    rng = np.random.default_rng([seed, index])
+    chosen = family(str(rng.choice(list(FAMILIES))))
+    return chosen.name, _padded(chosen.sample(rng, rng.uniform(0.05, 0.95), 32))
+
+
+def vary(name: str, params: Floats, seed: int, index: int) -> tuple[str, Floats]:
+    """A variation of a cell: new tilts, a volume up to a tenth away, and half the time a new shape.
+
+    Shape parameters are multiplied by about one, so what is absent (zero) stays absent.
+    """
+    rng = np.random.default_rng([seed, index])
+    chosen, n, lead = family(name), FINE, len(LEADING)
+    shape = params[lead : len(chosen.parameters)].copy()
+    if rng.random() < 0.5:
+        varied = shape * np.exp(rng.normal(0.0, rng.choice([0.05, 0.2]), len(shape)))
+        shape = np.where(shape == ABSENT, ABSENT, np.round(varied / GRAIN) * GRAIN)
+    leading = params[:lead].copy()
+    volume = cell_volume(chosen.chamber_field(params, n), n) + rng.uniform(-0.1, 0.1)
+    level = chosen.level(chamber(n), shape)
+    leading[1:] += np.round(rng.normal(0.0, rng.choice([0.05, 0.15]), 2) * np.std(level) / GRAIN) * GRAIN
+    leading[0] = 0.0
+    leading[0] = threshold_for_volume(shifted(level, leading, n), min(max(volume, 0.03), 0.97), n)
+    return name, _padded(np.concatenate([leading, shape]))
+
+
+def cell_volume(chamber_field: Floats, n: int) -> float:
+    """Solid fraction of a level set on the chamber of n."""
+    return chamber(n).mean(chamber_field > 0)
+
+
+def _padded(params: Floats) -> Floats:
+    return np.concatenate([params, np.full(PARAMS - len(params), np.nan)])
+
+
+def label(names: Sequence[str], params: Floats, n: int, rtol: float) -> Labels:
+    """Evaluate candidates at resolution n and homogenise the good ones.
+
+    A good cell is presentable at n or :data:`FINE`, whichever is finer, and connected at n.
+    """
+    from micro.homogenize import Status, homogenize_octants
+
+    octants = np.stack([family(name).octant(row, n) for name, row in zip(names, params, strict=True)])
+    good = np.array([cell.connectivity(octant).connected for octant in octants])
+    for i in np.flatnonzero(good).tolist():
+        good[i] = presentable(octants[i] if n >= FINE else family(names[i]).octant(params[i], FINE))
+    C = np.zeros((len(names), 3))
+    if good.any():
+        result = homogenize_octants(octants[good], rtol=rtol)
+        C[good] = result.C
+        good[good] = result.status == Status.OK
+    good &= (tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=1)
+    volume = octants.mean(axis=(1, 2, 3))
+    return Labels(np.array(names, dtype=np.str_), np.asarray(params), C, volume, good)
+
+
+def choose(C: Floats, count: int, focus: float = 1.0) -> NDArray[np.intp]:
+    """Farthest-point sampling in scaled moduli; indices (count,) in the order chosen.
+
+    Inside :data:`FOCUS` distances count ``focus`` times, so that cells stand denser there. Starts from
+    the stiffest cell.
+    """
+    points = scaled(C)
+    weight = np.where(in_focus(C), focus, 1.0)
+    chosen = np.empty(min(count, len(points)), dtype=np.intp)
+    distance = np.full(len(points), np.inf)
+    at = int(np.argmax(points.sum(axis=1)))
+    for i in range(len(chosen)):
+        chosen[i] = at
+        np.minimum(distance, weight * np.linalg.norm(points - points[at], axis=1), out=distance)
+        at = int(np.argmax(distance))
+    return chosen
+
+
+def scaled(C: Floats) -> Floats:
+    """Scaled moduli (K/K_s, mu'/G_s, G/G_s) of tensors; (..., 3), all in [0, 1]."""
+    return tensor.to_moduli(C) / SCALE
+
+
+def in_focus(C: Floats) -> NDArray[np.bool_]:
+    """Which tensors (m, 3) lie in a box of :data:`FOCUS`."""
+    inside = [((np.array(low) <= C) & (np.array(high) >= C)).all(axis=1) for low, high in FOCUS]
+    return np.any(inside, axis=0)
+
+
+def loneliness(C: Floats, focus: float) -> Floats:
+    """Probability of being varied, (m,): the distance to the fourth neighbour, weighted by the focus."""
+    points = scaled(C)
+    distance, _ = cKDTree(points).query(points, k=min(5, len(points)))
+    weight = distance[:, -1] * np.where(in_focus(C), focus, 1.0) + 1e-9
+    return weight / weight.sum()
+
+
+def build(
+    recipe: Recipe,
+    work: str | PathLike[str],
+    *,
+    workers: int | None = None,
+    report: Report | None = None,
+    command: str | None = None,
+) -> CellSet:
+    """Build a library.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    work : path
+        Directory of the labelled shards; kept, so that the same call resumes.
+    workers : int, optional
+        Processes (default: all cores).
+    report : callable, optional
+        Called with (stage, done, total, seconds left).
+    command : str, optional
+        The command to be recorded.
+
+    Returns
+    -------
+    CellSet
+        ``recipe.count`` cells or a few less (some are no longer presentable at the finer resolution).
+    """
+    recipe.check()
+    folder = Path(work) / recipe.key()
+    started = time.time()
+    count = os.cpu_count() or 1 if workers is None else workers
+    with _Shards(count, report) as shards:
+        pool = _pool(recipe, folder, shards)
+        candidates = pool.take(pool.good)
+        chosen = candidates.take(choose(candidates.C, recipe.count, recipe.focus))
+        # The resolution and the cells name the folder, so that another choice gets another one.
+        tag = hashlib.sha256(np.nan_to_num(chosen.params).tobytes()).hexdigest()[:12]
+        fine = folder / f"n{recipe.n}-{tag}"
+        stage = f"label n={recipe.n}"
+        final = shards.label(stage, fine, chosen.names.tolist(), chosen.params, recipe.n, FINE_RTOL)
+        final = final.take(final.good)
+    octants = np.stack(
+        [family(str(f)).octant(p, recipe.n) for f, p in zip(final.names, final.params, strict=True)]
+    )
+    # Cells of a family side by side, thin to thick: neighbours in the file share bits and compress.
+    order = np.lexsort((final.volume, final.names))
+    attrs = {
+        "title": "Cubic cells by formula",
+        "command": command or shlex.join(["micro", "library", "build", *recipe_arguments(recipe)]),
+        "recipe": asdict(recipe),
+        "poisson": 0.3,
+        "seconds": round(time.time() - started, 1),
+    }
+    return CellSet.from_octants(
+        octants[order],
+        final.C[order],
+        family=final.names[order].tolist(),
+        params=final.params[order],
+        attrs=attrs,
+    )
+
+
+def recipe_arguments(recipe: Recipe) -> list[str]:
+    """The command's options that give this recipe."""
+    return [f"--{k.replace('_', '-')}={v}" for k, v in asdict(recipe).items()]
+
+
+def _pool(recipe: Recipe, folder: Path, shards: _Shards) -> Labels:
+    """All candidates, labelled at the coarse resolution, round after round."""
+    rounds: list[Labels] = []
+    done = 0
+    while done < recipe.pool:
+        size = min(recipe.round_size, recipe.pool - done)
+        names, params = _round(recipe, rounds, done, size)
+        number = len(rounds)
+        rounds.append(
+            shards.label(
+                f"pool n={recipe.coarse}",
+                folder / f"round{number:03d}",
+                names,
+                params,
+                recipe.coarse,
+                COARSE_RTOL,
+                before=done,
+                total=recipe.pool,
+            )
+        )
+        done += size
+    return Labels.concat(rounds)
+
+
+def _round(recipe: Recipe, rounds: list[Labels], start: int, size: int) -> tuple[list[str], Floats]:
+    """The candidates start .. start + size: fresh ones and, once there are parents, as many variations."""
+    fresh = list(range(start, start + size))
+    drawn = []
+    if rounds:
+        so_far = Labels.concat(rounds)
+        parents = so_far.take(so_far.good)
+        rng = np.random.default_rng([recipe.seed, start, size])
+        picks = rng.choice(len(parents.C), size // 2, p=loneliness(parents.C, recipe.focus))
+        varied, fresh = fresh[: size // 2], fresh[size // 2 :]
+        drawn += [
+            vary(str(parents.names[p]), parents.params[p], recipe.seed, i)
+            for p, i in zip(picks, varied, strict=True)
+        ]
+    drawn += [draw(recipe.seed, i) for i in fresh]
+    return [name for name, _ in drawn], np.stack([params for _, params in drawn])
+
+
+_Job = tuple[Path, list[str], Floats, int, float]
+
+
+class _Shards:
+    """Labelling spread over processes, one file a shard."""
+
+    size = 50
+
+    def __init__(self, workers: int, report: Report | None):
+        self.workers = workers
+        self.report = report
+
+    def __enter__(self) -> _Shards:
+        # Spawned, because a forked process would inherit torch's threads in an unknown state.
+        context = multiprocessing.get_context("spawn")
+        self.executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_single_thread)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.executor.shutdown(cancel_futures=True)
+
+    def label(
+        self,
+        stage: str,
+        folder: Path,
+        names: Sequence[str],
+        params: Floats,
+        n: int,
+        rtol: float,
+        *,
+        before: int = 0,
+        total: int | None = None,
+    ) -> Labels:
+        """Label candidates, reading the shards that are there and writing those that are not."""
+        total = len(names) if total is None else total
+        spans = [slice(i, i + self.size) for i in range(0, len(names), self.size)]
+        paths = [folder / f"{span.start:06d}.npz" for span in spans]
+        missing = [i for i, path in enumerate(paths) if not path.exists()]
+        jobs = [(paths[i], [str(f) for f in names[spans[i]]], params[spans[i]], n, rtol) for i in missing]
+        started = time.time()
+        done = len(names) - sum(len(job[1]) for job in jobs)
+        for number, count in enumerate(self._run(jobs), start=1):
+            done += count
+            if self.report:
+                speed = (time.time() - started) / (sum(len(job[1]) for job in jobs[:number]))
+                self.report(stage, before + done, total, speed * (total - before - done))
+        return Labels.concat([_load(path) for path in paths])
+
+    def _run(self, jobs: list[_Job]) -> Iterator[int]:
+        if self.workers <= 1:
+            yield from map(_label_shard, jobs)
+        else:
+            yield from self.executor.map(_label_shard, jobs)
+
+
+def _single_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _label_shard(job: _Job) -> int:
+    path, names, params, n, rtol = job
+    labels = label(names, params, n, rtol)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{f: getattr(labels, f) for f in Labels.__dataclass_fields__})
+    return len(names)
+
+
+def _load(path: Path) -> Labels:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Labels(*(stored[f] for f in Labels.__dataclass_fields__))
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"a damaged shard; delete it and run again: {error}", file=path) from error
