@@ -79,7 +79,7 @@ def render_problem(
 
 def _trimmed(image: NDArray[np.uint8], margin: int = 12) -> NDArray[np.uint8]:
     """The image without its white border."""
-    drawn = np.asarray(image < 250).any(axis=-1)
+    drawn: NDArray[np.bool_] = np.min(image, axis=-1) < 250
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     if not len(rows):
         raise RuntimeError("the picture is empty")

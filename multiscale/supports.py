@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from micro.errors import InputError
 from multiscale import grid
@@ -48,6 +47,8 @@ def check_supported(
 
     Elements belong to one part when they share faces: what hangs on an edge or a corner is a hinge.
     """
+    from scipy import ndimage  # half of the start-up time of a command that finds a mistake earlier
+
     parts, count = ndimage.label(solid)
     for number in range(1, count + 1):
         part = parts == number
