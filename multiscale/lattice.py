@@ -169,6 +169,14 @@ class Lattice:
             out[i * size : (i + 1) * size] = layer
         return out
 
+    def fractions(self, block: Block | None = None, *, per_cell: int) -> NDArray[np.float32]:
+        """Solid fraction of coarse voxels, float32 (ni, nj, nk) * per_cell: what :meth:`voxels` rounds."""
+        block = self._inside(block)
+        local, octants = self._octants(block)
+        cells = cell_from_octant(solid_fractions(octants, per_cell))
+        shape = tuple(count * per_cell for count in block.shape)
+        return cells[local].transpose(0, 3, 1, 4, 2, 5).reshape(shape)
+
     def _inside(self, block: Block | None) -> Block:
         if block is None:
             return Block.whole(self.shape)
@@ -177,12 +185,16 @@ class Lattice:
 
     def _patterns(self, block: Block, per_cell: int | None) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Full cells that occur in a block (the first is void), and the block's map into them."""
+        local, octants = self._octants(block)
+        size = self.voxels_per_cell if per_cell is None else per_cell
+        return local, cell_from_octant(coarsen(octants, size))
+
+    def _octants(self, block: Block) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Octants that occur in a block (the first is void), and the block's map into them."""
         used, local = np.unique(self.index[block.slices], return_inverse=True)
-        solid = used[used != VOID]
-        octants = coarsen(self.cells.octants(solid), self.voxels_per_cell if per_cell is None else per_cell)
-        size = octants.shape[-1]
-        octants = np.concatenate([np.zeros((1, size, size, size), dtype=bool), octants])
-        return local.reshape(block.shape) + int(used[0] != VOID), cell_from_octant(octants)
+        n = self.cells.n
+        octants = np.concatenate([np.zeros((1, n, n, n), dtype=bool), self.cells.octants(used[used != VOID])])
+        return np.reshape(local, block.shape) + int(used[0] != VOID), octants
 
     # -- how it hangs together --------------------------------------------------------------------
 
@@ -288,6 +300,16 @@ class Lattice:
 def coarsen(octants: NDArray[np.bool_], per_cell: int) -> NDArray[np.bool_]:
     """Octants at ``per_cell`` voxels a cell: a coarse voxel is solid where at least half of it is.
 
+    Shapes and errors as for :func:`solid_fractions`.
+    """
+    if per_cell == 2 * octants.shape[1]:
+        return octants
+    return solid_fractions(octants, per_cell) >= 0.5
+
+
+def solid_fractions(octants: NDArray[np.bool_], per_cell: int) -> NDArray[np.float32]:
+    """Solid fraction of the coarse voxels of octants, at ``per_cell`` voxels a cell.
+
     Parameters
     ----------
     octants : bool array, shape (m, n, n, n)
@@ -296,18 +318,21 @@ def coarsen(octants: NDArray[np.bool_], per_cell: int) -> NDArray[np.bool_]:
 
     Returns
     -------
-    bool array, shape (m, per_cell/2, per_cell/2, per_cell/2)
+    float32 array, shape (m, per_cell/2, per_cell/2, per_cell/2)
+
+    Raises
+    ------
+    InputError
+        If ``per_cell`` is not such a divisor.
     """
     m, n = octants.shape[:2]
-    if per_cell == 2 * n:
-        return octants
     size = per_cell // 2
     if per_cell < 2 or per_cell % 2 or n % size:
         allowed = ", ".join(str(2 * k) for k in range(1, n + 1) if n % k == 0)
         raise InputError(f"voxels per cell must be one of {allowed}", key="per_cell", value=per_cell)
     step = n // size
     counts = octants.reshape(m, size, step, size, step, size, step).sum(axis=(2, 4, 6), dtype=np.int32)
-    return 2 * counts >= step**3
+    return (counts / step**3).astype(np.float32)
 
 
 def _first_line(error: Exception) -> str:

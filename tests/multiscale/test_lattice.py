@@ -102,6 +102,9 @@ def test_voxels_and_layers_are_the_mirrored_octants_in_place(mixed):
 def test_coarse_voxels_are_solid_where_half_of_them_is(mixed):
     blocks = expanded(mixed).reshape(4 * N, 2, 3 * N, 2, 2 * N, 2).mean(axis=(1, 3, 5))
     np.testing.assert_array_equal(mixed.voxels(per_cell=N), blocks >= 0.5)
+    np.testing.assert_allclose(mixed.fractions(per_cell=N), blocks)
+    part = Block((1, 0, 1), (3, 2, 2))
+    np.testing.assert_allclose(mixed.fractions(part, per_cell=N), blocks[N : 3 * N, : 2 * N, N:])
 
 
 def test_contact_area_and_overlap_of_known_cells():
