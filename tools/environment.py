@@ -61,6 +61,7 @@ def main() -> None:
 
     say(f"building {VENV} on Python {platform.python_version()} ({sys.executable})")
     own = _own_petsc()
+    petsc_source.from_environment()  # a wrong PETSC_DIR is better known now than in minutes
     _system_packages(petsc_wanted=not own)
     _create_venv()
     there = own or (_imports_petsc(VENV / "bin" / "python") and not chosen)
