@@ -1,8 +1,9 @@
 """Making the cell library: draw, label coarsely, choose for coverage, label finely.
 
-1. Rounds of candidates are drawn from the families, half of them afresh and (from the second round on)
-   half as variations of cells that stand alone in property space; each keeps its own random stream,
-   so the result depends on the seed alone. They are homogenised at a coarse resolution.
+1. Rounds of candidates are drawn from the families: the first afresh, later ones mostly as variations of
+   the cells nearest to goals in property space that lie where cells are few, beyond the known, or wanted.
+   Each candidate has its own random stream, so the result depends on the seed alone. They are homogenised
+   at a coarse resolution.
 2. ``count`` of them are chosen by farthest-point sampling in scaled moduli (K/K_s, mu'/G_s, G/G_s),
    with a shorter yardstick where cells are most wanted (:data:`FOCUS`).
 3. The chosen ones are evaluated and homogenised at the library's resolution.
@@ -46,8 +47,8 @@ SCALE: Floats = tensor.to_moduli(tensor.SOLID)
 """The solid's (K, mu', G): scaled moduli are divided by it."""
 
 FOCUS: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = (
-    ((0.24, 0.09, 0.065), (0.42, 0.18, 0.14)),
-    ((0.45, 0.08, 0.13), (0.85, 0.28, 0.26)),
+    ((0.27, 0.10, 0.07), (0.34, 0.15, 0.11)),
+    ((0.45, 0.10, 0.13), (0.80, 0.27, 0.25)),
 )
 """Boxes (low, high) in (C11, C12, C44) where designs need many cells: around a medium of E = 0.23 E_s,
 nu = 0.29, and the stiffer rings that cloak a hole in it."""
@@ -236,12 +237,22 @@ def in_focus(C: Floats) -> NDArray[np.bool_]:
     return np.any(inside, axis=0)
 
 
-def loneliness(C: Floats, focus: float) -> Floats:
-    """Probability of being varied, (m,): the distance to the fourth neighbour, weighted by the focus."""
+def goals(C: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Tensors to aim at, as scaled moduli (count, 3): a third inside :data:`FOCUS`, others around the known.
+
+    Known cells are taken with a probability that grows with their distance to the fourth neighbour, and
+    the goal lies off them by about a tenth of the space. So most goals lie outside the covered region,
+    and the cells at its boundary are varied most (goal exploration; Péré et al. 2018).
+    """
     points = scaled(C)
-    distance, _ = cKDTree(points).query(points, k=min(5, len(points)))
-    weight = distance[:, -1] * np.where(in_focus(C), focus, 1.0) + 1e-9
-    return weight / weight.sum()
+    lonely = cKDTree(points).query(points, k=min(5, len(points)))[0][:, -1] + 1e-9
+    picks = rng.choice(len(points), count, p=lonely / lonely.sum())
+    aims = points[picks] + rng.normal(0.0, 0.06, (count, 3))
+    focused = rng.random(count) < 1 / 3
+    boxes = np.array(FOCUS)[rng.integers(len(FOCUS), size=count)]
+    inside = boxes[:, 0] + rng.random((count, 3)) * (boxes[:, 1] - boxes[:, 0])
+    aims[focused] = scaled(inside)[focused]
+    return aims
 
 
 def build(
@@ -336,15 +347,17 @@ def _pool(recipe: Recipe, folder: Path, shards: _Shards) -> Labels:
 
 
 def _round(recipe: Recipe, rounds: list[Labels], start: int, size: int) -> tuple[list[str], Floats]:
-    """The candidates start .. start + size: fresh ones and, once there are parents, as many variations."""
+    """The candidates start .. start + size: fresh ones and, once there are parents, mostly variations."""
     fresh = list(range(start, start + size))
     drawn = []
     if rounds:
         so_far = Labels.concat(rounds)
         parents = so_far.take(so_far.good)
+        varied, fresh = fresh[: 3 * size // 4], fresh[3 * size // 4 :]
         rng = np.random.default_rng([recipe.seed, start, size])
-        picks = rng.choice(len(parents.C), size // 2, p=loneliness(parents.C, recipe.focus))
-        varied, fresh = fresh[: size // 2], fresh[size // 2 :]
+        # One of the three nearest, so that a goal out of reach does not call on one cell alone.
+        _, near = cKDTree(scaled(parents.C)).query(goals(parents.C, len(varied), rng), k=3)
+        picks = near[np.arange(len(varied)), rng.integers(3, size=len(varied))]
         drawn += [
             vary(str(parents.names[p]), parents.params[p], recipe.seed, i)
             for p, i in zip(picks, varied, strict=True)

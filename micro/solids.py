@@ -135,7 +135,9 @@ def draw_graph(rng: np.random.Generator) -> Floats:
     """
     simplices = [s for size in (1, 2, 3, 4) for s in combinations(range(4), size)]
     corners = [simplices[i] for i in rng.permutation(len(simplices))[: rng.integers(2, STRUTS + 2)]]
-    vertices = np.array([rng.dirichlet(np.full(len(s), 2.0)) @ CORNERS[list(s)] for s in corners])
+    # The centres of the parts give the classical frames (Kelvin's among them), other points the rest.
+    spread = 1e6 if rng.random() < 0.3 else 2.0
+    vertices = np.array([rng.dirichlet(np.full(len(s), spread)) @ CORNERS[list(s)] for s in corners])
     radii = rng.uniform(0.02, 0.14, len(vertices))
     if rng.random() < 0.5:
         radii[:] = radii.mean()
