@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, WithJsonSchema, model_validator
 
 from micro.errors import InputError
+from multiscale.boundary import Load
 from multiscale.messages import finding, first_error, unknown_name
 from multiscale.settings import (
     ExportSettings,
@@ -26,16 +27,24 @@ from multiscale.settings import (
     OptimizerSettings,
     SolverSettings,
 )
-from multiscale.shapes import AnyShape, Table, Vector
+from multiscale.shapes import AnyShape, Name, Number, Table
 from multiscale.toml import toml_text
+
+__all__ = [
+    "Case",
+    "Load",
+    "Place",
+    "case_schema",
+    "isotropic_tensor",
+    "load_case",
+    "parse_case",
+    "schema_text",
+]
 
 MAX_ELEMENTS = 512**3
 SOLID_NAME = "solid"
 
-Face = Literal["x-", "x+", "y-", "y+", "z-", "z+"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
 Text = Annotated[str, Field(strict=True)]
-Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 PoissonRatio = Annotated[float, Field(strict=True, gt=-1, lt=0.5)]
@@ -168,107 +177,6 @@ class Region(Table):
         if self.role != "design" and self.initial is not None:
             raise finding(
                 "initial", f"only a design region takes 'initial', not a {self.role} one", self.initial
-            )
-        return self
-
-
-class Place(Table):
-    """Where a support or a load acts: a face of the grid, a shape, or the part of a face inside a shape."""
-
-    face: Face | None = None
-    """Grid face: "x-" is the plane x = 0, "x+" the plane x = nx, and so on."""
-    within: AnyShape | None = None
-    """Keep what lies in this shape: nodes by their position, pieces of a loaded surface by their centre."""
-
-    @model_validator(mode="after")
-    def _somewhere(self) -> Place:
-        if self.face is None and self.within is None:
-            raise finding("face", "give a face, a shape (within), or both")
-        return self
-
-
-FACES = ("x-", "x+", "y-", "y+", "z-", "z+")
-
-
-def _place(value: Any) -> Any:
-    if isinstance(value, str):
-        if value not in FACES:
-            raise ValueError(f"must be a face ({', '.join(FACES)}) or a table with face and/or within")
-        return {"face": value}
-    return value
-
-
-Where = Annotated[
-    Place,
-    BeforeValidator(_place, json_schema_input_type=Face | Place),
-]
-
-
-class Support(Table):
-    """Nodes held in place."""
-
-    where: Where
-    """A face ("y-") or a table { face = "y-", within = SHAPE }, both optional but one needed."""
-    components: Literal["x", "y", "z", "xy", "xz", "yz", "xyz"] = "xyz"
-    """Which displacement components are zero."""
-
-
-class Traction(Table):
-    """A uniform force per area on the solid elements of a grid face."""
-
-    where: Where
-    """A face ("y+") or the part of a face within a shape { face = "y+", within = SHAPE }."""
-    vector_mpa: Vector
-    """Force per area [x, y, z], in MPa."""
-
-    @model_validator(mode="after")
-    def _on_a_face(self) -> Traction:
-        if self.where.face is None:
-            raise finding("where.face", "a traction acts on a grid face: give one")
-        if not any(self.vector_mpa):
-            raise finding("vector_mpa", "the traction must not be zero", list(self.vector_mpa))
-        return self
-
-
-class Displacement(Table):
-    """Nodes moved by a given amount; components that are left out stay free."""
-
-    where: Where
-    """A face ("y+") or a table { face = "y+", within = SHAPE }."""
-    x_mm: Number | None = None
-    """Prescribed displacement along x, in millimetres."""
-    y_mm: Number | None = None
-    """Prescribed displacement along y, in millimetres."""
-    z_mm: Number | None = None
-    """Prescribed displacement along z, in millimetres."""
-
-    @model_validator(mode="after")
-    def _something(self) -> Displacement:
-        if self.x_mm is None and self.y_mm is None and self.z_mm is None:
-            raise finding("x_mm", "give at least one of x_mm, y_mm, z_mm")
-        return self
-
-
-class Load(Table):
-    """One load case: its own supports, tractions and prescribed displacements."""
-
-    name: Name
-    """Name of the load, unique in the case."""
-    weight: Positive = 1.0
-    """Weight in the objective, relative to the other loads."""
-    fixed: tuple[Support, ...] = ()
-    """Supports."""
-    tractions: tuple[Traction, ...] = ()
-    """Surface loads."""
-    displacements: tuple[Displacement, ...] = ()
-    """Prescribed displacements."""
-
-    @model_validator(mode="after")
-    def _acts(self) -> Load:
-        moved = any(d.x_mm or d.y_mm or d.z_mm for d in self.displacements)
-        if not self.tractions and not moved:
-            raise finding(
-                "tractions", "the load does nothing: give a traction or a displacement other than zero"
             )
         return self
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from micro.errors import InputError
 from multiscale import grid
-from multiscale.case import Case, Load, Place
+from multiscale.boundary import Load, Place
+from multiscale.case import Case
 from multiscale.shapes import All
 
 AXIS_NAMES = "xyz"

@@ -101,8 +101,8 @@ class ExportSettings(Table):
 
     stl_box: tuple[tuple[Index, Index, Index], tuple[Index, Index, Index]] | None = None
     """Elements [[x0, y0, z0], [x1, y1, z1]] (x0 <= i < x1, ...) to write as STL; none if left out."""
-    voxels_per_cell: Count | None = None
-    """Voxels along a cell's edge in exports; the cells' own if left out."""
+    voxels: Count | None = None
+    """Voxels along an octant's (half a cell's) edge in exports; the cells' own if left out."""
 
     @model_validator(mode="after")
     def _box(self) -> ExportSettings:

@@ -34,6 +34,7 @@ FARTHEST = 1e6
 Length = Annotated[float, Field(strict=True, ge=-FARTHEST, le=FARTHEST)]
 PositiveLength = Annotated[float, Field(strict=True, gt=0, le=FARTHEST)]
 Number = Annotated[float, Field(strict=True)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
 Point = tuple[Length, Length, Length]
 Vector = tuple[Number, Number, Number]
 Axis = Literal["x", "y", "z"]

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from micro.errors import InputError
+from multiscale import boundary, settings, shapes
 from multiscale import case as case_module
-from multiscale import settings, shapes
 from multiscale.case import Case, case_schema, isotropic_tensor, load_case, parse_case, schema_text
 
 MINIMAL = Path(__file__).with_name("minimal.toml").read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_exported_schema_is_current(root):
 
 def tables() -> list[type[BaseModel]]:
     found = []
-    for module in (case_module, settings, shapes):
+    for module in (case_module, boundary, settings, shapes):
         for item in vars(module).values():
             if (
                 isinstance(item, type)
