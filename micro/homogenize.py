@@ -14,6 +14,7 @@ from enum import IntEnum
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from micro import pcg
@@ -26,13 +27,17 @@ _BATCH_VOXELS = 2**17
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
 
 
+_NOTHING = 1e-9
+"""Stiffness in units of the solid's below which a converged cell carries nothing."""
+
+
 class Status(IntEnum):
     """What became of a cell's homogenisation."""
 
     OK = 0
     #: The tolerance was not met; the tensor is the best found and its error unknown.
     NOT_CONVERGED = 1
-    #: No solid path joins opposite faces: the tensor is zero (exact).
+    #: No solid path joins opposite faces: the tensor is exactly zero.
     NO_LOAD_PATH = 2
 
 
@@ -45,7 +50,7 @@ class OctantResult:
     C : array, shape (m, 3), float64
         (C11, C12, C44) in units of E_s.
     volume : array, shape (m,)
-        Mean of the moduli (for bool octants the solid volume fraction).
+        Fraction of the voxels that are solid (of a modulus above 0 if they are numbers).
     residual : array, shape (m,)
         Largest relative residual of the two load cases, in float64.
     iterations : int array, shape (m,)
@@ -107,7 +112,7 @@ def homogenize_octants(
     for start in range(0, m, size):
         parts.append(_solve_octants(moduli[start : start + size], nu, rtol, torch.device(device), progress))
     C, residual, iterations, status = (np.concatenate(column) for column in zip(*parts, strict=True))
-    volume = np.asarray(octants, dtype=np.float64).reshape(m, -1).mean(axis=1)
+    volume = (np.asarray(octants).reshape(m, -1) > 0).mean(axis=1)
     return OctantResult(C, volume, residual, iterations, status)
 
 
@@ -117,16 +122,23 @@ def _octant_moduli(octants: ArrayLike, void: float) -> NDArray:
         array = array[None]
     if array.ndim != 4 or len(set(array.shape[1:])) != 1 or array.size == 0:
         raise InputError("octants are an array (m, n, n, n)", value=array.shape)
-    if not void >= 0:
-        raise InputError("the void's modulus must not be negative", key="void", value=void)
-    if array.dtype == bool:
-        moduli = np.where(array, 1.0, void)
-    else:
-        moduli = array.astype(np.float64)
-        if not np.isfinite(moduli).all() or (moduli < 0).any():
-            raise InputError("moduli must be finite and not negative", key="octants")
+    moduli = _young(array, void)
     if not is_symmetric(moduli):
         raise InputError("octants must be invariant under permutation of their axes", key="octants")
+    return moduli
+
+
+def _young(array: NDArray, void: float) -> NDArray[np.float64]:
+    """Moduli of voxels given as bool (solid or void) or as numbers."""
+    if not 0 <= void < np.inf:
+        raise InputError("the void's modulus must not be negative", key="void", value=void)
+    if array.dtype == bool:
+        return np.where(array, 1.0, void)
+    if array.dtype.kind not in "iuf":
+        raise InputError("voxels are bool (solid, void) or real numbers (moduli)", value=array.dtype.name)
+    moduli = array.astype(np.float64)
+    if not np.isfinite(moduli).all() or (moduli < 0).any():
+        raise InputError("moduli must be finite and not negative")
     return moduli
 
 
@@ -152,34 +164,189 @@ def _solve_octants(
     moduli: NDArray, nu: float, rtol: float, device: torch.device, progress: Callable[[int], None] | None
 ) -> tuple[NDArray, ...]:
     n = moduli.shape[1]
+    moduli, carries = _carrying_part(moduli)
     rho = torch.from_numpy(moduli).to(device)
     k = unit_stiffness(nu).to(device)
     grid = Grid((n, n, n))
     affine, free = _octant_loads(n, device)
     affine = affine.expand(-1, -1, len(moduli), -1, -1, -1)
     multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
-    padded = pad_moduli(rho)
-    forces = apply_stiffness(affine, padded, k, grid)
-    floor = forces.square().sum(dim=(0, 3, 4, 5)).sqrt()
+    forces = apply_stiffness(affine, pad_moduli(rho), k, grid)
+    floor = _inner(forces, forces).sqrt()
     solution = pcg.solve(
         rho, k, grid, free, multigrid, -forces * free, rtol=rtol, floor=floor, on_retire=progress
     )
-    u = affine + solution.u
-    f = apply_stiffness(u, padded, k, grid)
-    swapped = u[:, :1].transpose(-3, -2)[[1, 0, 2]]
-    C = torch.stack(
-        [
-            (u[:, 0] * f[:, 0]).sum(dim=(0, 2, 3, 4)),
-            (swapped[:, 0] * f[:, 0]).sum(dim=(0, 2, 3, 4)),
-            (u[:, 1] * f[:, 1]).sum(dim=(0, 2, 3, 4)),
-        ],
-        dim=-1,
-    ) / float(n**3)
-    converged = solution.converged.all(dim=0)
-    status = torch.where(converged, int(Status.OK), int(Status.NOT_CONVERGED))
+    # With w the fluctuation and r its defect, A w = b - r on the free degrees of freedom, so the
+    # energy of affine + w needs inner products only.
+    w, r = solution.u, solution.defect
+    energy = _inner(affine + w, forces) - _inner(w, r)
+    axial, image = slice(0, 1), _exchange_xy
+    mutual = (
+        _inner(image(affine[:, axial]), forces[:, axial])
+        + _inner(image(forces[:, axial]), w[:, axial])
+        - _inner(image(w[:, axial]), r[:, axial])
+    )
+    C = torch.stack([energy[0], mutual[0], energy[1]], dim=-1) / float(n**3)
+    status = np.where(solution.converged.all(dim=0).cpu().numpy(), Status.OK, Status.NOT_CONVERGED)
     return (
         C.cpu().numpy(),
         solution.residual.amax(dim=0).cpu().numpy(),
         solution.iterations.amax(dim=0).cpu().numpy(),
-        status.cpu().numpy(),
+        np.where(carries, status, Status.NO_LOAD_PATH),
     )
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (L, B) of nodal fields."""
+    return (a * b).sum(dim=(0, 3, 4, 5))
+
+
+def _exchange_xy(u: Tensor) -> Tensor:
+    """Image of a nodal field under the exchange of x and y."""
+    return u.transpose(-3, -2)[[1, 0, 2]]
+
+
+def _carrying_part(moduli: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+    """Octant moduli without the pieces that can't carry load, and whether anything is left.
+
+    A piece (joined by faces, edges or corners) that reaches no two opposite faces of the octant
+    follows every macroscopic strain by a rigid motion: it adds nothing to the tensor, and its
+    removal takes the singular modes away.
+    """
+    carries = np.ones(len(moduli), dtype=bool)
+    out = moduli
+    for i, octant in enumerate(moduli):
+        if octant.min() > 0:
+            continue
+        labels, count = ndimage.label(octant > 0, structure=np.ones((3, 3, 3)))
+        through = np.zeros(count + 1, dtype=bool)
+        for axis in range(3):
+            ends = (np.take(labels, end, axis=axis) for end in (0, -1))
+            through[np.intersect1d(*ends)] = True
+        through[0] = False
+        carries[i] = through.any()
+        if not through[1:].all():
+            out = out.copy() if out is moduli else out
+            out[i] = np.where(through[labels], octant, 0.0)
+    return out, carries
+
+
+_LOADS_AT_ONCE = 2**21
+"""Voxels times load cases solved together; larger cells take their six loads in groups, for the memory."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """Homogenised stiffness of one periodic cell.
+
+    Attributes
+    ----------
+    C : array, shape (6, 6), float64
+        Voigt order 11, 22, 33, 23, 13, 12, engineering shears, in the units of the moduli.
+    volume : float
+        Fraction of the voxels that are solid (of a modulus above 0 if they are numbers).
+    residual : float
+        Largest relative residual of the six load cases, in float64.
+    iterations : int
+        Conjugate gradient iterations of the slowest load case.
+    status : Status
+    """
+
+    C: NDArray[np.float64]
+    volume: float
+    residual: float
+    iterations: int
+    status: Status
+
+
+def homogenize_cell(
+    moduli: ArrayLike,
+    *,
+    nu: float = 0.3,
+    void: float = 0.0,
+    rtol: float = 1e-5,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> CellResult:
+    """Homogenise any periodic voxel cell: six unit strains, all 21 constants.
+
+    Every constant is the mutual energy of two load cases, so its error is quadratic in those of
+    the displacements.
+
+    Parameters
+    ----------
+    moduli : array, shape (nx, ny, nz)
+        Bool: solid or void. Numbers: Young's moduli, 0 for exact void; the units are the caller's.
+    nu : float
+        Poisson's ratio, the same everywhere.
+    void : float
+        Modulus of the void of a bool cell; 0 removes those elements.
+    rtol : float
+        Relative residual to reach.
+    device : str or torch.device
+    progress : callable, optional
+        Called with the number of load cases just finished.
+
+    Raises
+    ------
+    InputError
+        If the array is not three-dimensional, not finite or negative.
+    """
+    array = np.asarray(moduli)
+    if array.ndim != 3 or array.size == 0:
+        raise InputError("a cell is an array (nx, ny, nz)", value=array.shape)
+    values = _young(array, void)
+    scale = values.max()
+    volume = float((array > 0).mean())
+    if scale == 0:
+        return CellResult(np.zeros((6, 6)), volume, 0.0, 0, Status.NO_LOAD_PATH)
+    rho = torch.from_numpy(values / scale)[None].to(device)
+    k = unit_stiffness(nu).to(rho)
+    nx, ny, nz = array.shape
+    grid = Grid((nx, ny, nz), periodic=True)
+    affine = _unit_strains(grid, rho.device)
+    constant = apply_stiffness(affine, pad_moduli(rho), k, Grid(grid.shape))
+    C = torch.einsum("cibxyz,cjbxyz->ij", affine, constant)
+    b = grid.fold(-constant)
+    floor = _inner(constant, constant).sqrt()
+    del affine, constant
+    group = int(min(6, max(1, _LOADS_AT_ONCE // array.size)))
+    multigrid: Multigrid | None = None
+    fields, defects, residuals, iterations, converged = [], [], [], [], True
+    for start in range(0, 6, group):
+        loads = slice(start, min(start + group, 6))
+        count = loads.stop - loads.start
+        free = torch.ones((3, count, 1, *grid.nodes), dtype=torch.bool, device=rho.device)
+        if multigrid is None or multigrid.loads != count:
+            multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
+        s = pcg.solve(rho, k, grid, free, multigrid, b[:, loads], rtol=rtol, floor=floor[loads])
+        fields.append(s.u.float())
+        defects.append(s.defect.float())
+        residuals.append(float(s.residual.max()))
+        iterations.append(int(s.iterations.max()))
+        converged &= bool(s.converged.all())
+        if progress is not None:
+            progress(count)
+    w, r = torch.cat(fields, dim=1), torch.cat(defects, dim=1)
+    for i in range(6):
+        for j in range(6):
+            # Forces are -b, and A w = b - defect.
+            C[i, j] -= (b[:, i] * w[:, j]).sum() + (w[:, i] * r[:, j]).sum(dtype=torch.float64)
+    C = (C + C.T) / 2 / float(array.size)
+    status = Status.OK if converged else Status.NOT_CONVERGED
+    if converged and float(C.abs().max()) < _NOTHING:
+        status, C = Status.NO_LOAD_PATH, torch.zeros_like(C)
+    return CellResult(C.cpu().numpy() * scale, volume, max(residuals), max(iterations), status)
+
+
+def _unit_strains(grid: Grid, device: torch.device) -> Tensor:
+    """Affine displacements (3, 6, 1, nx+1, ny+1, nz+1) of unit Voigt strains."""
+    nx, ny, nz = grid.shape
+    at = [torch.arange(n + 1, dtype=torch.float64, device=device) for n in (nx, ny, nz)]
+    x = torch.meshgrid(*at, indexing="ij")
+    u = torch.zeros((3, 6, 1, nx + 1, ny + 1, nz + 1), dtype=torch.float64, device=device)
+    for i in range(3):
+        u[i, i, 0] = x[i]
+    for load, (i, j) in ((3, (1, 2)), (4, (0, 2)), (5, (0, 1))):
+        u[i, load, 0], u[j, load, 0] = x[j] / 2, x[i] / 2
+    return u

@@ -18,7 +18,7 @@ from torch import Tensor
 from micro.multigrid import Multigrid
 from micro.voxel import Grid, apply_stiffness, pad_moduli
 
-_REPLACE = 1e-2
+_REPLACE = 2e-3
 """Fall of the float32 residual after which it is replaced by the true one."""
 
 
@@ -29,13 +29,16 @@ class Solution:
     Attributes
     ----------
     u : Tensor, shape (3, L, B, X, Y, Z), float64
+    defect : Tensor, same shape and type
+        b - A u on the free degrees of freedom, zero on the others.
     residual : Tensor, shape (L, B), float64
-        Norm of b - A u on the free degrees of freedom over that of b, evaluated in float64.
+        Norm of the defect over that of b, evaluated in float64.
     iterations : Tensor, shape (L, B)
     converged : Tensor of bool, shape (L, B)
     """
 
     u: Tensor
+    defect: Tensor
     residual: Tensor
     iterations: Tensor
     converged: Tensor
@@ -88,7 +91,8 @@ def solve(
     trivial = norm <= 1e-13 * floor
     scale = torch.where(trivial, torch.ones_like(norm), norm)
 
-    result_u = torch.zeros_like(b)
+    result = torch.zeros_like(b)
+    defect = b * trivial[..., None, None, None]
     residual = torch.where(trivial, torch.zeros_like(norm), torch.ones_like(norm))
     iterations = torch.zeros(norm.shape, dtype=torch.int64, device=b.device)
     converged = trivial.clone()
@@ -118,11 +122,14 @@ def solve(
         if bool(check.any()):
             # A stretch that went wrong (overflow, breakdown) is thrown away; the last float64 iterate stands.
             usable = torch.isfinite(dx).all(dim=0).flatten(2).all(dim=-1)
-            x = torch.where(_spread(check & usable), x + torch.nan_to_num(dx).double(), x)
+            who = check.any(dim=0).nonzero()[:, 0]  # cells; the float64 product is for them only
+            add = (check & usable)[:, who]
+            part = x[:, :, who] + torch.where(_spread(add), dx[:, :, who], 0).double()
+            x[:, :, who] = part
             dx = torch.where(_spread(check), torch.zeros_like(dx), dx)
-            true = (bb - apply_stiffness(x, m, stiffness, grid)) * mask
-            size = _dot(true, true).sqrt()
-            r = torch.where(_spread(check), true.to(work), r)
+            true = (bb[:, :, who] - apply_stiffness(part, m[who], stiffness, grid)) * mask
+            size = rr.index_copy(1, who, _dot(true, true).sqrt())
+            r[:, :, who] = torch.where(_spread(check[:, who]), true.to(work), r[:, :, who])
             # No digit gained since the last replacement: the search direction is worn out, restart it.
             worn = check & (~usable | (size > 0.5 * best))
             stalls = stalls + worn
@@ -137,10 +144,12 @@ def solve(
                 residual[:, alive] = torch.where(ended, size, residual[:, alive])
                 converged[:, alive] |= good
                 done = done | ended
+                true *= _spread(scale[:, alive[who]])
+                defect[:, :, alive[who]] = torch.where(_spread(ended[:, who]), true, defect[:, :, alive[who]])
         over = done.all(dim=0)
         if bool(over.any()) and (bool(over.all()) or int((~over).sum()) <= 0.7 * len(over)):
             leave, keep = over.nonzero()[:, 0], (~over).nonzero()[:, 0]
-            result_u[:, :, alive[leave]] = x[:, :, leave] * _spread(scale[:, alive[leave]])
+            result[:, :, alive[leave]] = x[:, :, leave] * _spread(scale[:, alive[leave]])
             if on_retire is not None:
                 on_retire(len(leave))
             alive = alive[keep]
@@ -167,4 +176,4 @@ def solve(
         dx.addcmul_(p, step)
         r.addcmul_(ap, -step)
         iterations[:, alive] += ~done
-    return Solution(result_u, residual, iterations, converged)
+    return Solution(result, defect, residual, iterations, converged)
