@@ -30,17 +30,6 @@ from multiscale.settings import (
 from multiscale.shapes import AnyShape, Name, Number, Table
 from multiscale.toml import toml_text
 
-__all__ = [
-    "Case",
-    "Load",
-    "Place",
-    "case_schema",
-    "isotropic_tensor",
-    "load_case",
-    "parse_case",
-    "schema_text",
-]
-
 MAX_ELEMENTS = 512**3
 SOLID_NAME = "solid"
 
