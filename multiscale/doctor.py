@@ -251,15 +251,23 @@ def _rendering(missing: list[Missing]) -> dict[str, Any]:
 
 
 def _library(missing: list[Missing]) -> dict[str, Any]:
-    """The cells that come with the package."""
+    """The cells and the gamut that come with the package, read once."""
     import micro
 
-    data = Path(micro.__file__).parent / "data"
-    found = sorted(data.glob("*library*")) if data.is_dir() else []
-    size = sum(f.stat().st_size for top in found for f in (top.rglob("*") if top.is_dir() else [top]))
-    if not found:
-        missing.append(Missing(f"the cell library in {data}", "micro library build", needed=True))
-    return {"path": str(found[0]) if found else None, "bytes": size}
+    folder = Path(micro.__file__).parent / "data"
+    facts: dict[str, Any] = {"path": str(folder), "cells": None, "error": None}
+    try:
+        from micro.gamut import load_gamut
+        from micro.library import load_library
+
+        load_gamut()
+        facts["cells"] = len(load_library())
+    except Exception as error:  # whatever is wrong with the files, the report has to come out
+        facts["error"] = f"{type(error).__name__}: {error}"
+        checkout = folder.parents[1]
+        mend = f"git -C {checkout} checkout -- micro/data" if (checkout / ".git").exists() else "make setup"
+        missing.append(Missing(f"the packaged cell library and gamut in {folder}", mend, needed=True))
+    return facts
 
 
 def _probe(script: str, settings: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -354,9 +362,8 @@ def _show(facts: dict[str, Any], console: rich.console.Console) -> None:
     table.add_row("GPU", "\n".join(gpus) or "none (not needed)")
     drawing = facts["rendering"]
     table.add_row("off-screen drawing", drawing["window"] if drawing["offscreen"] else "[yellow]no[/yellow]")
-    cells = facts["library"]
-    size = f"{cells['path']} ({cells['bytes'] / 1e6:.1f} MB)" if cells["path"] else "[red]missing[/red]"
-    table.add_row("cell library", size)
+    cells = facts["library"]["cells"]
+    table.add_row("cell library", f"{cells} cells" if cells else "[red]missing[/red]")
     console.print(table)
     for item in facts["missing"]:
         colour, word = ("red", "missing") if item["needed"] else ("yellow", "optional")

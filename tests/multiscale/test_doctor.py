@@ -116,6 +116,25 @@ def test_broken_rendering_is_optional(broken):
     assert not missing[0].needed
 
 
+def test_packaged_library_is_counted(facts):
+    from micro.library import load_library
+
+    assert facts["library"]["cells"] == len(load_library())
+
+
+def test_damaged_library_is_needed_and_mended(monkeypatch):
+    import micro.library
+
+    def damaged():
+        raise ValueError("not a zip file")
+
+    monkeypatch.setattr(micro.library, "load_library", damaged)
+    missing: list[doctor.Missing] = []
+    assert "not a zip file" in doctor._library(missing)["error"]
+    assert missing[0].needed
+    assert "micro/data" in missing[0].mend
+
+
 def test_complex_petsc_is_refused(monkeypatch):
     monkeypatch.setattr(doctor, "_petsc_facts", lambda: {"scalar": "complex128"})
     missing: list[doctor.Missing] = []
