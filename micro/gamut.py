@@ -142,6 +142,10 @@ class Gamut:
         """dphi/dC; (..., 3) to (..., 3), per unit of E_s."""
         return self.evaluate(C)[1]
 
+    def hessian(self, C: ArrayLike) -> Floats:
+        """d2phi/dC2; (..., 3) to (..., 3, 3)."""
+        return _JACOBIAN.T @ self.spline.hessian(scaled_moduli(C)) @ _JACOBIAN
+
     def evaluate(self, C: ArrayLike) -> tuple[Floats, Floats]:
         """Phi (...) and dphi/dC (..., 3) together, at less than twice the cost of phi."""
         value, slope = self.spline.evaluate(scaled_moduli(C))
@@ -170,6 +174,16 @@ class Gamut:
             # A whisker more than asked, to survive the rounding on the way back to C.
             out[bad] = from_scaled_moduli(nearest_feasible(self.spline, flat[bad], margin + 1e-9))
         return out.reshape(tensors.shape)
+
+    @property
+    def box(self) -> tuple[Floats, Floats]:
+        """Lowest and highest (K, mu', G) of the gamut's grid nodes with phi > 0, one spacing wider; units of E_s."""
+        axes = [o + self.spline.spacing * np.arange(n) for o, n in zip(self.spline.origin, self.spline.coefficients.shape, strict=True)]
+        nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        inside = nodes[self.spline.value(nodes) > 0]
+        low, high = inside.min(axis=0) - self.spline.spacing, inside.max(axis=0) + self.spline.spacing
+        # The moduli of the softest cells are below one spacing: stay positive.
+        return np.maximum(low, 1e-3) * SCALE, np.minimum(high, 1.0) * SCALE
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write as safetensors with JSON metadata, atomically."""

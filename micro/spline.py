@@ -69,25 +69,54 @@ class TricubicSpline:
                 slope[part] = got
         return value.reshape(points.shape[:-1]), slope.reshape(points.shape if gradient else (0, 3))
 
-    def _chunk(self, points: Floats, gradient: bool) -> tuple[Floats, Floats]:
+    def hessian(self, points: ArrayLike) -> Floats:
+        """Second derivatives at points (..., 3), shape (..., 3, 3); outside the box as at the nearest point in it."""
+        points = np.asarray(points, dtype=np.float64)
+        flat = points.reshape(-1, 3)
+        out = np.empty((len(flat), 3, 3))
+        for start in range(0, len(flat), _CHUNK):
+            out[start : start + _CHUNK] = self._hessian_chunk(flat[start : start + _CHUNK])
+        return out.reshape(*points.shape, 3)
+
+    def _hessian_chunk(self, points: Floats) -> Floats:
+        block, t, _ = self._blocks(points)
+        q = len(points)
+        w, d, c = ([f(t[:, axis])[:, None, :] for axis in range(3)] for f in (_weights, _slopes, _bends))
+        out = np.empty((q, 3, 3))
+        rows = block.reshape(q, 16, 4)
+        z0, z1, z2 = ((rows @ f[2].reshape(q, 4, 1)).reshape(q, 4, 4) for f in (w, d, c))
+        y0 = w[1].reshape(q, 4, 1)
+        y1 = d[1].reshape(q, 4, 1)
+        z0y0, z0y1, z1y0 = z0 @ y0, z0 @ y1, z1 @ y0
+        out[:, 0, 0] = (c[0] @ z0y0)[:, 0, 0]
+        out[:, 1, 1] = (w[0] @ (z0 @ c[1].reshape(q, 4, 1)))[:, 0, 0]
+        out[:, 2, 2] = (w[0] @ (z2 @ y0))[:, 0, 0]
+        out[:, 0, 1] = out[:, 1, 0] = (d[0] @ z0y1)[:, 0, 0]
+        out[:, 0, 2] = out[:, 2, 0] = (d[0] @ z1y0)[:, 0, 0]
+        out[:, 1, 2] = out[:, 2, 1] = (w[0] @ (z1 @ y1))[:, 0, 0]
+        return out / self.spacing**2
+
+    def _blocks(self, points: Floats) -> tuple[Floats, Floats, Floats]:
+        """The 4 x 4 x 4 coefficients around each point, its place in the middle cell, and its offset from the box."""
         low, high = self.box
         inside = np.clip(points, low, high)
         position = (inside - self.origin) / self.spacing
         sizes = np.array(self.coefficients.shape)
         cell = np.clip(np.floor(position).astype(np.int64), 1, sizes - 3)
-        t = position - cell
         steps = np.arange(-1, 3)
         i, j, k = (cell[:, axis, None] + steps for axis in range(3))
         block = self.coefficients[i[:, :, None, None], j[:, None, :, None], k[:, None, None, :]]
+        return block.astype(np.float64), position - cell, points - inside
+
+    def _chunk(self, points: Floats, gradient: bool) -> tuple[Floats, Floats]:
+        block, t, beyond = self._blocks(points)
         wx, wy, wz = (_weights(t[:, axis])[:, None, :] for axis in range(3))
         q = len(points)
         # Contract z, then y, then x, each as a batched matrix product.
-        block = block.astype(np.float64)
         in_z = (block.reshape(q, 16, 4) @ wz.reshape(q, 4, 1)).reshape(q, 4, 4)
         in_yz = in_z @ wy.reshape(q, 4, 1)
         value = (wx @ in_yz)[:, 0, 0]
         # Beyond the box: minus the distance to it.
-        beyond = points - inside
         distance = np.linalg.norm(beyond, axis=1)
         value = value - distance
         if not gradient:
@@ -115,3 +144,8 @@ def _slopes(t: Floats) -> Floats:
     """Derivatives of the weights by t; (q,) to (q, 4)."""
     u = 1 - t
     return np.stack([-(u**2), 3 * t**2 - 4 * t, -3 * u**2 + 4 * u, t**2], axis=1) / 2
+
+
+def _bends(t: Floats) -> Floats:
+    """Second derivatives of the weights by t; (q,) to (q, 4)."""
+    return np.stack([1 - t, 3 * t - 2, 1 - 3 * t, t], axis=1)

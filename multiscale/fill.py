@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 
 #: Tensor error that one fully missed overlap between two neighbours is worth in the selection.
 _OVERLAP_WEIGHT = 0.005
+#: Cells are corrected until their error is this small against the groups' tolerance, which then dominates.
+_CORRECTED = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ def fill(
             progress(done, total, what)
 
     say(0, "cells for the fixed regions")
-    special = library.search(cells, fixed_groups.target)
+    special = CellSet.concat([library.match(cells, target) for target in fixed_groups.target])
     say(count_fixed, "choosing cells that touch")
     # Rows of `pool`: the library's cells, then the special ones.
     pool = CellSet.concat([cells, special])
@@ -112,7 +114,8 @@ def fill(
         cells,
         chosen[count_fixed:],
         design_groups.target,
-        progress=lambda done: say(count_fixed + done, "correcting cells"),
+        tolerance=_CORRECTED * settings.tolerance,
+        progress=lambda step, left: say(total - left, f"correcting cells, round {step + 1}"),
     )
     unique = CellSet.concat([special, corrected])
     original = pool.subset(chosen)

@@ -288,7 +288,10 @@ class _Search:
         owner = self.owner
         variables = owner._expand(x, self.uniform)
         raw = owner.space.forward(variables)
-        tensors = owner.projection.forward(raw)
+        if self.uniform:  # one tensor for all: the filter keeps constants, so one projection serves
+            tensors = np.tile(owner.projection.forward(raw[:1]), (len(raw), 1))
+        else:
+            tensors = owner.projection.forward(raw)
         try:
             value, sensitivity = owner.objective.value_and_gradient(owner.space.field(tensors))
         except BaseException as error:  # nlopt turns exceptions into a bare failure; keep the real one

@@ -69,7 +69,9 @@ class Reduction:
         for axis in self.axes:
             sign = parity(load, axis)
             if sign is None:
-                raise ValueError(f"load {load.name!r} is neither even nor odd under the mirror of axis {axis}")
+                raise ValueError(
+                    f"load {load.name!r} is neither even nor odd under the mirror of axis {axis}"
+                )
             signs.append(sign)
             plane = _plane(axis, 4)
             # The plane's nodes carry the force of both halves.
@@ -90,9 +92,7 @@ class Reduction:
         return field[self._upper()].copy()
 
     def _upper(self) -> tuple[slice, ...]:
-        return tuple(
-            slice(m // 2 if a in self.axes else 0, None) for a, m in enumerate(self.problem.shape)
-        )
+        return tuple(slice(m // 2 if a in self.axes else 0, None) for a, m in enumerate(self.problem.shape))
 
     # -------------------------------------------------- reduced -> whole
     def expand_elements(self, field: NDArray) -> NDArray:

@@ -304,7 +304,9 @@ def _export(session: Session, directory: RunDirectory) -> None:
     start = time.monotonic()
 
     def work() -> dict[str, Any]:
-        return write_results(session.case, session.problem, session.gamut, session.cells, directory)
+        return write_results(
+            session.case, session.problem, session.gamut, session.cells, directory, session.reporter
+        )
 
     metrics = parallel.on_root(work) or {}
     directory.finish("export", {"export": time.monotonic() - start}, {"export": metrics})

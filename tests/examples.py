@@ -26,6 +26,11 @@ class Ellipsoid:
         g = -self.axes.min() * z / np.linalg.norm(z, axis=-1, keepdims=True) / self.axes
         return g @ np.linalg.inv(tensor.from_moduli(np.diag(SCALE)).T)
 
+    def hessian(self, tensors):
+        h = 1e-5
+        columns = [(self.gradient(tensors + h * e) - self.gradient(tensors - h * e)) / (2 * h) for e in np.eye(3)]
+        return np.stack(columns, axis=-1)
+
     def project(self, tensors, margin=0.0):
         """Nearest point: q = a^2 m / (a^2 + t) with t from a scalar equation, solved by bisection."""
         radius = 1.0 - margin / self.axes.min()

@@ -152,3 +152,22 @@ def test_gradient_through_the_projection():
     check(lambda v: np.sum(weights * projection.forward(s.forward(v))), gradient, x, 5, rel=1e-5, h=1e-6)
     # The finite difference above is smooth only if no element sits on the gamut's boundary.
     assert np.abs(gamut.phi(raw) - 0.005).min() > 1e-5
+
+
+def test_warm_projection_equals_the_cold_one():
+    """Newton from the last result, then from the gamut's own search."""
+    s, gamut = space(), Ellipsoid()
+    rng = np.random.default_rng(6)
+    x = rng.uniform(size=(s.size, 3))
+    projection = FeasibleProjection(gamut, 0.005)
+    projection.forward(s.forward(x))
+    calls = []
+    gamut.project = lambda tensors, margin=0.0: calls.append(len(tensors)) or Ellipsoid().project(tensors, margin)
+    for _ in range(3):
+        x = np.clip(x + 0.03 * rng.normal(size=x.shape), 0, 1)
+        warm = projection.forward(s.forward(x))
+        cold = Ellipsoid().project(s.forward(x), 0.005)
+        assert np.abs(warm - cold).max() < 1e-7
+        assert gamut.phi(warm).min() >= 0.005
+    # Newton does most of the work: that is what it is for.
+    assert sum(calls) < 0.2 * 3 * s.size
