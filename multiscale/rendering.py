@@ -22,7 +22,6 @@ from matplotlib.colors import ListedColormap, Normalize
 from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
-from micro.errors import InputError
 from multiscale.block import Block
 from multiscale.figure_style import ACCENT, INK, PathLike, add_title, new_figure, save
 from multiscale.lattice import Lattice
@@ -32,6 +31,7 @@ _COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.12, 1, 256)), name=
 _VOXELS = 2_500_000
 _WINDOW = 7  # elements an edge of the close-up
 _SECONDS = 120  # after which a renderer counts as hung
+_ADVICE = "On Debian: apt-get install libegl1 libgl1 libgl1-mesa-dri libxrender1"
 # Thin members vanish at 1/2 of a coarse voxel, and fatten below 2/5.
 _LEVEL = 0.42
 _VIEW = (
@@ -83,16 +83,12 @@ def render_lattice(
     Returns
     -------
     str or None
-        Why nothing could be drawn (no off-screen graphics here), or None when the picture is written.
-
-    Raises
-    ------
-    InputError
-        If the slab holds no cell.
+        Why nothing could be drawn (no off-screen graphics here, nothing in the middle), or None
+        when the picture is written.
     """
     slab = middle_slab(lattice, axis, layers)
     if not lattice.solid[slab.slices].any():
-        raise InputError("there is nothing solid in the middle of the lattice", key="region", value=str(slab))
+        return f"there is nothing solid in the middle of the lattice ({slab})"
     window = close_up(lattice, slab, axis)
     near = surface(lattice, window, fitting_resolution(lattice, window, _VOXELS))
     frame = (tuple(map(float, window.lower)), tuple(map(float, window.upper)))
@@ -189,7 +185,9 @@ def _in_own_process(
         for process in list(pool._processes.values()):
             process.kill()
         return None, f"VTK did not finish in {_SECONDS} s"
-    except (BrokenProcessPool, ImportError, RuntimeError, OSError) as error:
+    except BrokenProcessPool:
+        return None, f"VTK's process died: no off-screen graphics here? {_ADVICE}"
+    except (ImportError, RuntimeError, OSError) as error:
         return None, f"VTK can't render here ({type(error).__name__}: {error})"
     finally:
         pool.shutdown()
