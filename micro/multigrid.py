@@ -251,7 +251,16 @@ class Multigrid:
         blocks = diagonal_blocks(moduli, stiffness, grid)
         inverse = invert_blocks(blocks, free)
         radius = _element_bound(stiffness.double().cpu().numpy().tobytes())
-        levels = [Level(grid, inverse, _FINE_DEGREE, _FINE_RADIUS * radius, padded=pad_moduli(moduli), stiffness=stiffness)]
+        levels = [
+            Level(
+                grid,
+                inverse,
+                _FINE_DEGREE,
+                _FINE_RADIUS * radius,
+                padded=pad_moduli(moduli),
+                stiffness=stiffness,
+            )
+        ]
         matrices: Tensor | None = None
         depth = 0
         while max(grid.shape) > 2:
