@@ -1,7 +1,8 @@
 # Everything runs in .venv, which `make setup` builds; nothing is installed elsewhere except, as root on
 # Debian, PETSc and the libraries for off-screen drawing. tools/environment.py says which variables it heeds.
 
-PYTHON ?= python3
+# An environment once built keeps its python.
+PYTHON ?= $(or $(wildcard .venv/bin/python3),python3)
 BIN := .venv/bin
 RUNS ?= runs
 

@@ -3,8 +3,8 @@
 Call it as often as you like: when nothing it depends on has changed it only says so. It installs system
 packages only as root and on Debian or its descendants, and never with sudo. Variables it heeds:
 
-``PYTHON``          the interpreter to build on (3.11 or newer), by default ``python3``; if it can import
-                    petsc4py, that petsc4py is used as it is
+``PYTHON``          the interpreter to build on (3.11 or newer), by default that of the environment there, or
+                    ``python3``; if it can import petsc4py, that petsc4py is used as it is
 ``PETSC``           ``debian`` or ``pypi`` to choose where PETSc comes from (tools/petsc_wheels.py)
 ``PETSC_DIR``       a PETSc of your own, with ``PETSC_ARCH`` if it has one
 ``XDG_CACHE_HOME``  compiled wheels are kept in ``multiscale`` there, by default in ``~/.cache``
@@ -83,7 +83,7 @@ def _fingerprint() -> str:
     import tomllib  # in the standard library since 3.11
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    state: list[object] = [ROOT, sys.executable, platform.python_version(), platform.machine()]
+    state: list[object] = [ROOT, sys.base_prefix, platform.python_version(), platform.machine()]
     state += [project["project"], project["build-system"], CONSTRAINTS.read_text()]
     state += [Path(petsc_source.__file__).read_text()]
     state += [os.environ.get(name) for name in ("PETSC_DIR", "PETSC_ARCH")]
