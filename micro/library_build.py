@@ -4,9 +4,11 @@
    the cells nearest to goals in property space that lie where cells are few, beyond the known, or wanted.
    Each candidate has its own random stream, so the result depends on the seed alone. They are homogenised
    at a coarse resolution.
-2. ``count`` of them are chosen by farthest-point sampling in scaled moduli (K/K_s, mu'/G_s, G/G_s),
+2. From the cells nearest to more goals a Gauss-Newton search on all shape parameters goes toward them
+   (:mod:`micro.reach`); the cells on its way join the pool.
+3. ``count`` of the pool are chosen by farthest-point sampling in scaled moduli (K/K_s, mu'/G_s, G/G_s),
    with a shorter yardstick where cells are most wanted (:data:`FOCUS`).
-3. The chosen ones are evaluated and homogenised at the library's resolution.
+4. The chosen ones are evaluated and homogenised at the library's resolution.
 
 Every homogenised shard is a file in the work directory: the same command takes up where a killed one stopped.
 """
@@ -37,6 +39,7 @@ from micro.chamber import chamber
 from micro.errors import InputError
 from micro.families import FAMILIES, GRAIN, LEADING, family, shifted, threshold_for_volume
 from micro.files import atomic_path
+from micro.reach import reach
 from micro.solids import ABSENT
 
 Floats = NDArray[np.float64]
@@ -52,6 +55,9 @@ FOCUS: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...]
 )
 """Boxes (low, high) in (C11, C12, C44) where designs need many cells: around a medium of E = 0.23 E_s,
 nu = 0.29, and the stiffer rings that cloak a hole in it."""
+
+MEDIUM: Floats = np.array([0.303974, 0.125975, 0.089000])
+"""The isotropic surroundings of the mechanical cloak (C11, C12, C44), which the library must reach."""
 
 SMALLEST_MODULUS = 5e-4
 """Cells softer than this (units of E_s) in any of K, mu', G carry no load worth a name."""
@@ -71,6 +77,8 @@ class Recipe:
         Number of candidates.
     round_size : int
         Candidates of one round.
+    reach : int
+        Number of goals that are searched for by all shape parameters.
     focus : float
         How much denser (in length) cells are chosen inside :data:`FOCUS`.
     """
@@ -80,7 +88,8 @@ class Recipe:
     seed: int = 1
     coarse: int = 16
     pool: int = 12000
-    round_size: int = 1000
+    round_size: int = 500
+    reach: int = 48
     focus: float = 2.0
 
     def check(self) -> None:
@@ -100,7 +109,7 @@ class Recipe:
 
     def key(self) -> str:
         """A short hash of what the candidates depend on (not the number chosen)."""
-        parts = {k: v for k, v in asdict(self).items() if k not in ("n", "count", "pool", "focus")}
+        parts = {k: v for k, v in asdict(self).items() if k not in ("n", "count", "pool", "reach", "focus")}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -127,8 +136,8 @@ class Labels:
 COARSE_RTOL = 1e-2
 """Residual tolerance of the coarse labels; errors are quadratic in it: at most 0.4 %, 0.03 % on average."""
 
-FINE_RTOL = 1e-4
-"""Residual tolerance of the library's own labels: at most 4e-6 relative in any constant, 1e-7 on average."""
+FINE_RTOL = 3e-4
+"""Residual tolerance of the library's own labels; the relative error of a constant is below 1e-5."""
 
 FINE = 32
 """Resolution at which every candidate must be presentable: a member of 1/32 of the cell is two voxels."""
@@ -288,6 +297,7 @@ def build(
     count = os.cpu_count() or 1 if workers is None else workers
     with _Shards(count, report) as shards:
         pool = _pool(recipe, folder, shards)
+        pool = Labels.concat([pool, _reached(recipe, pool, folder, shards)])
         candidates = pool.take(pool.good)
         chosen = candidates.take(choose(candidates.C, recipe.count, recipe.focus))
         # The resolution and the cells name the folder, so that another choice gets another one.
@@ -346,6 +356,22 @@ def _pool(recipe: Recipe, folder: Path, shards: _Shards) -> Labels:
     return Labels.concat(rounds)
 
 
+def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: _Shards) -> Labels:
+    """The cells tried on the way from the pool to ``recipe.reach`` goals."""
+    known = pool.take(pool.good)
+    rng = np.random.default_rng([recipe.seed, recipe.pool])
+    aims = goals(known.C, recipe.reach, rng)
+    # A third close around the medium itself: it should lie inside the gamut, with margin.
+    aims[::3] = scaled(MEDIUM) + rng.normal(0.0, 0.02, (len(aims[::3]), 3))
+    _, near = cKDTree(scaled(known.C)).query(aims)
+    folder = folder / f"reach-{recipe.pool}"
+    jobs = [
+        (folder / f"{i:04d}.npz", str(known.names[p]), known.params[p], aim, recipe.coarse)
+        for i, (p, aim) in enumerate(zip(near, aims, strict=True))
+    ]
+    return shards.reach(jobs)
+
+
 def _round(recipe: Recipe, rounds: list[Labels], start: int, size: int) -> tuple[list[str], Floats]:
     """The candidates start .. start + size: fresh ones and, once there are parents, mostly variations."""
     fresh = list(range(start, start + size))
@@ -367,6 +393,10 @@ def _round(recipe: Recipe, rounds: list[Labels], start: int, size: int) -> tuple
 
 
 _Job = tuple[Path, list[str], Floats, int, float]
+"""File, families, parameters, resolution, tolerance."""
+
+_Goal = tuple[Path, str, Floats, Floats, int]
+"""File, family and parameters of the start, scaled moduli of the goal, resolution."""
 
 
 class _Shards:
@@ -407,18 +437,25 @@ class _Shards:
         jobs = [(paths[i], [str(f) for f in names[spans[i]]], params[spans[i]], n, rtol) for i in missing]
         started = time.time()
         done = len(names) - sum(len(job[1]) for job in jobs)
-        for number, count in enumerate(self._run(jobs), start=1):
+        for number, count in enumerate(self._run(_label_shard, jobs), start=1):
             done += count
             if self.report:
                 speed = (time.time() - started) / (sum(len(job[1]) for job in jobs[:number]))
                 self.report(stage, before + done, total, speed * (total - before - done))
         return Labels.concat([_load(path) for path in paths])
 
-    def _run(self, jobs: list[_Job]) -> Iterator[int]:
-        if self.workers <= 1:
-            yield from map(_label_shard, jobs)
-        else:
-            yield from self.executor.map(_label_shard, jobs)
+    def reach(self, jobs: list[_Goal]) -> Labels:
+        """Cells on the way to each goal, one file a goal."""
+        missing = [job for job in jobs if not job[0].exists()]
+        started = time.time()
+        for number, _ in enumerate(self._run(_reach_shard, missing), start=1):
+            if self.report:
+                left = (time.time() - started) / number * (len(missing) - number)
+                self.report("reach", len(jobs) - len(missing) + number, len(jobs), left)
+        return Labels.concat([_load(job[0]) for job in jobs])
+
+    def _run(self, work: Callable[[Any], int], jobs: Sequence[Any]) -> Iterator[int]:
+        return map(work, jobs) if self.workers <= 1 else self.executor.map(work, jobs)
 
 
 def _single_thread() -> None:
@@ -427,12 +464,31 @@ def _single_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _reach_shard(job: _Goal) -> int:
+    path, name, params, goal, n = job
+    tried: list[Labels] = []
+
+    def evaluate(candidates: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
+        rows = np.stack([_padded(c) for c in candidates])
+        tried.append(label([name] * len(rows), rows, n, COARSE_RTOL))
+        return scaled(tried[-1].C), tried[-1].good
+
+    reach(name, params, goal, FINE, evaluate)
+    labels = Labels.concat(tried)
+    _save(path, labels)
+    return len(labels.C)
+
+
 def _label_shard(job: _Job) -> int:
     path, names, params, n, rtol = job
     labels = label(names, params, n, rtol)
+    _save(path, labels)
+    return len(names)
+
+
+def _save(path: Path, labels: Labels) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **{f: getattr(labels, f) for f in Labels.__dataclass_fields__})
-    return len(names)
 
 
 def _load(path: Path) -> Labels:
