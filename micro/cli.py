@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from micro.errors import InputError, NotConverged
+from micro.library_cli import app as library_app
 
 app = typer.Typer(
     name="micro",
@@ -24,9 +25,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    """Keep the commands' names even when there is only one."""
+app.add_typer(library_app, name="library")
 
 
 @app.command()

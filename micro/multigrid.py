@@ -151,9 +151,10 @@ def invert_blocks(blocks: Tensor, free: Tensor) -> Tensor:
     present = scale > 0
     safe = torch.where(present, scale, torch.ones_like(scale))
     m = m / safe
-    for c in range(3):
-        m[c, c] += torch.where(present, 1 - mask[c], torch.ones_like(scale)) + 1e-6
-    a, b, c, d, e, f = m[0, 0], m[1, 1], m[2, 2], m[0, 1], m[0, 2], m[1, 2]
+    for i in range(3):
+        m[i, i] += torch.where(present, 1 - mask[i], torch.ones_like(scale)) + 1e-6
+    a, b, c = m[0, 0], m[1, 1], m[2, 2]
+    d, e, f = m[0, 1], m[0, 2], m[1, 2]
     cof = [b * c - f * f, e * f - d * c, d * f - e * b, a * c - e * e, d * e - a * f, a * b - d * d]
     det = a * cof[0] + d * cof[1] + e * cof[2]
     factor = present / (det * safe)
@@ -190,7 +191,8 @@ class Level:
     def multiply(self, u: Tensor) -> Tensor:
         """A u without boundary conditions; u is (3, L, B, X, Y, Z)."""
         if self.stencil is None:
-            assert self.padded is not None and self.stiffness is not None
+            assert self.padded is not None
+            assert self.stiffness is not None
             return apply_stiffness(u, self.padded, self.stiffness, self.grid)
         return _apply_stencil(u, self.stencil, self.grid)
 
@@ -226,7 +228,7 @@ def _apply_stencil(u: Tensor, stencil: Tensor, grid: Grid) -> Tensor:
 
 
 def _assemble(matrices: Tensor, grid: Grid) -> Tensor:
-    """Stencil (3, 3, 3, 3, 3, B, X, Y, Z) of element matrices (B, x, y, z, 24, 24), on all layers of nodes."""
+    """Stencil (3, 3, 3, 3, 3, B, X, Y, Z) of element matrices (B, x, y, z, 24, 24), on all node layers."""
     columns = matrices.permute(4, 5, 0, 1, 2, 3).contiguous()  # (24, 24, B, x, y, z)
     nx, ny, nz = grid.shape
     out = matrices.new_zeros((3, 3, 3, 3, 3, matrices.shape[0], nx + 1, ny + 1, nz + 1))

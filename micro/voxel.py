@@ -17,7 +17,7 @@ from torch import Tensor
 from micro.hexahedron import element_matrices
 from micro.tensor import isotropic
 
-CORNERS = tuple(product((0, 1), repeat=3))
+CORNERS = tuple((dx, dy, dz) for dx, dy, dz in product((0, 1), repeat=3))
 """Offsets of the eight corners in local node order."""
 
 _CHUNK = 8192
