@@ -177,8 +177,11 @@ class Gamut:
 
     @property
     def box(self) -> tuple[Floats, Floats]:
-        """Lowest and highest (K, mu', G) of the gamut's grid nodes with phi > 0, one spacing wider; units of E_s."""
-        axes = [o + self.spline.spacing * np.arange(n) for o, n in zip(self.spline.origin, self.spline.coefficients.shape, strict=True)]
+        """Lowest and highest (K, mu', G) where phi > 0 on the grid, one spacing wider; units of E_s."""
+        axes = [
+            o + self.spline.spacing * np.arange(n)
+            for o, n in zip(self.spline.origin, self.spline.coefficients.shape, strict=True)
+        ]
         nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         inside = nodes[self.spline.value(nodes) > 0]
         low, high = inside.min(axis=0) - self.spline.spacing, inside.max(axis=0) + self.spline.spacing

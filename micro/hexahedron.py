@@ -22,7 +22,7 @@ CUBIC_BASIS[2, [3, 4, 5], [3, 4, 5]] = 1.0
 
 
 def strain_displacement(point: NDArray[np.float64]) -> NDArray[np.float64]:
-    """B matrix (6, 24) at ``point`` (3,) in [0, 1]^3: Voigt strains (engineering shears) of nodal displacements."""
+    """B matrix (6, 24) at ``point`` (3,) in [0, 1]^3: Voigt strains, engineering shears."""
     sign = 2.0 * CORNERS - 1.0
     factor = np.where(CORNERS == 1, point, 1.0 - point)  # (8, 3): one-dimensional hat functions
     gradient = np.empty((8, 3))

@@ -70,7 +70,7 @@ class TricubicSpline:
         return value.reshape(points.shape[:-1]), slope.reshape(points.shape if gradient else (0, 3))
 
     def hessian(self, points: ArrayLike) -> Floats:
-        """Second derivatives at points (..., 3), shape (..., 3, 3); outside the box as at the nearest point in it."""
+        """Second derivatives at points (..., 3): (..., 3, 3); outside the box those at its nearest point."""
         points = np.asarray(points, dtype=np.float64)
         flat = points.reshape(-1, 3)
         out = np.empty((len(flat), 3, 3))
@@ -97,7 +97,7 @@ class TricubicSpline:
         return out / self.spacing**2
 
     def _blocks(self, points: Floats) -> tuple[Floats, Floats, Floats]:
-        """The 4 x 4 x 4 coefficients around each point, its place in the middle cell, and its offset from the box."""
+        """The 4 x 4 x 4 coefficients around each point, its place there, its offset from the box."""
         low, high = self.box
         inside = np.clip(points, low, high)
         position = (inside - self.origin) / self.spacing

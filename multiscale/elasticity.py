@@ -44,7 +44,7 @@ from micro.hexahedron import CORNERS, element_matrices
 
 Array = NDArray[np.float64]
 
-#: Elements are assembled in chunks of this many, which bounds the memory of their matrices (24 MB each 5,000).
+#: Elements are assembled in chunks of this many, which bounds the memory of their matrices (4.6 kB each).
 _CHUNK = 8192
 #: A grid is coarsened while its coarsest level stays above this many unknowns.
 _COARSE_UNKNOWNS = 3000
@@ -231,7 +231,7 @@ class Elasticity:
         self._set_up()
 
     def _fix_diagonal(self, matrix: Any) -> None:
-        """Give empty rows (constrained, or reached by no active node) a unit diagonal of the matrix's scale."""
+        """Give empty rows (constrained, or reached by no active node) a diagonal of the matrix's scale."""
         diagonal = matrix.getDiagonal()
         scale = diagonal.max()[1]
         values = diagonal.getArray()
@@ -333,7 +333,7 @@ class Elasticity:
             mode = np.zeros((*self.nodes, 3))
             mode[..., a], mode[..., b] = -x[..., b], x[..., a]
             modes.append(mode)
-        vectors = []
+        vectors: list[Any] = []
         for mode in modes:
             v = self._scatter(mode)
             for w in vectors:

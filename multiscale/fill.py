@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from micro import library
 from micro.cellset import CellSet
@@ -158,8 +159,8 @@ def _candidates(
 def _keep_contacts(
     corrected: CellSet,
     original: CellSet,
-    counts,
-    min_contact: float,  # type: ignore[no-untyped-def]
+    counts: sparse.csr_array,
+    min_contact: float,
 ) -> tuple[CellSet, int]:
     """The corrected cells, except where the correction costs a contact that the original cell has.
 

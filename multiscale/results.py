@@ -93,7 +93,9 @@ def _write_figures(
     for load in problem.loads:
         solutions = {
             name: figures.Solution(
-                _LABELS[name], displacements[f"{load.name}.{name}"], whole if name == "reference" else problem.solid
+                _LABELS[name],
+                displacements[f"{load.name}.{name}"],
+                whole if name == "reference" else problem.solid,
             )
             for name in SOLUTIONS
         }

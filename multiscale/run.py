@@ -24,8 +24,8 @@ from multiscale.case import Case, load_case
 from multiscale.design_space import DesignSpace
 from multiscale.directory import RunDirectory
 from multiscale.elasticity import SolverOptions
-from multiscale.filter import cone_filter
 from multiscale.fill import fill
+from multiscale.filter import cone_filter
 from multiscale.lattice import Lattice
 from multiscale.objective import Distortion, DistortionObjective
 from multiscale.optimize import FEASIBILITY_TOLERANCE, Optimiser, Record, Settings
@@ -295,7 +295,9 @@ def _evaluate(session: Session, directory: RunDirectory) -> None:
     if parallel.is_root():
         _save_displacements(directory.path / "displacements.npz", session, displacements)
     reporter.say("evaluate: distortion " + ", ".join(f"{k} {v.total:.4f}" for k, v in results.items()))
-    directory.finish("evaluate", {"evaluate": time.monotonic() - start}, {"distortion": _distortions(results)})
+    directory.finish(
+        "evaluate", {"evaluate": time.monotonic() - start}, {"distortion": _distortions(results)}
+    )
 
 
 def _export(session: Session, directory: RunDirectory) -> None:
@@ -347,9 +349,11 @@ def evaluate_case(
     setup = time.monotonic() - start
     mask = problem.solid if all_elements else problem.design
     reduced = objective.reduction.elements(given)
-    if not np.allclose(objective.reduction.expand_elements(reduced)[mask], given[mask], rtol=1e-9, atol=1e-12):
+    if not np.allclose(
+        objective.reduction.expand_elements(reduced)[mask], given[mask], rtol=1e-9, atol=1e-12
+    ):
         raise InputError(
-            "the field is not mirror symmetric as the case is: set [grid] mirror = [] to solve the whole model",
+            "the field is not mirror symmetric as the case is: [grid] mirror = [] solves the whole model",
             file=tensors,
         )
     keep = objective.reduction.elements(mask)
@@ -382,7 +386,7 @@ def evaluate_case(
 def save_tensors(path: Path, tensors: Array) -> None:
     """Write a tensor field (nx, ny, nz, 3) as the arrays C11, C12, C44."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **{name: tensors[..., i] for i, name in enumerate(("C11", "C12", "C44"))})
+        np.savez_compressed(stream, **{name: tensors[..., i] for i, name in enumerate(("C11", "C12", "C44"))})  # type: ignore[arg-type]
 
 
 def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Array:
@@ -401,7 +405,10 @@ def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Arr
             for name in ("C11", "C12", "C44"):
                 if name not in data:
                     raise InputError(
-                        "the array is missing; needed are C11, C12 and C44", file=path, key=name, value=list(data)
+                        "the array is missing; needed are C11, C12 and C44",
+                        file=path,
+                        key=name,
+                        value=list(data),
                     )
                 arrays.append(np.asarray(data[name]))
     except FileNotFoundError:
@@ -410,7 +417,9 @@ def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Arr
         raise InputError(f"not an npz file of plain arrays ({error})", file=path) from None
     for name, array in zip(("C11", "C12", "C44"), arrays, strict=True):
         if array.shape != problem.shape:
-            raise InputError(f"must have the grid's shape {problem.shape}", file=path, key=name, value=array.shape)
+            raise InputError(
+                f"must have the grid's shape {problem.shape}", file=path, key=name, value=array.shape
+            )
         if array.dtype.kind not in "fiu":
             raise InputError("must be real numbers", file=path, key=name, value=str(array.dtype))
     tensors = np.stack([a.astype(np.float64) for a in arrays], axis=-1)

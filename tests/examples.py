@@ -28,7 +28,9 @@ class Ellipsoid:
 
     def hessian(self, tensors):
         h = 1e-5
-        columns = [(self.gradient(tensors + h * e) - self.gradient(tensors - h * e)) / (2 * h) for e in np.eye(3)]
+        columns = [
+            (self.gradient(tensors + h * e) - self.gradient(tensors - h * e)) / (2 * h) for e in np.eye(3)
+        ]
         return np.stack(columns, axis=-1)
 
     def project(self, tensors, margin=0.0):
@@ -43,7 +45,7 @@ class Ellipsoid:
             low, high = np.where(outside, t, low), np.where(outside, high, t)
         inside = np.sum(m**2 / a2, axis=1) <= 1.0
         q = np.where(inside[:, None], m, a2 * m / (a2 + high[:, None]))
-        return tensor.from_moduli(((q + self.centre) * SCALE)).reshape(tensors.shape)
+        return tensor.from_moduli((q + self.centre) * SCALE).reshape(tensors.shape)
 
 
 def cloak(n=8, loads=("shear_x",), mirror="auto"):

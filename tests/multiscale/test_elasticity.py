@@ -78,7 +78,9 @@ def test_uniaxial_bar():
     solver.assemble(uniform(shape, tensor.isotropic(young, nu)))
     u = solver.solve(force)
     x = nodes(shape)
-    exact = np.stack([t / young * x[..., 0], -nu * t / young * x[..., 1], -nu * t / young * x[..., 2]], axis=-1)
+    exact = np.stack(
+        [t / young * x[..., 0], -nu * t / young * x[..., 1], -nu * t / young * x[..., 2]], axis=-1
+    )
     assert np.abs(u - exact).max() < 1e-9 * np.abs(exact).max()
 
 
@@ -206,7 +208,7 @@ def test_a_solve_that_does_not_converge_is_an_error_with_advice():
     shape, fixed, force, C = cantilever(contrast=True)
     solver = Elasticity(shape, fixed, SolverOptions(rtol=1e-12, max_iterations=2))
     solver.assemble(C)
-    with pytest.raises(NotConverged, match="after 2 iterations.*gamg"):
+    with pytest.raises(NotConverged, match=r"after 2 iterations.*gamg"):
         solver.solve(force)
 
 

@@ -94,7 +94,9 @@ def test_a_killed_run_goes_on(parts, tmp_path, after):
 
 def test_a_torn_history_line_is_dropped(parts, tmp_path):
     objective, space, start = parts
-    optimiser = Optimiser(objective, space, Ellipsoid(), Settings(uniform_evaluations=2, stages=1, evaluations=2), tmp_path)
+    optimiser = Optimiser(
+        objective, space, Ellipsoid(), Settings(uniform_evaluations=2, stages=1, evaluations=2), tmp_path
+    )
     optimiser.run(optimiser.initial_state(start))
     history = tmp_path / "history.jsonl"
     whole = history.read_text()

@@ -27,9 +27,19 @@ def case(root):
 def finished(case, root, tmp_path_factory):
     """A finished run of the small cloak that was killed once on the way (SIGKILL, mid-optimisation)."""
     out = tmp_path_factory.mktemp("runs") / "small"
-    line = [sys.executable, "-c", "from multiscale.cli import main; main()", "run", str(case), "--out", str(out)]
+    line = [
+        sys.executable,
+        "-c",
+        "from multiscale.cli import main; main()",
+        "run",
+        str(case),
+        "--out",
+        str(out),
+    ]
     environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "200", "NO_COLOR": "1"}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     deadline = time.monotonic() + 240
     while len(read_history(out / "history.jsonl")) < 12:
         assert process.poll() is None, process.communicate()[0]
@@ -154,7 +164,14 @@ def test_evaluate_the_lattice_as_built(finished, case, run_cli, tmp_path):
     built = Lattice.load(out / "lattice.zarr").tensors()
     np.savez(tmp_path / "built.npz", C11=built[..., 0], C12=built[..., 1], C44=built[..., 2])
     done = run_cli(
-        "multiscale", "evaluate", case, "--tensors", tmp_path / "built.npz", "--all-elements", "--out", tmp_path / "e"
+        "multiscale",
+        "evaluate",
+        case,
+        "--tensors",
+        tmp_path / "built.npz",
+        "--all-elements",
+        "--out",
+        tmp_path / "e",
     )
     assert done.returncode == 0, done.stderr
     expected = metrics_of(out)["distortion"]["lattice"]

@@ -39,7 +39,8 @@ def test_adjoint_gradient_of_the_distortion(loads):
         direction[design] = rng.normal(size=(int(design.sum()), 3)) * 0.01
         h = 1e-4
         difference = (
-            objective.distortion(field + h * direction).total - objective.distortion(field - h * direction).total
+            objective.distortion(field + h * direction).total
+            - objective.distortion(field - h * direction).total
         ) / (2 * h)
         # Central differences of a smooth function: error h^2 against solves to 1e-12 / h.
         assert np.sum(gradient * direction) == pytest.approx(difference, rel=1e-6)
@@ -61,7 +62,9 @@ def test_quarter_model_equals_the_whole(loads):
     folded = quarter.reduction.elements(gradient_b) * quarter.reduction.element_weight
     assert np.abs(folded - gradient_a).max() < 1e-7 * np.abs(gradient_a).max()
     for load, u, v in zip(
-        quarter.loads, quarter.displacements(field), whole.displacements(quarter.reduction.expand_elements(field)),
+        quarter.loads,
+        quarter.displacements(field),
+        whole.displacements(quarter.reduction.expand_elements(field)),
         strict=True,
     ):
         assert np.abs(quarter.reduction.expand_displacement(u, load) - v).max() < 1e-8 * np.abs(v).max()
@@ -77,7 +80,9 @@ def test_the_flagship_without_cloak(root):
     """The published 34.3 %: the hole alone, on the 40^3 grid."""
     objective = DistortionObjective(build_problem(load_case(root / "cases" / "cloak.toml")))
     reduction = objective.reduction
-    field = np.where(reduction.elements(objective.problem.solid)[..., None], objective.problem.reference[0, 0, 0], 0)
+    field = np.where(
+        reduction.elements(objective.problem.solid)[..., None], objective.problem.reference[0, 0, 0], 0
+    )
     assert objective.distortion(field, rtol=1e-8).total == pytest.approx(0.3431, abs=5e-4)
 
 
@@ -146,7 +151,7 @@ def test_gradient_through_the_projection():
     raw = s.forward(x)
     projected = projection.forward(raw)
     moved = np.linalg.norm(projected - raw, axis=1) > 1e-9
-    assert 3 < moved.sum()
+    assert moved.sum() > 3
     assert gamut.phi(projected).min() > 0.005 - 1e-12
     gradient = s.backward(projection.backward(raw, projected, weights))
     check(lambda v: np.sum(weights * projection.forward(s.forward(v))), gradient, x, 5, rel=1e-5, h=1e-6)
@@ -162,7 +167,9 @@ def test_warm_projection_equals_the_cold_one():
     projection = FeasibleProjection(gamut, 0.005)
     projection.forward(s.forward(x))
     calls = []
-    gamut.project = lambda tensors, margin=0.0: calls.append(len(tensors)) or Ellipsoid().project(tensors, margin)
+    gamut.project = lambda tensors, margin=0.0: (
+        calls.append(len(tensors)) or Ellipsoid().project(tensors, margin)
+    )
     for _ in range(3):
         x = np.clip(x + 0.03 * rng.normal(size=x.shape), 0, 1)
         warm = projection.forward(s.forward(x))
