@@ -96,7 +96,7 @@ def displacement_figure(
     largest = max(float(v[s.used].max()) for v, s in zip(size, sections, strict=True))
     norm = Normalize(0, largest or 1.0)
     extent = max(sections[0].extent)
-    factor = round_factor(0.1 * extent / largest) if largest else 1.0
+    factor = round_factor(0.16 * extent / largest) if largest else 1.0
     figure, axes = panels(len(solutions), sections[0])
     mappable: Any = None
     for ax, solution, section, u, value in zip(axes, solutions, sections, moved, size, strict=True):
@@ -113,7 +113,7 @@ def displacement_figure(
             section.outline(whole, section.points, colors=FAINT, linewidths=0.8, linestyles=(0, (4, 3)))
         )
         ax.set_title(solution.label)
-        section_axes(ax, section, margin=0.1)
+        section_axes(ax, section, margin=0.17)
     bar = figure.colorbar(mappable, ax=axes, shrink=0.82, pad=0.015)
     bar.set_label("displacement |u| (mm)")
     handles = [
@@ -378,6 +378,10 @@ def convergence_figure(path: PathLike, records: Sequence[Mapping[str, Any]], *, 
             fontsize=9,
         )
         start = stop
+    # Rounding at the edge of the gamut is not worth a magnifying glass.
+    deepest, highest = np.nanmin(constraint), np.nanmax(constraint)
+    room = 0.1 * max(highest - deepest, 1e-2)
+    lower.set_ylim(min(deepest, 0.0) - room, max(highest, 0.0) + room)
     lower.set_xlim(0.5, len(records) + 0.5)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     upper.legend(frameon=False, loc="upper right")

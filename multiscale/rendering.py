@@ -239,7 +239,7 @@ def _render_one(pyvista: Any, mesh: Mesh, limits: tuple[float, float], axis: int
         plotter.camera.up = tuple(upward)
         plotter.camera.view_angle = 22
         plotter.reset_camera()
-        plotter.camera.zoom(1.1)
+        plotter.camera.zoom(0.98)
         if mesh.frame is None:  # dark rims help a close-up; on thousands of cells they only blacken
             plotter.enable_eye_dome_lighting()
         image = plotter.screenshot(return_img=True)
