@@ -34,8 +34,10 @@ Array = NDArray[np.float64]
 
 #: Tensor error that one fully missed overlap between two neighbours is worth in the selection.
 _OVERLAP_WEIGHT = 0.005
-#: Cells are corrected until their error is this small against the groups' tolerance, which then dominates.
-_CORRECTED = 0.2
+#: Cells whose error is below this share of the groups' tolerance, which then dominates, are left as they are.
+_CORRECTED = 0.5
+#: Trials a cell is given for its correction.
+_TRIALS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +117,7 @@ def fill(
         cells,
         chosen[count_fixed:],
         design_groups.target,
+        steps=_TRIALS,
         tolerance=_CORRECTED * settings.tolerance,
         progress=lambda step, left: say(total - left, f"correcting cells, round {step + 1}"),
     )

@@ -40,9 +40,15 @@ class Task:
         now = time.monotonic()
         if self._owner.verbose and (now - self._last >= _INTERVAL or self.done >= self.total):
             self._last = now
-            rate = (now - self._start) / max(1, self.done - self._first)
-            left = max(0, self.total - self.done) * rate
-            self._owner.say(f"{self.name}: {self.done}/{self.total} {detail} ({left:.0f} s left at most)")
+            self._owner.say(f"{self.name}: {self.done}/{self.total} {detail}{self._left(now)}")
+
+    def _left(self, now: float) -> str:
+        """Time left, once there is something to judge it by."""
+        made = self.done - self._first
+        if made < 1 or self.done >= self.total:
+            return ""
+        left = (self.total - self.done) * (now - self._start) / made
+        return f" (about {left:.0f} s left)"
 
     def close(self) -> None:
         """Leave the bar as it stands: it may end before its total."""

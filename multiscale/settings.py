@@ -88,7 +88,7 @@ class FillSettings(Table):
 
     source: Text = "library"
     """"library" for the packaged cells, or a cell set on disk (relative to the case file)."""
-    tolerance: Positive = 0.005
+    tolerance: Positive = 0.01
     """Tensor error (the paper's Eq. 4, a fraction) within which design tensors share one group."""
     candidates: Count = 16
     """Cells considered for each group."""
