@@ -26,7 +26,7 @@ Evaluate = Callable[[list[Floats]], tuple[Floats, NDArray[np.bool_]]]
 """Parameter vectors to their scaled moduli (m, 3) and which are good (m,)."""
 
 
-def reach(name: str, params: Floats, goal: Floats, n: int, evaluate: Evaluate, iterations: int = 6) -> None:
+def reach(name: str, params: Floats, goal: Floats, n: int, evaluate: Evaluate, iterations: int = 10) -> None:
     """Move a cell of the family ``name`` toward ``goal`` (scaled moduli, (3,)).
 
     ``evaluate`` sees every cell tried, ``iterations`` batches of one more than the active parameters; what
