@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from xml.etree import ElementTree
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ def read_voxels(path: str | Path, *, array: str | None = None, resolution: int |
     ----------
     path : path
         ``.npy``, ``.npz``, ``.vti``, ``.vdb`` (with the ``openvdb`` module), or a closed surface:
-        ``.stl``, ``.obj``, ``.ply``, ``.3mf`` (with ``trimesh``).
+        ``.stl``, ``.obj``, ``.ply``, ``.3mf``.
     array : str, optional
         Name of the array, where the file holds several.
     resolution : int, optional
@@ -135,18 +136,50 @@ def _surface(path: Path) -> Any:
     return mesh.extract_surface(algorithm="dataset_surface").triangulate().clean()
 
 
+_CORE = "{http://schemas.microsoft.com/3dmanufacturing/core/2015/02}"
+
+
 def _surface_3mf(path: Path) -> Any:
+    """Triangles of the objects a 3MF model builds, placed as it says (3MF core specification 1.3)."""
     import pyvista
 
-    trimesh = _optional("trimesh", "reading 3MF", path)
     try:
-        mesh = trimesh.load(path, force="mesh")
-    except ImportError as error:
-        raise InputError(f"reading 3MF needs a module that is not here: {error}", file=path) from None
-    except (ValueError, KeyError, BadZipFile) as error:
-        raise InputError(f"can't be read as 3MF: {error}", file=path) from None
-    faces = np.column_stack([np.full(len(mesh.faces), 3), mesh.faces])
-    return pyvista.PolyData(np.asarray(mesh.vertices), faces.ravel()).clean()
+        with ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.lower().endswith(".model"))
+            model = ElementTree.fromstring(archive.read(name))
+    except (BadZipFile, StopIteration, ElementTree.ParseError, OSError) as error:
+        raise InputError(f"can't be read as 3MF: {error or 'it holds no model'}", file=path) from None
+    objects = {o.get("id"): o for o in model.iter(f"{_CORE}object")}
+    points: list[NDArray] = []
+    faces: list[NDArray] = []
+
+    def place(item: ElementTree.Element, outer: NDArray) -> None:
+        rows = np.array((item.get("transform") or "1 0 0 0 1 0 0 0 1 0 0 0").split(), dtype=float)
+        matrix = np.eye(4)
+        matrix[:, :3] = rows.reshape(4, 3)  # a point is a row vector, multiplied from the left
+        matrix = matrix @ outer
+        part = objects[item.get("objectid")]
+        for component in part.iter(f"{_CORE}component"):
+            place(component, matrix)
+        vertices = [[float(v.get(c, "nan")) for c in "xyz"] for v in part.iter(f"{_CORE}vertex")]
+        if vertices:
+            start = sum(map(len, points))
+            points.append((np.column_stack([vertices, np.ones(len(vertices))]) @ matrix)[:, :3])
+            corners = [
+                [int(t.get(c, "-1")) for c in ("v1", "v2", "v3")] for t in part.iter(f"{_CORE}triangle")
+            ]
+            faces.append(np.array(corners).reshape(-1, 3) + start)
+
+    try:
+        for item in model.iter(f"{_CORE}item"):
+            place(item, np.eye(4))
+        triangles, vertices = np.concatenate(faces), np.concatenate(points)
+        if not np.isfinite(vertices).all() or triangles.min() < 0 or triangles.max() >= len(vertices):
+            raise ValueError("a triangle without its vertices")
+    except (ValueError, KeyError, RecursionError) as error:
+        raise InputError(f"holds no sound model: {error}", file=path) from None
+    cells = np.column_stack([np.full(len(triangles), 3), triangles])
+    return pyvista.PolyData(vertices, cells.ravel()).clean()
 
 
 def _voxelise(surface: Any, resolution: int, path: Path) -> NDArray[np.bool_]:

@@ -1,0 +1,266 @@
+"""``micro homogenize``: files in, stiffness out, mistakes answered by one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvista
+from numpy.testing import assert_allclose
+from typer.testing import CliRunner
+
+from micro.cell import cell_from_octant
+from micro.cli import app
+from micro.errors import InputError, NotConverged
+from micro.homogenize import homogenize_octants
+from micro.readers import read_voxels
+from micro.tensor import SOLID, stiffness_matrix
+
+from .reference import random_octant
+
+OCTANT = random_octant(0)
+ASYMMETRIC = np.random.default_rng(0).random((3, 4, 5)) < 0.6
+
+
+def _invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["homogenize", *map(str, arguments)])
+
+
+def _json(*arguments: object) -> dict[str, Any]:
+    result = _invoke(*arguments, "--json")
+    assert result.exception is None, result.exception
+    return json.loads(result.stdout)
+
+
+def _save(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+def test_json_of_a_cubic_cell(tmp_path: Path) -> None:
+    path = _save(tmp_path / "cell.npy", cell_from_octant(OCTANT))
+    report = _json(path)
+    expected = homogenize_octants(OCTANT).C[0]
+    assert_allclose(report["C"], stiffness_matrix(expected), rtol=1e-6, atol=1e-9)
+    assert report["status"] == "ok"
+    assert report["path"] == "octant"
+    assert report["residual"] <= 1e-5
+    assert report["volume_fraction"] == pytest.approx(OCTANT.mean())
+    assert report["shape"] == [16, 16, 16]
+    c11, c12, c44 = expected
+    assert report["zener"] == pytest.approx(2 * c44 / (c11 - c12), rel=1e-4)
+    assert report["distance_to_cubic"] < 1e-12 < report["distance_to_isotropic"]
+    assert report["engineering"]["E1"] == pytest.approx((c11 - c12) * (c11 + 2 * c12) / (c11 + c12), rel=1e-4)
+    general = _json(path, "--general")
+    assert general["path"] == "general"
+    assert_allclose(general["C"], report["C"], rtol=1e-5, atol=1e-8)
+    octant = _json(_save(tmp_path / "octant.npy", OCTANT), "--octant")
+    assert_allclose(octant["C"], report["C"], rtol=1e-9)
+
+
+def test_numbers_are_moduli_and_settings_count(tmp_path: Path) -> None:
+    report = _json(_save(tmp_path / "soft.npy", np.full((2, 3, 4), 0.5)))
+    assert_allclose(report["C"], 0.5 * stiffness_matrix(SOLID), rtol=1e-9, atol=1e-12)
+    assert report["engineering"]["nu12"] == pytest.approx(0.3)
+    other = _json(tmp_path / "soft.npy", "--nu", 0.1)
+    assert other["engineering"]["nu12"] == pytest.approx(0.1)
+    void = _save(tmp_path / "void.npy", np.zeros((4, 4, 4), dtype=bool))
+    empty = _json(void)
+    assert empty["status"] == "no_load_path"
+    assert empty["engineering"] is None
+    assert empty["zener"] is None
+    assert _json(void, "--void", 0.25)["engineering"]["E1"] == pytest.approx(0.25)
+
+
+def test_several_octants(tmp_path: Path) -> None:
+    path = _save(tmp_path / "octants.npy", np.stack([OCTANT, np.ones_like(OCTANT)]))
+    report = _json(path, "--octant")
+    assert report["status"] == ["ok", "ok"]
+    assert_allclose(report["C"][1], stiffness_matrix(SOLID), rtol=1e-9, atol=1e-12)
+    assert "steps" in _invoke(path, "--octant").stdout
+
+
+def test_text_for_people(tmp_path: Path) -> None:
+    out = _invoke(_save(tmp_path / "cell.npy", ASYMMETRIC)).stdout
+    for word in ("stiffness", "E1 =", "Zener", "nearest cubic", "3 x 4 x 5 voxels", "ok: general path"):
+        assert word in out
+
+
+# Readers: axes come back in order.
+
+
+def test_npz_and_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", density=ASYMMETRIC)
+    assert np.array_equal(read_voxels(tmp_path / "a.npz"), ASYMMETRIC)
+    np.savez(tmp_path / "b.npz", density=ASYMMETRIC, other=ASYMMETRIC * 2.0)
+    assert np.array_equal(read_voxels(tmp_path / "b.npz", array="other"), ASYMMETRIC * 2.0)
+    with pytest.raises(InputError, match="density, other"):
+        read_voxels(tmp_path / "b.npz")
+    with pytest.raises(InputError, match="not among"):
+        read_voxels(tmp_path / "b.npz", array="none")
+
+
+@pytest.mark.parametrize("on_cells", [True, False])
+def test_vti(tmp_path: Path, on_cells: bool) -> None:
+    shape = np.array(ASYMMETRIC.shape)
+    image = pyvista.ImageData(dimensions=shape + 1 if on_cells else shape)
+    data = image.cell_data if on_cells else image.point_data
+    data["solid"] = ASYMMETRIC.astype(np.uint8).ravel(order="F")
+    image.save(tmp_path / "cell.vti")
+    voxels = read_voxels(tmp_path / "cell.vti")
+    assert voxels.dtype == bool
+    assert np.array_equal(voxels, ASYMMETRIC)
+
+
+def test_vdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module is not on every machine: without it one line, with it the grid's active box."""
+    path = tmp_path / "cell.vdb"
+    path.write_bytes(b" ")
+    monkeypatch.setitem(sys.modules, "openvdb", None)
+    with pytest.raises(InputError, match="openvdb"):
+        read_voxels(path)
+
+    class Grid:
+        name = "density"
+
+        def evalActiveVoxelBoundingBox(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+            return (1, 2, 3), (3, 5, 7)
+
+        def copyToArray(self, out: np.ndarray, ijk: tuple[int, ...]) -> None:
+            assert ijk == (1, 2, 3)
+            out[...] = ASYMMETRIC
+
+    module = types.ModuleType("openvdb")
+    module.readAll = lambda name: ([Grid()], {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "openvdb", module)
+    voxels = read_voxels(path)
+    assert voxels.shape == (3, 4, 5)
+    assert (voxels == ASYMMETRIC).all()
+
+
+def _write_3mf(path: Path, surface: Any) -> None:
+    """A model of one object, used as the component of another that moves and turns it: x -> y -> z -> x."""
+    vertices = "".join(f'<vertex x="{x}" y="{y}" z="{z}"/>' for x, y, z in surface.points)
+    faces = surface.triangulate().faces.reshape(-1, 4)[:, 1:]
+    triangles = "".join(f'<triangle v1="{a}" v2="{b}" v3="{c}"/>' for a, b, c in faces)
+    model = (
+        '<?xml version="1.0"?><model unit="millimeter"'
+        ' xmlns="http://schemas.microsoft.com/3dmanufacturing/core/2015/02"><resources>'
+        f'<object id="1"><mesh><vertices>{vertices}</vertices><triangles>{triangles}</triangles></mesh></object>'
+        '<object id="2"><components><component objectid="1" transform="0 1 0 0 0 1 1 0 0 5 6 7"/></components>'
+        '</object></resources><build><item objectid="2"/></build></model>'
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("3D/3dmodel.model", model)
+
+
+@pytest.mark.parametrize("kind", ["stl", "obj", "ply", "3mf"])
+def test_surfaces_are_filled(tmp_path: Path, kind: str) -> None:
+    """An ellipsoid with three different axes: its volume, shape and orientation come back."""
+    surface = pyvista.ParametricEllipsoid(2.0, 1.0, 0.5).clean()
+    path = tmp_path / f"body.{kind}"
+    if kind == "3mf":
+        _write_3mf(path, surface)
+    elif kind == "obj":
+        pyvista.save_meshio(path, surface)
+    else:
+        surface.save(path)
+    voxels = read_voxels(path, resolution=32)
+    if kind == "3mf":
+        voxels = voxels.transpose(1, 2, 0)
+    assert voxels.shape == (32, 16, 8)
+    x, y, z = ((np.arange(n) + 0.5) / n * 2 - 1 for n in voxels.shape)
+    inside = x[:, None, None] ** 2 + y[:, None] ** 2 + z**2 < 1
+    # The surface is a polyhedron inside the ellipsoid: a few voxels at its skin may differ.
+    assert (voxels != inside).mean() < 0.02
+    assert voxels.mean() == pytest.approx(np.pi / 6, rel=0.03)
+
+
+def test_open_surfaces_are_refused(tmp_path: Path) -> None:
+    pyvista.Plane().triangulate().save(tmp_path / "plane.stl")
+    with pytest.raises(InputError, match="closed"):
+        read_voxels(tmp_path / "plane.stl")
+    (tmp_path / "text.3mf").write_text("no model")
+    with pytest.raises(InputError, match="3MF"):
+        read_voxels(tmp_path / "text.3mf")
+
+
+# Mistakes.
+
+
+def _files(at: Path) -> None:
+    np.save(at / "cell.npy", ASYMMETRIC)
+    np.save(at / "flat.npy", np.ones((3, 3)))
+    np.save(at / "many.npy", np.ones((2, 3, 3, 3)))
+    np.save(at / "words.npy", np.full((2, 2, 2), "solid"))
+    np.save(at / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(at / "negative.npy", np.full((2, 2, 2), -1.0))
+    np.save(at / "nan.npy", np.full((2, 2, 2), np.nan))
+    np.savez(at / "two.npz", a=ASYMMETRIC, b=ASYMMETRIC)
+    (at / "text.npy").write_text("no array")
+    (at / "text.npz").write_text("no archive")
+    (at / "what.xyz").write_text("?")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("missing.npy", "no such file"),
+        ("what.xyz", "no known kind"),
+        ("text.npy", "numpy array"),
+        ("text.npz", "numpy archive"),
+        ("objects.npy", "numpy array"),
+        ("flat.npy", "three-dimensional"),
+        ("words.npy", "three-dimensional"),
+        ("many.npy", "--octant"),
+        ("negative.npy", "not negative"),
+        ("nan.npy", "finite"),
+        ("two.npz", "--array"),
+        ("cell.npy --octant", "octants"),
+        ("cell.npy --octant --general", "--general"),
+        ("cell.npy --nu 0.5", "--nu"),
+        ("cell.npy --rtol 0", "--rtol"),
+        ("cell.npy --void -1", "void"),
+        ("cell.npy --device nowhere", "--device"),
+        ("cell.npy --resolution 8", "--resolution"),
+    ],
+)
+def test_mistakes_are_input_errors(tmp_path: Path, line: str, words: str) -> None:
+    _files(tmp_path)
+    name, *options = line.split()
+    result = _invoke(tmp_path / name, *options)
+    assert isinstance(result.exception, InputError)
+    assert words in str(result.exception)
+    assert result.stdout == ""
+
+
+def test_exit_codes(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    np.save(tmp_path / "cell.npy", ASYMMETRIC)
+    done = run_cli("micro", "homogenize", "cell.npy", "--json")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert np.array(json.loads(done.stdout)["C"]).shape == (6, 6)
+    wrong = run_cli("micro", "homogenize", "nothing.npy")
+    assert wrong.returncode == 2
+    assert wrong.stdout == ""
+    assert wrong.stderr == "error: nothing.npy: no such file\n"
+
+
+def test_what_did_not_converge_exits_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import micro.pcg
+
+    path = _save(tmp_path / "cell.npy", ASYMMETRIC)
+    solve = micro.pcg.solve
+    monkeypatch.setattr(micro.pcg, "solve", lambda *a, **k: solve(*a, **k, max_iterations=2))
+    result = _invoke(path, "--json")
+    assert isinstance(result.exception, NotConverged)
+    assert result.exception.exit_code == 3
+    assert "--rtol" in str(result.exception)
+    assert json.loads(result.stdout)["status"] == "not_converged"
