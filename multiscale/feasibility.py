@@ -133,7 +133,7 @@ class FeasibleProjection:
         system = self._system(p, normal, _multiplier(m, p, normal))
         right = np.zeros((len(moved), 4, 1))
         right[:, :3, 0] = gradient[moved] @ self._tensor_of_scaled
-        pulled = np.linalg.solve(system, right)[:, :3, 0]
+        pulled = _solve(system, right)[:, :3, 0]
         out[moved] = pulled @ np.linalg.inv(self._tensor_of_scaled)
         return out
 
@@ -153,11 +153,11 @@ class FeasibleProjection:
             left = left[far]
             if len(left) == 0:
                 break
-            step = np.linalg.solve(self._system(q[far], g[far], t[far]), -residual[far])[..., 0]
+            step = _solve(self._system(q[far], g[far], t[far]), -residual[far])[..., 0]
             # A step beyond the projection's own reach has left the basin.
             step *= np.minimum(1.0, 0.05 / np.maximum(np.abs(step[:, :3]).max(axis=1), 1e-12))[:, None]
             p[left] += step[:, :3]
-            multiplier[left] += step[:, 3]
+            multiplier[left] = np.clip(multiplier[left] + step[:, 3], -1.0, 1.0)
             normal[left] = self._gradient(p[left])
         found = tensor.from_moduli(p * self._scale)
         good = np.ones(len(m), bool)
@@ -193,6 +193,18 @@ class FeasibleProjection:
         """d2phi/dm2 at scaled moduli, (N, 3, 3)."""
         hessian = self.gamut.hessian(tensor.from_moduli(m * self._scale))
         return self._tensor_of_scaled.T @ hessian @ self._tensor_of_scaled
+
+
+def _solve(systems: Array, right: Array) -> Array:
+    """Solutions (q, 4, 1) of regular systems; zero where a system is singular.
+
+    That happens where the boundary's centre of curvature meets the point: the nearest point jumps there
+    and has no derivative, so Newton stays where it is and the element's gradient is left out.
+    """
+    regular = np.abs(np.linalg.det(systems)) > 1e-12
+    out = np.zeros_like(right)
+    out[regular] = np.linalg.solve(systems[regular], right[regular])
+    return out
 
 
 def _multiplier(m: Array, p: Array, normal: Array) -> Array:

@@ -75,7 +75,7 @@ class Settings:
     sharpness: float = 40.0
     slack: float = 0.05
     margin: float = 0.0
-    tolerance: float = 1e-4
+    tolerance: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -220,12 +220,6 @@ class Optimiser:
             optimiser.optimize(start)
         except nlopt.RoundoffLimited:
             pass  # no further progress is possible in floating point: the best point so far stands
-        except RuntimeError:
-            if search.error is not None:
-                raise search.error from None
-            raise
-        if search.error is not None:
-            raise search.error
         return search.state
 
     def _expand(self, x: Array, uniform: bool) -> Array:
@@ -280,7 +274,6 @@ class _Search:
         self.state = state
         self.aggregate = constraint
         self.uniform = uniform
-        self.error: BaseException | None = None
         self._scale = 0.0
         self._best_merit = (float("inf"), float("inf"))
 
@@ -292,11 +285,7 @@ class _Search:
             tensors = np.tile(owner.projection.forward(raw[:1]), (len(raw), 1))
         else:
             tensors = owner.projection.forward(raw)
-        try:
-            value, sensitivity = owner.objective.value_and_gradient(owner.space.field(tensors))
-        except BaseException as error:  # nlopt turns exceptions into a bare failure; keep the real one
-            self.error = error
-            raise nlopt.ForcedStop from None
+        value, sensitivity = owner.objective.value_and_gradient(owner.space.field(tensors))
         self._scale = self._scale or value.total
         if gradient.size:
             pulled = owner.projection.backward(raw, tensors, sensitivity[owner.space.design])

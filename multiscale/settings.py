@@ -58,7 +58,7 @@ class OptimizerSettings(Table):
     """Stages that move every element; the design is projected onto the gamut at the end of each."""
     iterations: Count = 40
     """Iterations in such a stage, at most."""
-    tolerance: Tolerance = 1e-4
+    tolerance: Tolerance = 1e-6
     """A stage ends when the squared objective changes by less than this in an iteration, relative."""
     slack: NonNegative = 0.05
     """How far tensors may leave the gamut before their projection, in phi's units."""
