@@ -5,8 +5,8 @@
 2. Design elements: tensors within a tolerance form a group that shares one cell.
 3. Each group's candidates are the nearest cells of the set; one is chosen for all groups together so
    that neighbours touch (:mod:`multiscale.selection`).
-4. The chosen cells are corrected toward their group's tensor by their threshold; a correction that would
-   cost a contact is given up.
+4. Chosen cells whose error exceeds the tolerance are corrected toward their group's tensor by their
+   parameters; a correction that would cost a contact is given up.
 
 The tensors of the result are the cells' own, homogenised as they are.
 """
@@ -34,8 +34,6 @@ Array = NDArray[np.float64]
 
 #: Tensor error that one fully missed overlap between two neighbours is worth in the selection.
 _OVERLAP_WEIGHT = 0.005
-#: Cells whose error is below this share of the groups' tolerance, which then dominates, are left as they are.
-_CORRECTED = 0.5
 #: Trials a cell is given for its correction.
 _TRIALS = 2
 
@@ -118,7 +116,7 @@ def fill(
         chosen[count_fixed:],
         design_groups.target,
         steps=_TRIALS,
-        tolerance=_CORRECTED * settings.tolerance,
+        tolerance=settings.tolerance,
         progress=lambda step, left: say(total - left, f"correcting cells, round {step + 1}"),
     )
     unique = CellSet.concat([special, corrected])
