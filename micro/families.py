@@ -184,6 +184,22 @@ def _draw_clad(rng: np.random.Generator) -> Floats:
     return np.concatenate([[rng.uniform(-0.5, 1.5)], _draw_coefficients(rng), solids.draw_plates(rng)])
 
 
+def _wavy(grid: Chamber, shape: Floats) -> Floats:
+    """Plates whose thickness varies in waves. Shape: coefficients (in edge lengths), the plates' shape."""
+    count = len(ORDERS)
+    return shape[:count] @ grid.waves + solids.plates(grid, shape[count:])
+
+
+def _draw_wavy(rng: np.random.Generator) -> Floats:
+    return np.concatenate([rng.uniform(0.0, 0.05) * _draw_coefficients(rng), solids.draw_plates(rng)])
+
+
+def wavy_from_plates(params: Floats) -> Floats:
+    """The parameters of ``wavy`` that give the same cell as these of ``plates``."""
+    lead, count = len(LEADING), len(FAMILIES["plates"].parameters)
+    return np.concatenate([params[:lead], np.zeros(len(ORDERS)), params[lead:count]])
+
+
 _WAVES = tuple(f"a{a}{b}{c}" for a, b, c in ORDERS)
 
 FAMILIES: dict[str, Family] = {
@@ -200,6 +216,7 @@ FAMILIES: dict[str, Family] = {
         Family("hollow", LEADING + solids.HOLLOW, solids.hollow, solids.draw_hollow),
         Family("hybrid", LEADING + solids.HYBRID, solids.hybrid, solids.draw_hybrid),
         Family("clad", (*LEADING, "middle", *_WAVES, *solids.PLATES), _clad, _draw_clad),
+        Family("wavy", (*LEADING, *_WAVES, *solids.PLATES), _wavy, _draw_wavy),
     )
 }
 """All families by name."""

@@ -38,7 +38,7 @@ from micro import cell, tensor
 from micro.cellset import CellSet
 from micro.chamber import chamber
 from micro.errors import InputError
-from micro.families import FAMILIES, GRAIN, LEADING, family, shifted, threshold_for_volume
+from micro.families import FAMILIES, GRAIN, LEADING, family, shifted, threshold_for_volume, wavy_from_plates
 from micro.files import atomic_path
 from micro.reach import reach
 from micro.solids import ABSENT
@@ -142,6 +142,8 @@ FINE_RTOL = 3e-4
 
 FINE = 32
 """Resolution at which every candidate must be presentable: a member of 1/32 of the cell is two voxels."""
+
+_WAVY = ("trig-solid", "trig-sheet", "tpms-solid", "tpms-sheet", "clad", "wavy")
 
 PARAMS = max(len(f.parameters) for f in FAMILIES.values())
 
@@ -359,20 +361,24 @@ def _pool(recipe: Recipe, folder: Path, shards: _Shards) -> Labels:
 
 def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: _Shards) -> Labels:
     """The cells tried on the way from the pool to ``recipe.reach`` goals."""
-    # Starts with waves, whose many parameters bend a shape smoothly; struts and plates move voxel layers.
-    known = pool.take(pool.good & np.char.startswith(pool.names, "t") & (pool.names != "truss"))
+    # Starts with waves, whose many parameters bend a shape smoothly; struts move voxel layers.
+    known = pool.take(pool.good & np.isin(pool.names, [*_WAVY, "plates"]))
     rng = np.random.default_rng([recipe.seed, recipe.pool])
     aims = goals(known.C, recipe.reach, rng)
-    # Half of them close around the medium itself: it should lie inside the gamut, with margin.
-    aims[::2] = scaled(MEDIUM) + rng.normal(0.0, 0.02, (len(aims[::2]), 3))
+    # Half of them around the medium itself and beyond it, on the side of high bulk and low shear moduli
+    # where cells are rare: it should lie inside the gamut, with margin.
+    beyond = np.array([0.008, -0.006, -0.006])
+    aims[::2] = scaled(MEDIUM) + beyond + rng.normal(0.0, 0.015, (len(aims[::2]), 3))
     # Not always the nearest: different starts reach a goal by different shapes.
     _, near = cKDTree(scaled(known.C)).query(aims, k=8)
     near = near[np.arange(len(aims)), rng.integers(8, size=len(aims))]
     folder = folder / f"reach-{recipe.pool}-{recipe.reach}"
-    jobs = [
-        (folder / f"{i:04d}.npz", str(known.names[p]), known.params[p], aim, recipe.coarse)
-        for i, (p, aim) in enumerate(zip(near, aims, strict=True))
-    ]
+    jobs: list[_Goal] = []
+    for i, (p, aim) in enumerate(zip(near, aims, strict=True)):
+        name, params = str(known.names[p]), known.params[p]
+        if name == "plates":
+            name, params = "wavy", wavy_from_plates(params)
+        jobs.append((folder / f"{i:04d}.npz", name, params, aim, recipe.coarse))
     return shards.reach(jobs)
 
 
