@@ -173,12 +173,12 @@ def _surface_3mf(path: Path) -> Any:
     try:
         for item in model.iter(f"{_CORE}item"):
             place(item, np.eye(4))
-        triangles, vertices = np.concatenate(faces), np.concatenate(points)
-        if not np.isfinite(vertices).all() or triangles.min() < 0 or triangles.max() >= len(vertices):
+        indices, vertices = np.concatenate(faces), np.concatenate(points)
+        if not np.isfinite(vertices).all() or indices.min() < 0 or indices.max() >= len(vertices):
             raise ValueError("a triangle without its vertices")
     except (ValueError, KeyError, RecursionError) as error:
         raise InputError(f"holds no sound model: {error}", file=path) from None
-    cells = np.column_stack([np.full(len(triangles), 3), triangles])
+    cells = np.column_stack([np.full(len(indices), 3), indices])
     return pyvista.PolyData(vertices, cells.ravel()).clean()
 
 

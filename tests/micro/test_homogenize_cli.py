@@ -153,8 +153,9 @@ def _write_3mf(path: Path, surface: Any) -> None:
     model = (
         '<?xml version="1.0"?><model unit="millimeter"'
         ' xmlns="http://schemas.microsoft.com/3dmanufacturing/core/2015/02"><resources>'
-        f'<object id="1"><mesh><vertices>{vertices}</vertices><triangles>{triangles}</triangles></mesh></object>'
-        '<object id="2"><components><component objectid="1" transform="0 1 0 0 0 1 1 0 0 5 6 7"/></components>'
+        f'<object id="1"><mesh><vertices>{vertices}</vertices>'
+        f'<triangles>{triangles}</triangles></mesh></object><object id="2"><components>'
+        '<component objectid="1" transform="0 1 0 0 0 1 1 0 0 5 6 7"/></components>'
         '</object></resources><build><item objectid="2"/></build></model>'
     )
     with zipfile.ZipFile(path, "w") as archive:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -100,7 +102,7 @@ def test_coarse_operators_are_exact_galerkin_products(shape: tuple[int, int, int
     free = torch.ones((3, 1, 1, *grid.nodes), dtype=torch.bool)
     levels = Multigrid.build(rho, K, grid, free).levels
     assert len(levels) >= 2
-    for fine, coarse in zip(levels, levels[1:], strict=False):
+    for fine, coarse in pairwise(levels):
         u = _field(coarse.grid, 12, loads=1, cells=2)
         up = prolong(u, fine.grid, coarse.grid)
         expected = restrict(fine.multiply(up), fine.grid, coarse.grid)
