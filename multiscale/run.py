@@ -200,8 +200,8 @@ def _design(session: Session, directory: RunDirectory) -> None:
     phi = session.gamut.phi(state.best)
     field = space.field(state.best)
     whole = objective.reduction.expand_elements(field)
-    if parallel.is_root():
-        save_tensors(directory.path / "design.npz", whole)
+    # All ranks read the file in the next stage: on_root makes them wait for it.
+    parallel.on_root(lambda: save_tensors(directory.path / "design.npz", whole))
     solves = objective.iterations
     weight = objective.reduction.element_weight
     reporter.say(f"design: distortion {state.best_value:.4f} after {len(state.records)} evaluations")
