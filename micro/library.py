@@ -148,6 +148,9 @@ _REACH: Floats = np.array([0.05, 0.2, 0.2])
 
 _SMALLEST_RADIUS = 1e-3
 
+_RTOL = 3e-4
+"""Relative residual of the trials; the constants' errors are quadratic in it, below 1e-5."""
+
 
 @dataclass
 class _State:
@@ -257,7 +260,7 @@ def _advance(states: list[_State]) -> None:
         state.radius *= 0.3
     if not whole:
         return
-    result = homogenize_octants(np.stack([t[3] for t in whole]))
+    result = homogenize_octants(np.stack([t[3] for t in whole]), rtol=_RTOL)
     for (state, x, leading, octant, _), C, status in zip(whole, result.C, result.status, strict=True):
         if status != Status.OK:
             state.radius *= 0.3
