@@ -8,12 +8,12 @@ leaves emptier regions out. phi is its signed distance, positive inside,
     phi(m) = dist(m, outside of the balls) - r   inside the balls,
     phi(m) = -dist(m, nearest cell)              elsewhere (the two agree, -r, on the balls' surface),
 
-sampled on a grid, smoothed by a Gaussian of one grid spacing, raised by a slack (the typical distance
-between neighbouring cells, which smoothing loses at edges and a correction of a cell regains) and
-interpolated by a tricubic B-spline (:mod:`micro.spline`): twice continuously differentiable, with an
-analytic gradient, and still close to a distance (slope 1). A spline rather than a network because the
-distance is exact where it is sampled, evaluation is a fixed 64 products, and the same cells give the
-same phi.
+sampled on a grid, smoothed by a Gaussian of one grid spacing, raised by a slack (so that 95 % of the
+cells are feasible: smoothing cuts edges off, and half of the boundary cells; a correction of a cell
+reaches beyond it by as much) and interpolated by a tricubic B-spline (:mod:`micro.spline`): twice
+continuously differentiable, with an analytic gradient, and still close to a distance (slope 1). A spline
+rather than a network because the distance is exact where it is sampled, evaluation is a fixed 64
+products, and the same cells give the same phi.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Gamut:
         *,
         radius: float | None = None,
         slack: float | None = None,
+        coverage: float = 0.95,
         spacing: float = 1 / 96,
         smoothing: float = 1.0,
         source: str = "",
@@ -101,7 +102,9 @@ class Gamut:
         radius : float, optional
             Closing radius in scaled moduli; by default :func:`closing_radius`.
         slack : float, optional
-            Added to phi; by default the median distance of a cell to the nearest other one.
+            Added to phi; by default as much as makes the share ``coverage`` of the cells feasible.
+        coverage : float
+            See ``slack``.
         spacing : float
             Grid spacing in scaled moduli.
         smoothing : float
@@ -122,17 +125,18 @@ class Gamut:
         r = closing_radius(C) if radius is None else float(radius)
         if r < spacing:
             raise InputError("the closing radius must be at least the grid spacing", key="radius", value=r)
-        if slack is None:
-            slack = float(np.median(cKDTree(m).query(m, k=2)[0][:, 1]))
         # The balls need room while distances are taken; of the result a few spacings around the cells do.
         room, rim = int(np.ceil(r / spacing)) + 2, 6
         low = (np.floor(m.min(axis=0) / spacing) - rim - room) * spacing
         shape = np.ceil((m.max(axis=0) - low) / spacing).astype(int) + 1 + rim + room
         distance = _closed_distance(m, r, low, tuple(shape), spacing)
         smooth = ndimage.gaussian_filter(distance, smoothing, mode="nearest") if smoothing > 0 else distance
-        kept = smooth[room:-room, room:-room, room:-room] + slack
+        kept = smooth[room:-room, room:-room, room:-room]
+        if slack is None:
+            exact = TricubicSpline.interpolate(kept, low + room * spacing, spacing)
+            slack = max(0.0, float(-np.quantile(exact.value(m), 1 - coverage)))
         made = {"cells": len(m), "spacing": spacing, "smoothing": smoothing, "slack": slack, **(attrs or {})}
-        return Gamut(TricubicSpline.interpolate(kept, low + room * spacing, spacing), r, source, made)
+        return Gamut(TricubicSpline.interpolate(kept + slack, low + room * spacing, spacing), r, source, made)
 
     def phi(self, C: ArrayLike) -> Floats:
         """Signed distance to the gamut's boundary in scaled moduli, positive inside; (..., 3) to (...)."""
@@ -254,7 +258,7 @@ def _closed_distance(m: Floats, r: float, low: Floats, shape: tuple[int, ...], s
     """Signed distance to the closing by r of points (m, 3), on a grid."""
     axes = [low[a] + spacing * np.arange(shape[a]) for a in range(3)]
     nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    nearest = cKDTree(m).query(nodes.reshape(-1, 3))[0].reshape(shape)
+    nearest = _nearest(m, nodes, r)
     out = -nearest
     inside = nearest < r
     # The balls' surface, accurate to the square of the spacing since `nearest` is exact.
@@ -263,6 +267,20 @@ def _closed_distance(m: Floats, r: float, low: Floats, shape: tuple[int, ...], s
     cloud = np.concatenate([vertices, corners.mean(axis=1)]) + low
     out[inside] = cKDTree(cloud).query(nodes[inside])[0] - r
     return out
+
+
+def _nearest(m: Floats, nodes: Floats, r: float) -> Floats:
+    """Distance of grid nodes (nx, ny, nz, 3) to the points; exact to 2r and beyond, interpolated far off."""
+    tree, step = cKDTree(m), 4
+    shape = nodes.shape[:3]
+    # A margin of the grid's own step, since a distance changes by no more than one walks.
+    coarse = tree.query(nodes[::step, ::step, ::step])[0]
+    index = np.asarray(np.indices(shape)) / step
+    distance = ndimage.map_coordinates(coarse, index, order=1, mode="nearest")
+    spacing = float(np.linalg.norm(nodes[1, 0, 0] - nodes[0, 0, 0]))
+    close = distance < 2 * r + 2 * step * spacing
+    distance[close] = tree.query(nodes[close])[0]
+    return np.asarray(distance)
 
 
 def _digest(coefficients: NDArray[np.float16]) -> str:
