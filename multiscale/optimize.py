@@ -40,6 +40,8 @@ Record = dict[str, object]
 
 ALGORITHMS = ("mma", "ccsaq", "lbfgs")
 
+#: The first stage only has to find the right basin: it ends at this relative change of J^2.
+_UNIFORM_TOLERANCE = 1e-3
 #: phi above minus this counts as feasible: rounding of the projection.
 FEASIBILITY_TOLERANCE = 1e-9
 
@@ -215,7 +217,7 @@ class Optimiser:
         optimiser.set_min_objective(search.objective)
         optimiser.add_inequality_constraint(search.constraint, 1e-6)
         optimiser.set_maxeval(budget - state.evaluation)
-        optimiser.set_ftol_rel(settings.tolerance)
+        optimiser.set_ftol_rel(max(settings.tolerance, _UNIFORM_TOLERANCE) if uniform else settings.tolerance)
         try:
             optimiser.optimize(start)
         except nlopt.RoundoffLimited:
