@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -218,10 +219,9 @@ class Optimiser:
         optimiser.add_inequality_constraint(search.constraint, 1e-6)
         optimiser.set_maxeval(budget - state.evaluation)
         optimiser.set_ftol_rel(max(settings.tolerance, _UNIFORM_TOLERANCE) if uniform else settings.tolerance)
-        try:
+        # Roundoff: no further progress is possible in floating point, and the best point so far stands.
+        with suppress(nlopt.RoundoffLimited):
             optimiser.optimize(start)
-        except nlopt.RoundoffLimited:
-            pass  # no further progress is possible in floating point: the best point so far stands
         return search.state
 
     def _expand(self, x: Array, uniform: bool) -> Array:
