@@ -100,7 +100,9 @@ def fill(
             progress(done, total, what)
 
     say(0, "cells for the fixed regions")
-    special = CellSet.concat([library.match(cells, target) for target in fixed_groups.target])
+    special = CellSet.concat(
+        [library.match(cells, target, neighbours=4, steps=6) for target in fixed_groups.target]
+    )
     say(count_fixed, "choosing cells that touch")
     # Rows of `pool`: the library's cells, then the special ones.
     pool = CellSet.concat([cells, special])
