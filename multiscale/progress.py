@@ -20,8 +20,9 @@ _INTERVAL = 10.0
 class Task:
     """One bar: ``advance`` it, ``say`` what is current."""
 
-    def __init__(self, owner: Reporter, name: str, total: int, done: int = 0):
+    def __init__(self, owner: Reporter, name: str, total: int, done: int = 0, steady: bool = True):
         self._owner = owner
+        self._steady = steady
         self.name = name
         self.total = total
         self.done = done
@@ -45,7 +46,7 @@ class Task:
     def _left(self, now: float) -> str:
         """Time left, once there is something to judge it by."""
         made = self.done - self._first
-        if made < 1 or self.done >= self.total:
+        if not self._steady or made < 1 or self.done >= self.total:
             return ""
         left = (self.total - self.done) * (now - self._start) / made
         return f" (about {left:.0f} s left)"
@@ -70,8 +71,8 @@ class Reporter:
         self.console.print(f"[dim]{time.monotonic() - self._start:7.1f} s[/dim]  {text}", soft_wrap=True)
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
-        """A bar for ``total`` steps, of which ``done`` were done before."""
+    def task(self, name: str, total: int, done: int = 0, steady: bool = True) -> Iterator[Task]:
+        """A bar for ``total`` steps, of which ``done`` were done before; ``steady`` ones foretell their end."""
         if self.verbose and self.console.is_terminal and self.live is None:
             self.live = Progress(
                 TextColumn("{task.description}"),
@@ -83,7 +84,7 @@ class Reporter:
                 transient=True,
             )
             self.live.start()
-        task = Task(self, name, total, done)
+        task = Task(self, name, total, done, steady)
         try:
             yield task
         finally:

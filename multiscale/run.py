@@ -233,7 +233,7 @@ def _fill(session: Session, directory: RunDirectory) -> None:
 
     def work() -> dict[str, Any]:
         task_of: dict[str, Any] = {}
-        with session.reporter.task("fill", 1) as task:
+        with session.reporter.task("fill", 1, steady=False) as task:
 
             def show(done: int, total: int, what: str) -> None:
                 task.total = total
