@@ -72,7 +72,7 @@ class Reporter:
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0, steady: bool = True) -> Iterator[Task]:
-        """A bar for ``total`` steps, of which ``done`` were done before; ``steady`` ones foretell their end."""
+        """A bar for ``total`` steps, ``done`` of them done before; ``steady`` ones foretell their end."""
         if self.verbose and self.console.is_terminal and self.live is None:
             self.live = Progress(
                 TextColumn("{task.description}"),
