@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from micro import pcg
+from micro import parallel, pcg
 from micro.cell import is_symmetric, symmetrise
 from micro.errors import InputError
 from micro.multigrid import Multigrid
@@ -26,6 +27,9 @@ from micro.voxel import Grid, apply_stiffness, pad_moduli, unit_stiffness
 _BATCH_VOXELS = 2**17
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
 
+
+_TOGETHER = 2**16
+"""Voxels times load cases up to which load cases are solved together."""
 
 _NOTHING = 1e-9
 """Stiffness in units of the solid's below which a converged cell carries nothing."""
@@ -110,7 +114,9 @@ def homogenize_octants(
     size = batch or max(1, _BATCH_VOXELS // n**3)
     parts = []
     for start in range(0, m, size):
-        parts.append(_solve_octants(moduli[start : start + size], nu, rtol, torch.device(device), progress))
+        parts.append(_solve_octants(moduli[start : start + size], nu, rtol, torch.device(device)))
+        if progress is not None:
+            progress(len(parts[-1][0]))
     C, residual, iterations, status = (np.concatenate(column) for column in zip(*parts, strict=True))
     volume = (np.asarray(octants).reshape(m, -1) > 0).mean(axis=1)
     return OctantResult(C, volume, residual, iterations, status)
@@ -161,9 +167,7 @@ def _octant_loads(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return affine, free
 
 
-def _solve_octants(
-    moduli: NDArray, nu: float, rtol: float, device: torch.device, progress: Callable[[int], None] | None
-) -> tuple[NDArray, ...]:
+def _solve_octants(moduli: NDArray, nu: float, rtol: float, device: torch.device) -> tuple[NDArray, ...]:
     n = moduli.shape[1]
     moduli, carries = _carrying_part(moduli)
     rho = torch.from_numpy(moduli).to(device)
@@ -174,12 +178,19 @@ def _solve_octants(
     multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
     forces = apply_stiffness(affine, pad_moduli(rho), k, grid)
     floor = _inner(forces, forces).sqrt()
-    solution = pcg.solve(
-        rho, k, grid, free, multigrid, -forces * free, rtol=rtol, floor=floor, on_retire=progress
-    )
+    b = -forces * free
+
+    def solve(loads: slice) -> pcg.Solution:
+        mine = multigrid.for_loads(loads)
+        return pcg.solve(rho, k, grid, free[:, loads], mine, b[:, loads], rtol=rtol, floor=floor[loads])
+
+    solutions = parallel.run([partial(solve, loads) for loads in _groups(2, rho.numel())])
     # With w the fluctuation and r its defect, A w = b - r on the free degrees of freedom, so the
     # energy of affine + w needs inner products only.
-    w, r = solution.u, solution.defect
+    w, r = (torch.cat([getattr(s, name) for s in solutions], dim=1) for name in ("u", "defect"))
+    residual, iterations, converged = (
+        torch.cat([getattr(s, name) for s in solutions]) for name in ("residual", "iterations", "converged")
+    )
     energy = _inner(affine + w, forces) - _inner(w, r)
     axial, image = slice(0, 1), _exchange_xy
     mutual = (
@@ -188,13 +199,19 @@ def _solve_octants(
         - _inner(image(w[:, axial]), r[:, axial])
     )
     C = torch.stack([energy[0], mutual[0], energy[1]], dim=-1) / float(n**3)
-    status = np.where(solution.converged.all(dim=0).cpu().numpy(), Status.OK, Status.NOT_CONVERGED)
+    status = np.where(converged.all(dim=0).cpu().numpy(), Status.OK, Status.NOT_CONVERGED)
     return (
         C.cpu().numpy(),
-        solution.residual.amax(dim=0).cpu().numpy(),
-        solution.iterations.amax(dim=0).cpu().numpy(),
+        residual.amax(dim=0).cpu().numpy(),
+        iterations.amax(dim=0).cpu().numpy(),
         np.where(carries, status, Status.NO_LOAD_PATH),
     )
+
+
+def _groups(loads: int, voxels: int) -> list[slice]:
+    """Load cases to solve together: small cells share their overheads, in large ones each ends by itself."""
+    size = min(loads, max(1, _TOGETHER // voxels))
+    return [slice(i, min(i + size, loads)) for i in range(0, loads, size)]
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -230,10 +247,6 @@ def _carrying_part(moduli: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
             out = out.copy() if out is moduli else out
             out[i] = np.where(through[labels], octant, 0.0)
     return out, carries
-
-
-_LOADS_AT_ONCE = 2**21
-"""Voxels times load cases solved together; larger cells take their six loads in groups, for the memory."""
 
 
 @dataclass(frozen=True)
@@ -311,24 +324,24 @@ def homogenize_cell(
     b = grid.fold(-constant)
     floor = _inner(constant, constant).sqrt()
     del affine, constant
-    group = int(min(6, max(1, _LOADS_AT_ONCE // array.size)))
-    multigrid: Multigrid | None = None
-    fields, defects, residuals, iterations, converged = [], [], [], [], True
-    for start in range(0, 6, group):
-        loads = slice(start, min(start + group, 6))
-        count = loads.stop - loads.start
-        free = torch.ones((3, count, 1, *grid.nodes), dtype=torch.bool, device=rho.device)
-        if multigrid is None or multigrid.loads != count:
-            multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
-        s = pcg.solve(rho, k, grid, free, multigrid, b[:, loads], rtol=rtol, floor=floor[loads])
-        fields.append(s.u)
-        defects.append(s.defect.float())
-        residuals.append(float(s.residual.max()))
-        iterations.append(int(s.iterations.max()))
-        converged &= bool(s.converged.all())
+
+    def solve(loads: slice) -> pcg.Solution:
+        # Nothing is fixed: every load case has the same preconditioner.
+        count = slice(0, loads.stop - loads.start)
+        mine = multigrid.for_loads(count)
+        s = pcg.solve(rho, k, grid, free[:, count], mine, b[:, loads], rtol=rtol, floor=floor[loads])
         if progress is not None:
-            progress(count)
-    w, r = torch.cat(fields, dim=1), torch.cat(defects, dim=1)
+            progress(loads.stop - loads.start)
+        return s
+
+    groups = _groups(6, array.size)
+    free = torch.ones((3, groups[0].stop, 1, *grid.nodes), dtype=torch.bool, device=rho.device)
+    multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
+    solutions = parallel.run([partial(solve, loads) for loads in groups])
+    converged = all(bool(s.converged.all()) for s in solutions)
+    residual = max(float(s.residual.max()) for s in solutions)
+    iterations = max(int(s.iterations.max()) for s in solutions)
+    w, r = torch.cat([s.u for s in solutions], dim=1), torch.cat([s.defect for s in solutions], dim=1)
     for i in range(6):
         for j in range(6):
             # Forces are -b, and A w = b - defect.
@@ -337,7 +350,7 @@ def homogenize_cell(
     status = Status.OK if converged else Status.NOT_CONVERGED
     if converged and float(C.abs().max()) < _NOTHING:
         status, C = Status.NO_LOAD_PATH, torch.zeros_like(C)
-    return CellResult(C.cpu().numpy() * scale, volume, max(residuals), max(iterations), status)
+    return CellResult(C.cpu().numpy() * scale, volume, residual, iterations, status)
 
 
 def _unit_strains(grid: Grid, device: torch.device) -> Tensor:

@@ -176,29 +176,28 @@ class Level:
 
     The finest grid has ``padded`` moduli and the element ``stiffness``; the others a ``stencil``
     (3, 3, 3, 3, 3, B, X, Y, Z): offset of the neighbour in x, y, z, column, row, node.
-    ``inverse`` (3, 3, L, B, X, Y, Z) are the inverted node blocks; the smoother is the Chebyshev
-    polynomial of ``degree`` for a spectrum of inverse * A up to ``radius``.
+    ``step`` (3, 3, L, B, X, Y, Z) are the inverted node blocks times 4/3 over the largest eigenvalue that
+    the smoother, a Chebyshev polynomial of ``degree``, reckons with.
     """
 
     grid: Grid
-    inverse: Tensor
+    step: Tensor
     degree: int
-    radius: float
     padded: Tensor | None = None
     stiffness: Tensor | None = None
     stencil: Tensor | None = None
 
-    def multiply(self, u: Tensor) -> Tensor:
-        """A u without boundary conditions; u is (3, L, B, X, Y, Z)."""
+    def multiply(self, u: Tensor, minuend: Tensor | None = None) -> Tensor:
+        """A u, or ``minuend`` - A u, without boundary conditions; u is (3, L, B, X, Y, Z)."""
         if self.stencil is None:
             assert self.padded is not None
             assert self.stiffness is not None
-            return apply_stiffness(u, self.padded, self.stiffness, self.grid)
-        return _apply_stencil(u, self.stencil, self.grid)
+            return apply_stiffness(u, self.padded, self.stiffness, self.grid, minuend)
+        return _apply_stencil(u, self.stencil, self.grid, minuend)
 
     def select(self, keep: Tensor) -> Level:
         """The same level for some of the cells."""
-        parts: dict[str, Any] = {"inverse": self.inverse.index_select(3, keep)}
+        parts: dict[str, Any] = {"step": self.step.index_select(3, keep)}
         if self.padded is not None:
             parts["padded"] = self.padded.index_select(0, keep)
         if self.stencil is not None:
@@ -206,7 +205,7 @@ class Level:
         return replace(self, **parts)
 
 
-def _apply_stencil(u: Tensor, stencil: Tensor, grid: Grid) -> Tensor:
+def _apply_stencil(u: Tensor, stencil: Tensor, grid: Grid, minuend: Tensor | None) -> Tensor:
     """Sum over the 27 neighbours; stencils reach no further than the grid, so rows may run on."""
     full = grid.unfold(u).contiguous()
     sx, sy = full.shape[-2] * full.shape[-1], full.shape[-1]
@@ -215,7 +214,8 @@ def _apply_stencil(u: Tensor, stencil: Tensor, grid: Grid) -> Tensor:
     loads = full.shape[1]
     per_load = nodes // loads
     padded = torch.nn.functional.pad(full.view(3, nodes), (margin, margin))
-    out = torch.zeros_like(full)
+    out = torch.zeros_like(full) if minuend is None else grid.spread(minuend.clone())
+    sign = 1.0 if minuend is None else -1.0
     target = out.view(3, loads, per_load)
     rows = stencil.view(27, 3, 3, 1, per_load)
     stride = nodes + 2 * margin
@@ -223,7 +223,7 @@ def _apply_stencil(u: Tensor, stencil: Tensor, grid: Grid) -> Tensor:
         shift = (s // 9 - 1) * sx + (s // 3 % 3 - 1) * sy + s % 3 - 1
         view = padded.as_strided((3, loads, per_load), (stride, per_load, 1), margin + shift)
         for d in range(3):
-            target.addcmul_(rows[s, d], view[d])
+            target.addcmul_(rows[s, d], view[d], value=sign)
     return grid.fold(out)
 
 
@@ -256,9 +256,8 @@ class Multigrid:
         levels = [
             Level(
                 grid,
-                inverse,
+                inverse.mul_(4 / 3 / (_FINE_RADIUS * radius)),
                 _FINE_DEGREE,
-                _FINE_RADIUS * radius,
                 padded=pad_moduli(moduli),
                 stiffness=stiffness,
             )
@@ -279,16 +278,17 @@ class Multigrid:
             grid = Grid((nx, ny, nz), grid.periodic)
             stencil = _assemble(matrices, grid)
             inverse = invert_blocks(grid.fold(stencil[1, 1, 1].clone()), free)
-            levels.append(Level(grid, inverse, _COARSE_DEGREE, _COARSE_RADIUS * radius, stencil=stencil))
+            inverse.mul_(4 / 3 / (_COARSE_RADIUS * radius))
+            levels.append(Level(grid, inverse, _COARSE_DEGREE, stencil=stencil))
         if matrices is None:
             matrices = moduli[..., None, None] * stiffness
         coarse_inverse = _direct(matrices, grid, free).to(moduli.dtype)
         return cls(tuple(levels), coarse_inverse)
 
-    @property
-    def loads(self) -> int:
-        """Number of load cases."""
-        return self.coarse_inverse.shape[0]
+    def for_loads(self, some: slice) -> Multigrid:
+        """The same hierarchy for some of its load cases."""
+        levels = tuple(replace(level, step=level.step[:, :, some].contiguous()) for level in self.levels)
+        return replace(self, levels=levels, coarse_inverse=self.coarse_inverse[some])
 
     def select(self, keep: Tensor) -> Multigrid:
         """The same hierarchy for some of the cells."""
@@ -307,7 +307,7 @@ class Multigrid:
         if k == len(self.levels) - 1:
             return self._solve_coarsest(r)
         u = _chebyshev(level, None, r)
-        residual = r - level.multiply(u)
+        residual = level.multiply(u, r)
         below = self.levels[k + 1].grid
         coarse = self._cycle(k + 1, restrict(residual, level.grid, below))
         u += prolong(coarse, level.grid, below)
@@ -322,14 +322,15 @@ class Multigrid:
 
 def _chebyshev(level: Level, u: Tensor | None, r: Tensor) -> Tensor:
     """Fourth-kind Chebyshev smoothing of A u = r."""
-    residual = r if u is None else r - level.multiply(u)
-    step = _block_multiply(level.inverse, residual).mul_(4.0 / 3.0 / level.radius)
+    residual = r if u is None else level.multiply(u, r)
+    step = _block_multiply(level.step, residual)
+    if level.degree == 1:
+        return step if u is None else u.add_(step)
     u = step.clone() if u is None else u.add_(step)
     for i in range(1, level.degree):
-        residual = residual - level.multiply(step)
-        step = step.mul_((2 * i - 1) / (2 * i + 3)).add_(
-            _block_multiply(level.inverse, residual).mul_((8 * i + 4) / (2 * i + 3) / level.radius)
-        )
+        residual = level.multiply(step, residual)
+        fresh = _block_multiply(level.step, residual)
+        step.mul_((2 * i - 1) / (2 * i + 3)).add_(fresh, alpha=0.75 * (8 * i + 4) / (2 * i + 3))
         u.add_(step)
     return u
 

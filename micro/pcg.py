@@ -9,7 +9,6 @@ float32. Cells whose systems are all done leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +45,8 @@ class Solution:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products (L, B) of fields (3, L, B, X, Y, Z)."""
-    return (a * b).sum(dim=(-3, -2, -1), dtype=torch.float64).sum(dim=0)
+    # Short float32 rows, then float64: accurate without a float64 copy of the fields.
+    return (a * b).sum(dim=-1).sum(dim=(0, -2, -1), dtype=torch.float64)
 
 
 def _spread(s: Tensor) -> Tensor:
@@ -64,7 +64,6 @@ def solve(
     rtol: float,
     floor: Tensor,
     max_iterations: int = 400,
-    on_retire: Callable[[int], None] | None = None,
 ) -> Solution:
     """Solve A u = b on the free degrees of freedom.
 
@@ -81,12 +80,11 @@ def solve(
         Wanted norm of the residual relative to b.
     floor : Tensor, shape (L, B)
         Norm of the forces behind b: below 1e-13 of it b is rounding, and u = 0 solves.
-    on_retire : callable, optional
-        Called with the number of cells that left the batch.
     """
-    work = multigrid.levels[0].inverse.dtype
+    work = multigrid.levels[0].step.dtype
     cells = b.shape[2]
     mask = free.to(torch.float64)
+    work_mask = free.to(work)
     norm = _dot(b, b).sqrt()
     trivial = norm <= 1e-13 * floor
     scale = torch.where(trivial, torch.ones_like(norm), norm)
@@ -127,7 +125,7 @@ def solve(
             part = x[:, :, who] + torch.where(_spread(add), dx[:, :, who], 0).double()
             x[:, :, who] = part
             dx = torch.where(_spread(check), torch.zeros_like(dx), dx)
-            true = (bb[:, :, who] - apply_stiffness(part, m[who], stiffness, grid)) * mask
+            true = apply_stiffness(part, m[who], stiffness, grid, bb[:, :, who]).mul_(mask)
             size = rr.index_copy(1, who, _dot(true, true).sqrt())
             r[:, :, who] = torch.where(_spread(check[:, who]), true.to(work), r[:, :, who])
             # No digit gained since the last replacement: the search direction is worn out, restart it.
@@ -150,8 +148,6 @@ def solve(
         if bool(over.any()) and (bool(over.all()) or int((~over).sum()) <= 0.7 * len(over)):
             leave, keep = over.nonzero()[:, 0], (~over).nonzero()[:, 0]
             result[:, :, alive[leave]] = x[:, :, leave] * _spread(scale[:, alive[leave]])
-            if on_retire is not None:
-                on_retire(len(leave))
             alive = alive[keep]
             if len(alive) == 0:
                 break
@@ -164,8 +160,8 @@ def solve(
         z = multigrid.precondition(r)
         # Conjugacy to the last direction is imposed as such, which survives residual replacement.
         beta = torch.where(first, torch.zeros_like(pap), -_dot(z, ap) / pap)
-        p = z.add_(p * _spread(beta).to(work))
-        ap = multigrid.levels[0].multiply(p).mul_(free)
+        p = z.addcmul_(p, _spread(beta).to(work))
+        ap = multigrid.levels[0].multiply(p).mul_(work_mask)
         pap = _dot(p, ap)
         rp = _dot(r, p)
         sound = (pap > 0) & torch.isfinite(rp) & ~done

@@ -89,8 +89,10 @@ def pad_moduli(moduli: Tensor) -> Tensor:
     return torch.nn.functional.pad(moduli, (0, 1, 0, 1, 0, 1))
 
 
-def apply_stiffness(u: Tensor, padded: Tensor, stiffness: Tensor, grid: Grid) -> Tensor:
-    """Nodal forces A u, without boundary conditions.
+def apply_stiffness(
+    u: Tensor, padded: Tensor, stiffness: Tensor, grid: Grid, minuend: Tensor | None = None
+) -> Tensor:
+    """Nodal forces A u, without boundary conditions; with a ``minuend`` f the residual f - A u.
 
     Parameters
     ----------
@@ -100,7 +102,8 @@ def apply_stiffness(u: Tensor, padded: Tensor, stiffness: Tensor, grid: Grid) ->
     stiffness : Tensor, shape (24, 24)
     """
     full = grid.unfold(u).contiguous()
-    out = torch.zeros_like(full)
+    out = torch.zeros_like(full) if minuend is None else grid.spread(minuend.clone())
+    sign = 1.0 if minuend is None else -1.0
     loads = full.shape[1]
     sx, sy = _strides(grid.shape)
     density = padded.expand(loads, *padded.shape).reshape(-1) if loads > 1 else padded.reshape(-1)
@@ -118,7 +121,7 @@ def apply_stiffness(u: Tensor, padded: Tensor, stiffness: Tensor, grid: Grid) ->
         weight = density[q : q + count]
         for a, (dx, dy, dz) in enumerate(CORNERS):
             target = out.as_strided((3, count), (total, 1), q + dx * sx + dy * sy + dz)
-            target.addcmul_(force[3 * a : 3 * a + 3], weight)
+            target.addcmul_(force[3 * a : 3 * a + 3], weight, value=sign)
     return grid.fold(out)
 
 

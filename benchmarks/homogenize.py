@@ -1,0 +1,118 @@
+"""Time, memory and iterations of the homogeniser: ``python benchmarks/homogenize.py --out result.json``.
+
+Each measurement runs in a process of its own, so that its peak memory is its own. The cells are
+Schwarz-P (volume 0.3) and, for the batches, level sets of the same kind at volumes 0.05 to 0.5.
+Tolerances are the defaults (relative residual 1e-5, voids removed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+FULL_BATCH = {16: 64, 32: 16, 64: 2}
+
+
+def octants(n: int, count: int) -> NDArray[np.bool_]:
+    """Schwarz-P of volume 0.3 first, then of volumes spread over 0.05 to 0.5."""
+    c = np.cos((np.arange(n) + 0.5) * np.pi / n)
+    field = np.round(c[:, None, None] + c[:, None] + c, 9)
+    volumes = [0.3, *np.linspace(0.05, 0.5, count - 1)]
+    return np.stack([field > np.quantile(field, 1 - v) for v in volumes])
+
+
+def measure(n: int, count: int, path: str, repeats: int, threads: int) -> dict[str, Any]:
+    """One measurement, in a fresh process."""
+    import torch
+
+    from micro.cell import cell_from_octant
+    from micro.homogenize import homogenize_cell, homogenize_octants
+
+    torch.set_num_threads(threads)
+    some = octants(n, count)
+    cell = cell_from_octant(some[0])
+    seconds, result = [], None
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = homogenize_octants(some) if path == "octant" else homogenize_cell(cell)
+        seconds.append((time.perf_counter() - start) / count)
+    assert result is not None
+    return {
+        "n": n,
+        "path": path,
+        "cells": count,
+        "seconds_per_cell": min(seconds),
+        "iterations": float(np.mean(result.iterations)),
+        "iterations_max": int(np.max(result.iterations)),
+        "residual": float(np.max(result.residual)),
+        "C": np.asarray(result.C[0] if path == "octant" else result.C[[0, 0, 3], [0, 1, 3]]).tolist(),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def hardware(threads: int) -> dict[str, Any]:
+    """What the figures were measured on, and with."""
+    import torch
+
+    model = "unknown"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].split(":", 1)[1].strip() if lines else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "simd": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="JSON file (default: standard output)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="octant sizes n")
+    parser.add_argument("--general-up-to", type=int, default=32, help="largest n for the general path")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    chosen = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    results = []
+    for n in chosen.sizes:
+        jobs = [(1, "octant"), (FULL_BATCH.get(n, 4), "octant")]
+        jobs += [(1, "general")] if n <= chosen.general_up_to else []
+        for count, path in jobs:
+            with context.Pool(1) as pool:
+                row = pool.apply(measure, (n, count, path, chosen.repeats, chosen.threads))
+            results.append(row)
+            text = f"n = {n:3d} {path:8s} x {count:3d}: {1e3 * row['seconds_per_cell']:9.1f} ms a cell"
+            memory = f"{row['peak_bytes'] / 2**30:.2f} GiB"
+            print(f"{text}, {row['iterations']:.1f} iterations, {memory}", file=sys.stderr)
+    report = json.dumps({"hardware": hardware(chosen.threads), "results": results}, indent=2)
+    if chosen.out is None:
+        print(report)
+        return
+    from micro.files import atomic_path
+
+    with atomic_path(chosen.out) as temporary:
+        temporary.write_text(report + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
