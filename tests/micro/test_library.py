@@ -94,7 +94,20 @@ def test_nearest_refusals():
         lib.nearest(cells, np.zeros((1, 3)), k=0)
 
 
-@pytest.mark.parametrize("parameters", [1, 3])
+def test_correctable_cells_promise_more_than_the_nearest():
+    cells = lib.load_library()
+    rng = np.random.default_rng(8)
+    targets = cells.C[rng.choice(len(cells), 40)] * rng.uniform(0.99, 1.01, (40, 1))
+    index, promised = lib.correctable(cells, targets, k=3)
+    _, error = lib.nearest(cells, targets, k=3)
+    assert index.shape == (40, 3)
+    assert (promised[:, 0] <= error[:, 0] + 1e-15).all()
+    assert (np.diff(promised, axis=1) >= 0).all()
+    with pytest.raises(InputError, match="k"):
+        lib.correctable(cells, targets, k=99, neighbours=9)
+
+
+@pytest.mark.parametrize("parameters", [1, 6])
 def test_correction_improves_and_never_worsens(parameters):
     library = lib.load_library()
     rng = np.random.default_rng(4)
@@ -133,7 +146,7 @@ def test_correction_refusals():
     with pytest.raises(InputError, match="targets"):
         lib.correct(cells, [0, 1], cells.C[:1])
     with pytest.raises(InputError, match="parameters"):
-        lib.correct(cells, [0], cells.C[:1], parameters=2)
+        lib.correct(cells, [0], cells.C[:1], parameters=0)
     foreign = CellSet.from_octants(cells.octants([0]), cells.C[:1], family="generated")
     with pytest.raises(InputError, match="unknown family"):
         lib.correct(foreign, [0], cells.C[:1])
