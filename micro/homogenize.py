@@ -31,6 +31,9 @@ _BATCH_VOXELS = 2**17
 _TOGETHER = 2**16
 """Voxels times load cases up to which load cases are solved together."""
 
+_WORTH_A_THREAD = 2**12
+"""Voxels from which a load case is worth a thread of its own."""
+
 _NOTHING = 1e-9
 """Stiffness in units of the solid's below which a converged cell carries nothing."""
 
@@ -111,12 +114,19 @@ def homogenize_octants(
     """
     moduli = _octant_moduli(octants, void)
     m, n = moduli.shape[:2]
-    size = batch or max(1, _BATCH_VOXELS // n**3)
-    parts = []
-    for start in range(0, m, size):
-        parts.append(_solve_octants(moduli[start : start + size], nu, rtol, torch.device(device)))
-        if progress is not None:
-            progress(len(parts[-1][0]))
+    target = torch.device(device)
+    with parallel.one_thread(target) as threads:
+        size = batch or min(max(1, _BATCH_VOXELS // n**3), -(-m // threads))
+        starts = range(0, m, size)
+        inner = threads if len(starts) == 1 else 1
+
+        def solve(start: int) -> tuple[NDArray, ...]:
+            part = _solve_octants(moduli[start : start + size], nu, rtol, target, inner)
+            if progress is not None:
+                progress(len(part[0]))
+            return part
+
+        parts = parallel.run([partial(solve, start) for start in starts], threads)
     C, residual, iterations, status = (np.concatenate(column) for column in zip(*parts, strict=True))
     volume = (np.asarray(octants).reshape(m, -1) > 0).mean(axis=1)
     return OctantResult(C, volume, residual, iterations, status)
@@ -167,7 +177,9 @@ def _octant_loads(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return affine, free
 
 
-def _solve_octants(moduli: NDArray, nu: float, rtol: float, device: torch.device) -> tuple[NDArray, ...]:
+def _solve_octants(
+    moduli: NDArray, nu: float, rtol: float, device: torch.device, threads: int
+) -> tuple[NDArray, ...]:
     n = moduli.shape[1]
     moduli, carries = _carrying_part(moduli)
     rho = torch.from_numpy(moduli).to(device)
@@ -184,7 +196,7 @@ def _solve_octants(moduli: NDArray, nu: float, rtol: float, device: torch.device
         mine = multigrid.for_loads(loads)
         return pcg.solve(rho, k, grid, free[:, loads], mine, b[:, loads], rtol=rtol, floor=floor[loads])
 
-    solutions = parallel.run([partial(solve, loads) for loads in _groups(2, rho.numel())])
+    solutions = parallel.run([partial(solve, loads) for loads in _groups(2, rho.numel(), threads)], threads)
     # With w the fluctuation and r its defect, A w = b - r on the free degrees of freedom, so the
     # energy of affine + w needs inner products only.
     w, r = (torch.cat([getattr(s, name) for s in solutions], dim=1) for name in ("u", "defect"))
@@ -208,9 +220,11 @@ def _solve_octants(moduli: NDArray, nu: float, rtol: float, device: torch.device
     )
 
 
-def _groups(loads: int, voxels: int) -> list[slice]:
+def _groups(loads: int, voxels: int, threads: int) -> list[slice]:
     """Load cases to solve together: small cells share their overheads, in large ones each ends by itself."""
     size = min(loads, max(1, _TOGETHER // voxels))
+    if voxels >= _WORTH_A_THREAD:
+        size = min(size, -(-loads // threads))
     return [slice(i, min(i + size, loads)) for i in range(0, loads, size)]
 
 
@@ -314,9 +328,23 @@ def homogenize_cell(
     volume = float((array > 0).mean())
     if scale == 0:
         return CellResult(np.zeros((6, 6)), volume, 0.0, 0, Status.NO_LOAD_PATH)
-    rho = torch.from_numpy(values / scale)[None].to(device)
+    target = torch.device(device)
+    with parallel.one_thread(target) as threads:
+        C, residual, iterations, converged = _solve_cell(
+            torch.from_numpy(values / scale)[None].to(target), nu, rtol, threads, progress
+        )
+    status = Status.OK if converged else Status.NOT_CONVERGED
+    if converged and np.abs(C).max() < _NOTHING:
+        status, C = Status.NO_LOAD_PATH, np.zeros_like(C)
+    return CellResult(C * scale, volume, residual, iterations, status)
+
+
+def _solve_cell(
+    rho: Tensor, nu: float, rtol: float, threads: int, progress: Callable[[int], None] | None
+) -> tuple[NDArray[np.float64], float, int, bool]:
+    """C (6, 6), residual, iterations and convergence for moduli (1, nx, ny, nz)."""
     k = unit_stiffness(nu).to(rho)
-    nx, ny, nz = array.shape
+    _, nx, ny, nz = rho.shape
     grid = Grid((nx, ny, nz), periodic=True)
     affine = _unit_strains(grid, rho.device)
     constant = apply_stiffness(affine, pad_moduli(rho), k, Grid(grid.shape))
@@ -334,10 +362,10 @@ def homogenize_cell(
             progress(loads.stop - loads.start)
         return s
 
-    groups = _groups(6, array.size)
+    groups = _groups(6, rho.numel(), threads)
     free = torch.ones((3, groups[0].stop, 1, *grid.nodes), dtype=torch.bool, device=rho.device)
     multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
-    solutions = parallel.run([partial(solve, loads) for loads in groups])
+    solutions = parallel.run([partial(solve, loads) for loads in groups], threads)
     converged = all(bool(s.converged.all()) for s in solutions)
     residual = max(float(s.residual.max()) for s in solutions)
     iterations = max(int(s.iterations.max()) for s in solutions)
@@ -346,11 +374,8 @@ def homogenize_cell(
         for j in range(6):
             # Forces are -b, and A w = b - defect.
             C[i, j] -= (b[:, i] * w[:, j]).sum() + (w[:, i] * r[:, j]).sum(dtype=torch.float64)
-    C = (C + C.T) / 2 / float(array.size)
-    status = Status.OK if converged else Status.NOT_CONVERGED
-    if converged and float(C.abs().max()) < _NOTHING:
-        status, C = Status.NO_LOAD_PATH, torch.zeros_like(C)
-    return CellResult(C.cpu().numpy() * scale, volume, residual, iterations, status)
+    C = (C + C.T) / 2 / float(rho.numel())
+    return C.cpu().numpy(), residual, iterations, converged
 
 
 def _unit_strains(grid: Grid, device: torch.device) -> Tensor:

@@ -1,13 +1,15 @@
 """Independent pieces of torch work, one to a processor core.
 
-The pieces' operations are too small to be worth splitting, so each piece gets one thread; torch
-releases Python's lock while it computes.
+The operations of a piece are small: splitting each between cores costs more than it saves, and much
+more on a busy machine. So the pieces run at once instead, each on one thread; torch releases Python's
+lock while it computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -15,18 +17,24 @@ import torch
 T = TypeVar("T")
 
 
-def run(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Results of the tasks, computed at once with one thread each (no more than torch may use).
-
-    Results don't depend on the number of threads.
-    """
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[int]:
+    """Let torch's operations run on one thread; yields the number that may be used for :func:`run`."""
     threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield 1
+        return
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
+    """Results of the tasks in their order, at most ``threads`` of them at once, one thread each."""
     if threads == 1 or len(tasks) == 1:
         return [task() for task in tasks]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = [pool.submit(task) for task in tasks]
-            return [future.result() for future in futures]
-    finally:
-        # A thread's setting is its own but for torch's default of later threads.
-        torch.set_num_threads(threads)
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        return [future.result() for future in futures]

@@ -21,7 +21,7 @@ CORNERS = tuple((dx, dy, dz) for dx, dy, dz in product((0, 1), repeat=3))
 """Offsets of the eight corners in local node order."""
 
 _CHUNK = 8192
-"""Elements a thread handles at once: their 24 values then stay in the processor's cache."""
+"""Elements that a processor handles at once: their 24 values then stay in the processor's cache."""
 
 
 def unit_stiffness(nu: float, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -109,8 +109,7 @@ def apply_stiffness(
     density = padded.expand(loads, *padded.shape).reshape(-1) if loads > 1 else padded.reshape(-1)
     total = density.numel()
     elements = total - sx - sy - 1  # what follows is padding only
-    chunk = _CHUNK * (torch.get_num_threads() if u.device.type == "cpu" else 2**20)
-    size = min(chunk, elements)
+    size = min(_CHUNK, elements) if u.device.type == "cpu" else elements
     scratch = torch.empty(2, 24 * size, dtype=u.dtype, device=u.device)
     for q in range(0, elements, size):
         count = min(size, elements - q)
