@@ -27,20 +27,15 @@ ends to a multiple of the coarsening factor.
 
 from __future__ import annotations
 
-import os
-
-# A one-line banner that some MPI builds print about missing network hardware is no news to the user.
-os.environ.setdefault("OMPI_MCA_btl_base_warn_component_unused", "0")
-
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from petsc4py import PETSc
 
 from micro.errors import NotConverged
 from micro.hexahedron import CORNERS, element_matrices
+from multiscale.petsc import PETSc
 
 Array = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from petsc4py import PETSc
 
 from multiscale.elasticity import sum_over_ranks
+from multiscale.petsc import PETSc
 
 T = TypeVar("T")
 

@@ -258,3 +258,13 @@ def test_two_ranks_give_the_answer_of_one(run_ranks, root, tmp_path):
         assert results[1][pc][0] == 2
         # Both solve to 1e-10; sums over thousands of nodes keep six digits and more.
         assert results[1][pc][1:] == pytest.approx(results[0][pc][1:], rel=1e-7)
+
+
+def test_a_broken_pipe_stays_an_exception(run_ranks):
+    """PETSc's signal handler would end the program where Python raises BrokenPipeError."""
+    done = run_ranks(
+        1,
+        "-c",
+        "import multiscale.elasticity, os, signal; os.kill(os.getpid(), signal.SIGPIPE); print('alive')",
+    )
+    assert done.stdout.strip() == "alive"

@@ -1,0 +1,19 @@
+"""PETSc, started without its signal handlers.
+
+They would turn a broken pipe (the reader of our output gone, a drawing process dead), which Python reports
+as an exception, into the end of the program. PETSc's own options can be given in ``PETSC_OPTIONS``.
+"""
+
+from __future__ import annotations
+
+import os
+
+import petsc4py
+
+# A one-line banner that some MPI builds print about missing network hardware is no news to the user.
+os.environ.setdefault("OMPI_MCA_btl_base_warn_component_unused", "0")
+petsc4py.init(["multiscale", "-no_signal_handler"])
+
+from petsc4py import PETSc  # noqa: E402  the options above have to be there first
+
+__all__ = ["PETSc"]
