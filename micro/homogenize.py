@@ -28,7 +28,7 @@ _BATCH_VOXELS = 2**17
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
 
 
-_TOGETHER = 2**16
+_TOGETHER = 2**20
 """Voxels times load cases up to which load cases are solved together."""
 
 _WORTH_A_THREAD = 2**12

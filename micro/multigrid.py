@@ -24,9 +24,9 @@ _TABLE_DEPTH = 3
 """Coarse grids assembled straight from the voxels; deeper ones from the grid above."""
 
 
-_FINE_DEGREE, _COARSE_DEGREE = 1, 3
-"""Smoothing steps. Measured on thin random cells: products with the fine grid are the cost, and more
-smoothing on the coarse grids saves a third of them."""
+_DEGREES = (1, 2, 3)
+"""Smoothing steps on the finest grid, the next and all others. Products with the fine grid cost
+most, and more smoothing on the coarse grids saves a third of them on thin cells."""
 
 _FINE_RADIUS, _COARSE_RADIUS = 0.8, 1.0
 """Radii in units of the element bound. A single step smooths best when it underestimates the spectrum;
@@ -86,9 +86,10 @@ def _from_voxels(moduli: Tensor, stiffness: Tensor, depth: int) -> Tensor:
     s = 2**depth
     b, nx, ny, nz = moduli.shape
     table = _table(stiffness.double().cpu().numpy().tobytes(), depth).to(moduli)
-    blocks = moduli.view(b, nx // s, s, ny // s, s, nz // s, s).permute(0, 1, 3, 5, 2, 4, 6)
-    blocks = blocks.reshape(-1, s**3)
-    return (blocks @ table).view(b, nx // s, ny // s, nz // s, 24, 24)
+    blocks = moduli.view(b, nx // s, s, ny // s, s, nz // s, s).permute(2, 4, 6, 0, 1, 3, 5)
+    columns = table.T @ blocks.reshape(s**3, -1)
+    # Matrix entries outermost in memory, as their assembly wants them.
+    return columns.view(24, 24, b, nx // s, ny // s, nz // s).permute(2, 3, 4, 5, 0, 1)
 
 
 def _split(u: Tensor, axis: int, n: int) -> tuple[Tensor, Tensor]:
@@ -217,13 +218,13 @@ def _apply_stencil(u: Tensor, stencil: Tensor, grid: Grid, minuend: Tensor | Non
     out = torch.zeros_like(full) if minuend is None else grid.spread(minuend.clone())
     sign = 1.0 if minuend is None else -1.0
     target = out.view(3, loads, per_load)
-    rows = stencil.view(27, 3, 3, 1, per_load)
     stride = nodes + 2 * margin
-    for s in range(27):
-        shift = (s // 9 - 1) * sx + (s // 3 % 3 - 1) * sy + s % 3 - 1
-        view = padded.as_strided((3, loads, per_load), (stride, per_load, 1), margin + shift)
-        for d in range(3):
-            target.addcmul_(rows[s, d], view[d], value=sign)
+    shape, strides = (3, 3, 3, 3, loads, per_load), (sx, sy, 1, stride, per_load, 1)
+    # Unbinding is far quicker than indexing, and on small grids all that counts.
+    shifted = padded.as_strided(shape, strides)
+    columns = [u for x in shifted.unbind() for y in x.unbind() for z in y.unbind() for u in z.unbind()]
+    for row, column in zip(stencil.view(81, 3, 1, per_load).unbind(), columns, strict=True):
+        target.addcmul_(row, column, value=sign)
     return grid.fold(out)
 
 
@@ -257,7 +258,7 @@ class Multigrid:
             Level(
                 grid,
                 inverse.mul_(4 / 3 / (_FINE_RADIUS * radius)),
-                _FINE_DEGREE,
+                _DEGREES[0],
                 padded=pad_moduli(moduli),
                 stiffness=stiffness,
             )
@@ -279,7 +280,7 @@ class Multigrid:
             stencil = _assemble(matrices, grid)
             inverse = invert_blocks(grid.fold(stencil[1, 1, 1].clone()), free)
             inverse.mul_(4 / 3 / (_COARSE_RADIUS * radius))
-            levels.append(Level(grid, inverse, _COARSE_DEGREE, stencil=stencil))
+            levels.append(Level(grid, inverse, _DEGREES[min(depth, 2)], stencil=stencil))
         if matrices is None:
             matrices = moduli[..., None, None] * stiffness
         coarse_inverse = _direct(matrices, grid, free).to(moduli.dtype)

@@ -21,6 +21,10 @@ _REPLACE = 2e-3
 """Fall of the float32 residual after which it is replaced by the true one."""
 
 
+_COMPACT = 0.9
+"""Share of a batch still at work below which the rest is copied out; that costs half an iteration."""
+
+
 @dataclass(frozen=True)
 class Solution:
     """Outcome of a batched solve.
@@ -145,7 +149,7 @@ def solve(
                 true *= _spread(scale[:, alive[who]])
                 defect[:, :, alive[who]] = torch.where(_spread(ended[:, who]), true, defect[:, :, alive[who]])
         over = done.all(dim=0)
-        if bool(over.any()) and (bool(over.all()) or int((~over).sum()) <= 0.7 * len(over)):
+        if bool(over.any()) and (bool(over.all()) or int((~over).sum()) <= _COMPACT * len(over)):
             leave, keep = over.nonzero()[:, 0], (~over).nonzero()[:, 0]
             result[:, :, alive[leave]] = x[:, :, leave] * _spread(scale[:, alive[leave]])
             alive = alive[keep]
