@@ -37,16 +37,17 @@ def finished(case, root, tmp_path_factory):
         str(out),
     ]
     environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "200", "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    log = out.parent / "killed.log"
     deadline = time.monotonic() + 240
-    while len(read_history(out / "history.jsonl")) < 12:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(line, env=environment, stdout=stream, stderr=subprocess.STDOUT) as process,
+    ):
+        while len(read_history(out / "history.jsonl")) < 12:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
     before = read_history(out / "history.jsonl")
     assert not (out / "design.npz").exists()
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600, check=False)
