@@ -12,6 +12,7 @@ Standard library only: this runs before anything is installed.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -19,7 +20,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ PYPI_MPICH = "5.0.2"
 PYPI_PETSC = "3.26.1"
 
 # petsc4py 3.18's build expects the strings that setuptools' linker options were until release 79.
-BUILD_REQUIREMENTS = ["cython>=3,<3.2", "numpy>=2", "setuptools<79", "wheel"]
+BUILD_REQUIREMENTS = ["cython>=3", "numpy>=2", "setuptools<79", "wheel"]
 
 # The bindings only pass calls on: nothing is lost, and PETSc's own flags would take four times as long.
 BINDINGS_FLAGS = {"CFLAGS": "-O1 -g0"}
@@ -127,23 +127,23 @@ def wheels(petsc: Petsc, python: Path, cache: Path, run: Run, say: Callable[[str
         petsc4py, and for ``"pypi"`` also petsc and mpich.
     """
     final = cache / petsc.key()
-    if not final.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as name:
-            work = Path(name)
-            done = work / "wheels"
-            done.mkdir()
-            builder = work / "venv"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"{final.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be building the same
+        if final.is_dir():
+            say(f"petsc4py for {petsc.flavour} PETSc {petsc.version}: from {final}")
+        else:
+            # Always the same folder: after a failure the next try goes on with what was compiled.
+            work = cache / f"build-{final.name}"
+            for name in ("wheels", "tree", "blas"):
+                shutil.rmtree(work / name, ignore_errors=True)
+            done, builder = work / "wheels", work / "venv"
+            done.mkdir(parents=True)
             run([str(python), "-m", "venv", str(builder)])
             build = _build_pypi if petsc.flavour == "pypi" else _build_against
             build(petsc, builder, done, run, say)
-            try:
-                done.rename(final)
-            except OSError:  # another checkout was quicker
-                if not final.is_dir():
-                    raise
-    else:
-        say(f"petsc4py for {petsc.flavour} PETSc {petsc.version}: from {final}")
+            done.rename(final)
+            shutil.rmtree(work)
     return sorted(final.glob("*.whl"))
 
 
@@ -196,15 +196,13 @@ def _build_pypi(petsc: Petsc, builder: Path, out: Path, run: Run, say: Callable[
     elsewhere = ("PETSC_DIR", "PETSC_ARCH", "MPIFORT", "MPIF90", "CC", "CXX", "CPATH", "C_INCLUDE_PATH")
     env |= dict.fromkeys([*elsewhere, "LIBRARY_PATH", "LD_LIBRARY_PATH"])
     wheel = [*pip, "wheel", "--no-cache-dir", "--no-deps", "--no-build-isolation"]
-    # The long part is kept until the whole has succeeded.
-    raw = builder.parent.parent / f"compiled-{petsc.key()}"
+    raw = builder.parent / "compiled"
     if not any(raw.glob("petsc-*.whl")):
         run([*wheel, "-w", str(raw), f"petsc=={petsc.version}"], env=env, hint="PETSc did not compile")
     petsc_wheel = _make_relocatable(next(raw.glob("petsc-*.whl")), bundled, builder, out, run)
     run([*pip, "install", "--quiet", "--no-deps", str(petsc_wheel)])
     env |= BINDINGS_FLAGS
     run([*wheel, "-w", str(out), petsc.requirement], env=env, hint="petsc4py did not compile")
-    shutil.rmtree(raw)
 
 
 def _make_relocatable(wheel: Path, bundled: list[Path], builder: Path, out: Path, run: Run) -> Path:
