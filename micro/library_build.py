@@ -17,38 +17,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from micro import cell, tensor
 from micro.cellset import CellSet
 from micro.chamber import chamber
 from micro.errors import InputError
 from micro.families import FAMILIES, GRAIN, LEADING, family, shifted, threshold_for_volume, wavy_from_plates
-from micro.files import atomic_path
-from micro.reach import reach
+from micro.labelling import (
+    COARSE_RTOL,
+    FINE,
+    FINE_RTOL,
+    Goal,
+    Labels,
+    Report,
+    Shards,
+    padded,
+    scaled,
+)
 from micro.solids import ABSENT
 
 Floats = NDArray[np.float64]
-Report = Callable[[str, int, int, float], None]
-"""Progress: (stage, done, total, seconds left)."""
-
-SCALE: Floats = tensor.to_moduli(tensor.SOLID)
-"""The solid's (K, mu', G): scaled moduli are divided by it."""
 
 FOCUS: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = (
     ((0.27, 0.10, 0.07), (0.34, 0.15, 0.11)),
@@ -59,9 +56,6 @@ nu = 0.29, and the stiffer rings that cloak a hole in it."""
 
 MEDIUM: Floats = np.array([0.303974, 0.125975, 0.089000])
 """The isotropic surroundings of the mechanical cloak (C11, C12, C44), which the library must reach."""
-
-SMALLEST_MODULUS = 5e-4
-"""Cells softer than this (units of E_s) in any of K, mu', G carry no load worth a name."""
 
 
 @dataclass(frozen=True)
@@ -114,60 +108,14 @@ class Recipe:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Homogenised candidates: names (m,), params (m, p), C (m, 3), volume (m,), good (m,) bool."""
-
-    names: NDArray[np.str_]
-    params: Floats
-    C: Floats
-    volume: Floats
-    good: NDArray[np.bool_]
-
-    @staticmethod
-    def concat(parts: Sequence[Labels]) -> Labels:
-        """One after another."""
-        return Labels(*(np.concatenate([getattr(p, f) for p in parts]) for f in Labels.__dataclass_fields__))
-
-    def take(self, rows: Any) -> Labels:
-        """The rows given by integers or a mask."""
-        return Labels(*(getattr(self, f)[rows] for f in Labels.__dataclass_fields__))
-
-
-COARSE_RTOL = 1e-2
-"""Residual tolerance of the coarse labels; errors are quadratic in it: at most 0.4 %, 0.03 % on average."""
-
-FINE_RTOL = 3e-4
-"""Residual tolerance of the library's own labels; the relative error of a constant is below 1e-5."""
-
-FINE = 32
-"""Resolution at which every candidate must be presentable: a member of 1/32 of the cell is two voxels."""
-
 _WAVY = ("trig-solid", "trig-sheet", "tpms-solid", "tpms-sheet", "clad", "wavy")
-
-PARAMS = max(len(f.parameters) for f in FAMILIES.values())
-
-
-def presentable(octant: NDArray[np.bool_]) -> bool:
-    """Whether an octant is connected and without dust.
-
-    No dust: at most 5 % of the mirrored cell's solid is thinner than two voxels (is lost by opening
-    with a 2x2x2 block), so the cell has features that a finer grid would show again.
-    """
-    if not cell.connectivity(octant).connected:
-        return False
-    # Mirror planes double what touches them: one voxel of the mirror image on each side is enough.
-    padded = np.pad(octant, 1, mode="symmetric")
-    block = np.ones((2, 2, 2), bool)
-    opened = ndimage.binary_dilation(ndimage.binary_erosion(padded, block, origin=-1), block, origin=-1)
-    return bool(opened[1:-1, 1:-1, 1:-1].sum() >= 0.95 * octant.sum())
 
 
 def draw(seed: int, index: int) -> tuple[str, Floats]:
     """Candidate ``index`` drawn afresh: a family's name and parameters, padded with NaN to (PARAMS,)."""
     rng = np.random.default_rng([seed, index])
     chosen = family(str(rng.choice(list(FAMILIES))))
-    return chosen.name, _padded(chosen.sample(rng, rng.uniform(0.05, 0.95), 32))
+    return chosen.name, padded(chosen.sample(rng, rng.uniform(0.05, 0.95), 32))
 
 
 def vary(name: str, params: Floats, seed: int, index: int) -> tuple[str, Floats]:
@@ -187,37 +135,12 @@ def vary(name: str, params: Floats, seed: int, index: int) -> tuple[str, Floats]
     leading[1:] += np.round(rng.normal(0.0, rng.choice([0.05, 0.15]), 2) * np.std(level) / GRAIN) * GRAIN
     leading[0] = 0.0
     leading[0] = threshold_for_volume(shifted(level, leading, n), min(max(volume, 0.03), 0.97), n)
-    return name, _padded(np.concatenate([leading, shape]))
+    return name, padded(np.concatenate([leading, shape]))
 
 
 def cell_volume(chamber_field: Floats, n: int) -> float:
     """Solid fraction of a level set on the chamber of n."""
     return chamber(n).mean(chamber_field > 0)
-
-
-def _padded(params: Floats) -> Floats:
-    return np.concatenate([params, np.full(PARAMS - len(params), np.nan)])
-
-
-def label(names: Sequence[str], params: Floats, n: int, rtol: float) -> Labels:
-    """Evaluate candidates at resolution n and homogenise the good ones.
-
-    A good cell is presentable at n or :data:`FINE`, whichever is finer, and connected at n.
-    """
-    from micro.homogenize import Status, homogenize_octants
-
-    octants = np.stack([family(name).octant(row, n) for name, row in zip(names, params, strict=True)])
-    good = np.array([cell.connectivity(octant).connected for octant in octants])
-    for i in np.flatnonzero(good).tolist():
-        good[i] = presentable(octants[i] if n >= FINE else family(names[i]).octant(params[i], FINE))
-    C = np.zeros((len(names), 3))
-    if good.any():
-        result = homogenize_octants(octants[good], rtol=rtol)
-        C[good] = result.C
-        good[good] = result.status == Status.OK
-    good &= (tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=1)
-    volume = octants.mean(axis=(1, 2, 3))
-    return Labels(np.array(names, dtype=np.str_), np.asarray(params), C, volume, good)
 
 
 def choose(C: Floats, count: int, focus: float = 1.0) -> NDArray[np.intp]:
@@ -236,11 +159,6 @@ def choose(C: Floats, count: int, focus: float = 1.0) -> NDArray[np.intp]:
         np.minimum(distance, weight * np.linalg.norm(points - points[at], axis=1), out=distance)
         at = int(np.argmax(distance))
     return chosen
-
-
-def scaled(C: Floats) -> Floats:
-    """Scaled moduli (K/K_s, mu'/G_s, G/G_s) of tensors; (..., 3), all in [0, 1]."""
-    return tensor.to_moduli(C) / SCALE
 
 
 def in_focus(C: Floats) -> NDArray[np.bool_]:
@@ -298,7 +216,7 @@ def build(
     folder = Path(work) / recipe.key()
     started = time.time()
     count = os.cpu_count() or 1 if workers is None else workers
-    with _Shards(count, report) as shards:
+    with Shards(count, report) as shards:
         pool = _pool(recipe, folder, shards)
         pool = Labels.concat([pool, _reached(recipe, pool, folder, shards)])
         candidates = pool.take(pool.good)
@@ -335,7 +253,7 @@ def recipe_arguments(recipe: Recipe) -> list[str]:
     return [f"--{k.replace('_', '-')}={v}" for k, v in asdict(recipe).items()]
 
 
-def _pool(recipe: Recipe, folder: Path, shards: _Shards) -> Labels:
+def _pool(recipe: Recipe, folder: Path, shards: Shards) -> Labels:
     """All candidates, labelled at the coarse resolution, round after round."""
     rounds: list[Labels] = []
     done = 0
@@ -359,7 +277,7 @@ def _pool(recipe: Recipe, folder: Path, shards: _Shards) -> Labels:
     return Labels.concat(rounds)
 
 
-def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: _Shards) -> Labels:
+def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: Shards) -> Labels:
     """The cells tried on the way from the pool to ``recipe.reach`` goals."""
     # Starts with waves, whose many parameters bend a shape smoothly; struts move voxel layers.
     known = pool.take(pool.good & np.isin(pool.names, [*_WAVY, "plates"]))
@@ -373,7 +291,7 @@ def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: _Shards) -> Lab
     _, near = cKDTree(scaled(known.C)).query(aims, k=8)
     near = near[np.arange(len(aims)), rng.integers(8, size=len(aims))]
     folder = folder / f"reach-{recipe.pool}-{recipe.reach}"
-    jobs: list[_Goal] = []
+    jobs: list[Goal] = []
     for i, (p, aim) in enumerate(zip(near, aims, strict=True)):
         name, params = str(known.names[p]), known.params[p]
         if name == "plates":
@@ -400,110 +318,3 @@ def _round(recipe: Recipe, rounds: list[Labels], start: int, size: int) -> tuple
         ]
     drawn += [draw(recipe.seed, i) for i in fresh]
     return [name for name, _ in drawn], np.stack([params for _, params in drawn])
-
-
-_Job = tuple[Path, list[str], Floats, int, float]
-"""File, families, parameters, resolution, tolerance."""
-
-_Goal = tuple[Path, str, Floats, Floats, int]
-"""File, family and parameters of the start, scaled moduli of the goal, resolution."""
-
-
-class _Shards:
-    """Labelling spread over processes, one file a shard."""
-
-    size = 50
-
-    def __init__(self, workers: int, report: Report | None):
-        self.workers = workers
-        self.report = report
-
-    def __enter__(self) -> _Shards:
-        # Spawned, because a forked process would inherit torch's threads in an unknown state.
-        context = multiprocessing.get_context("spawn")
-        self.executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_single_thread)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.executor.shutdown(cancel_futures=True)
-
-    def label(
-        self,
-        stage: str,
-        folder: Path,
-        names: Sequence[str],
-        params: Floats,
-        n: int,
-        rtol: float,
-        *,
-        before: int = 0,
-        total: int | None = None,
-    ) -> Labels:
-        """Label candidates, reading the shards that are there and writing those that are not."""
-        total = len(names) if total is None else total
-        spans = [slice(i, i + self.size) for i in range(0, len(names), self.size)]
-        paths = [folder / f"{span.start:06d}.npz" for span in spans]
-        missing = [i for i, path in enumerate(paths) if not path.exists()]
-        jobs = [(paths[i], [str(f) for f in names[spans[i]]], params[spans[i]], n, rtol) for i in missing]
-        started = time.time()
-        done = len(names) - sum(len(job[1]) for job in jobs)
-        for number, count in enumerate(self._run(_label_shard, jobs), start=1):
-            done += count
-            if self.report:
-                speed = (time.time() - started) / (sum(len(job[1]) for job in jobs[:number]))
-                self.report(stage, before + done, total, speed * (total - before - done))
-        return Labels.concat([_load(path) for path in paths])
-
-    def reach(self, jobs: list[_Goal]) -> Labels:
-        """Cells on the way to each goal, one file a goal."""
-        missing = [job for job in jobs if not job[0].exists()]
-        started = time.time()
-        for number, _ in enumerate(self._run(_reach_shard, missing), start=1):
-            if self.report:
-                left = (time.time() - started) / number * (len(missing) - number)
-                self.report("reach", len(jobs) - len(missing) + number, len(jobs), left)
-        return Labels.concat([_load(job[0]) for job in jobs])
-
-    def _run(self, work: Callable[[Any], int], jobs: Sequence[Any]) -> Iterator[int]:
-        return map(work, jobs) if self.workers <= 1 else self.executor.map(work, jobs)
-
-
-def _single_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _reach_shard(job: _Goal) -> int:
-    path, name, params, goal, n = job
-    tried: list[Labels] = []
-
-    def evaluate(candidates: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
-        rows = np.stack([_padded(c) for c in candidates])
-        tried.append(label([name] * len(rows), rows, n, COARSE_RTOL))
-        return scaled(tried[-1].C), tried[-1].good
-
-    reach(name, params, goal, FINE, evaluate)
-    labels = Labels.concat(tried)
-    _save(path, labels)
-    return len(labels.C)
-
-
-def _label_shard(job: _Job) -> int:
-    path, names, params, n, rtol = job
-    labels = label(names, params, n, rtol)
-    _save(path, labels)
-    return len(names)
-
-
-def _save(path: Path, labels: Labels) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{f: getattr(labels, f) for f in Labels.__dataclass_fields__})
-
-
-def _load(path: Path) -> Labels:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return Labels(*(stored[f] for f in Labels.__dataclass_fields__))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(f"a damaged shard; delete it and run again: {error}", file=path) from error

@@ -10,15 +10,13 @@ from micro.cellset import CellSet
 from micro.errors import InputError
 from micro.families import FAMILIES, family
 from micro.homogenize import homogenize_octants
+from micro.labelling import PARAMS, presentable, scaled
 from micro.library_build import (
-    PARAMS,
     Recipe,
     build,
     choose,
     draw,
     in_focus,
-    presentable,
-    scaled,
     vary,
 )
 from micro.library_cli import app
