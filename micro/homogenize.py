@@ -31,7 +31,7 @@ _BATCH_VOXELS = 2**17
 _TOGETHER = 2**20
 """Voxels times load cases up to which load cases are solved together."""
 
-_WORTH_A_THREAD = 2**12
+_WORTH_A_THREAD = 2**19
 """Voxels from which a load case is worth a thread of its own."""
 
 _NOTHING = 1e-9
