@@ -24,7 +24,7 @@ from micro.errors import InputError
 from micro.multigrid import Multigrid
 from micro.voxel import Grid, apply_stiffness, pad_moduli, unit_stiffness
 
-_BATCH_VOXELS = 2**17
+_BATCH_VOXELS = 2**18
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
 
 
