@@ -226,12 +226,18 @@ def pack(octants: ArrayLike) -> Bytes:
     return np.packbits(array.astype(bool, copy=False).reshape(m, n**3)[:, inside], axis=1)
 
 
-def unpack(packed: ArrayLike, n: int) -> Bools:
-    """Octants from their packed bits, the inverse of :func:`pack`; (m, bytes) to (m, n, n, n)."""
+def _checked_bits(packed: ArrayLike, n: int) -> NDArray[np.uint8]:
+    """``packed`` as uint8 (m, bytes of n), or an InputError."""
     array = np.asarray(packed)
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != packed_bytes(n):
         got = (array.dtype.name, array.shape)
         raise InputError(f"packed octants of n = {n} are uint8 (m, {packed_bytes(n)})", value=got)
+    return array
+
+
+def unpack(packed: ArrayLike, n: int) -> Bools:
+    """Octants from their packed bits, the inverse of :func:`pack`; (m, bytes) to (m, n, n, n)."""
+    array = _checked_bits(packed, n)
     inside, rank = fundamental_domain(n)
     bits = np.unpackbits(array, axis=1, count=len(inside)).astype(bool)
     return bits[:, rank].reshape(len(array), n, n, n)
@@ -239,10 +245,7 @@ def unpack(packed: ArrayLike, n: int) -> Bools:
 
 def unpack_face(packed: ArrayLike, n: int) -> Bools:
     """Only the outer faces of packed octants, cheaper than unpacking all; (m, bytes) to (m, n, n)."""
-    array = np.asarray(packed)
-    if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != packed_bytes(n):
-        got = (array.dtype.name, array.shape)
-        raise InputError(f"packed octants of n = {n} are uint8 (m, {packed_bytes(n)})", value=got)
+    array = _checked_bits(packed, n)
     _, rank = fundamental_domain(n)
     bit = rank.reshape(n, n, n)[0]
     return (array[:, bit // 8] >> (7 - bit % 8).astype(np.uint8) & 1).astype(bool)

@@ -39,26 +39,13 @@ from micro import tensor
 from micro.errors import InputError
 from micro.files import atomic_path
 from micro.spline import TricubicSpline
+from micro.tensor import SCALE, from_scaled_moduli, scaled_moduli
 
 Floats = NDArray[np.float64]
 
 FORMAT = "cubic-gamut"
 VERSION = 1
-SCALE: Floats = tensor.to_moduli(tensor.SOLID)
-"""The solid's (K, mu', G), by which moduli are scaled."""
-SCALE.setflags(write=False)
-
 _JACOBIAN: Floats = tensor.moduli_jacobian() / SCALE[:, None]
-
-
-def scaled_moduli(C: ArrayLike) -> Floats:
-    """Tensors (..., 3) as (K/K_s, mu'/G_s, G/G_s); the solid is (1, 1, 1)."""
-    return tensor.to_moduli(C) / SCALE
-
-
-def from_scaled_moduli(m: ArrayLike) -> Floats:
-    """The inverse of :func:`scaled_moduli`; (..., 3)."""
-    return tensor.from_moduli(np.asarray(m, dtype=np.float64) * SCALE)
 
 
 @dataclass(frozen=True, eq=False)

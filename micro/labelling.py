@@ -28,13 +28,11 @@ from micro.families import FAMILIES, family
 from micro.files import atomic_path
 from micro.homogenize import Status, homogenize_octants
 from micro.reach import reach
+from micro.tensor import scaled_moduli
 
 Floats = NDArray[np.float64]
 Report = Callable[[str, int, int, float], None]
 """Progress: (stage, done, total, seconds left)."""
-
-SCALE: Floats = tensor.to_moduli(tensor.SOLID)
-"""The solid's (K, mu', G): scaled moduli are divided by it."""
 
 SMALLEST_MODULUS = 5e-4
 """Cells softer than this (units of E_s) in any of K, mu', G carry no load worth a name."""
@@ -70,11 +68,6 @@ class Labels:
     def take(self, rows: Any) -> Labels:
         """The rows given by integers or a mask."""
         return Labels(*(getattr(self, f)[rows] for f in Labels.__dataclass_fields__))
-
-
-def scaled(C: Floats) -> Floats:
-    """Scaled moduli (K/K_s, mu'/G_s, G/G_s) of tensors; (..., 3), all in [0, 1]."""
-    return tensor.to_moduli(C) / SCALE
 
 
 def presentable(octant: NDArray[np.bool_]) -> bool:
@@ -204,7 +197,7 @@ def _reach_shard(job: Goal) -> int:
     def evaluate(candidates: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
         rows = np.stack([padded(c) for c in candidates])
         tried.append(label([name] * len(rows), rows, n, COARSE_RTOL))
-        return scaled(tried[-1].C), tried[-1].good
+        return scaled_moduli(tried[-1].C), tried[-1].good
 
     reach(name, params, goal, FINE, evaluate)
     labels = Labels.concat(tried)

@@ -41,9 +41,9 @@ from micro.labelling import (
     Report,
     Shards,
     padded,
-    scaled,
 )
 from micro.solids import ABSENT
+from micro.tensor import scaled_moduli
 
 Floats = NDArray[np.float64]
 
@@ -149,7 +149,7 @@ def choose(C: Floats, count: int, focus: float = 1.0) -> NDArray[np.intp]:
     Inside :data:`FOCUS` distances count ``focus`` times, so that cells stand denser there. Starts from
     the stiffest cell.
     """
-    points = scaled(C)
+    points = scaled_moduli(C)
     weight = np.where(in_focus(C), focus, 1.0)
     chosen = np.empty(min(count, len(points)), dtype=np.intp)
     distance = np.full(len(points), np.inf)
@@ -174,14 +174,14 @@ def goals(C: Floats, count: int, rng: np.random.Generator) -> Floats:
     the goal lies off them by about a tenth of the space. So most goals lie outside the covered region,
     and the cells at its boundary are varied most (goal exploration; Péré et al. 2018).
     """
-    points = scaled(C)
+    points = scaled_moduli(C)
     lonely = cKDTree(points).query(points, k=min(5, len(points)))[0][:, -1] + 1e-9
     picks = rng.choice(len(points), count, p=lonely / lonely.sum())
     aims = points[picks] + rng.normal(0.0, 0.06, (count, 3))
     focused = rng.random(count) < 1 / 3
     boxes = np.array(FOCUS)[rng.integers(len(FOCUS), size=count)]
     inside = boxes[:, 0] + rng.random((count, 3)) * (boxes[:, 1] - boxes[:, 0])
-    aims[focused] = scaled(inside)[focused]
+    aims[focused] = scaled_moduli(inside)[focused]
     return aims
 
 
@@ -286,9 +286,9 @@ def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: Shards) -> Labe
     # Half of them around the medium itself and beyond it, on the side of high bulk and low shear moduli
     # where cells are rare: it should lie inside the gamut, with margin.
     beyond = np.array([0.008, -0.006, -0.006])
-    aims[::2] = scaled(MEDIUM) + beyond + rng.normal(0.0, 0.015, (len(aims[::2]), 3))
+    aims[::2] = scaled_moduli(MEDIUM) + beyond + rng.normal(0.0, 0.015, (len(aims[::2]), 3))
     # Not always the nearest: different starts reach a goal by different shapes.
-    _, near = cKDTree(scaled(known.C)).query(aims, k=8)
+    _, near = cKDTree(scaled_moduli(known.C)).query(aims, k=8)
     near = near[np.arange(len(aims)), rng.integers(8, size=len(aims))]
     folder = folder / f"reach-{recipe.pool}-{recipe.reach}"
     jobs: list[Goal] = []
@@ -310,7 +310,7 @@ def _round(recipe: Recipe, rounds: list[Labels], start: int, size: int) -> tuple
         varied, fresh = fresh[: 3 * size // 4], fresh[3 * size // 4 :]
         rng = np.random.default_rng([recipe.seed, start, size])
         # One of the three nearest, so that a goal out of reach does not call on one cell alone.
-        _, near = cKDTree(scaled(parents.C)).query(goals(parents.C, len(varied), rng), k=3)
+        _, near = cKDTree(scaled_moduli(parents.C)).query(goals(parents.C, len(varied), rng), k=3)
         picks = near[np.arange(len(varied)), rng.integers(3, size=len(varied))]
         drawn += [
             vary(str(parents.names[p]), parents.params[p], recipe.seed, i)

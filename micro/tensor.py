@@ -120,6 +120,21 @@ def from_moduli(M: ArrayLike) -> Floats:
     return _tensor(M) @ _FROM_MODULI.T
 
 
+SCALE: Floats = to_moduli(SOLID)
+"""The solid's (K, mu', G), by which moduli are scaled."""
+SCALE.setflags(write=False)
+
+
+def scaled_moduli(C: ArrayLike) -> Floats:
+    """Tensors (..., 3) as (K/K_s, mu'/G_s, G/G_s); the solid is (1, 1, 1)."""
+    return to_moduli(C) / SCALE
+
+
+def from_scaled_moduli(m: ArrayLike) -> Floats:
+    """The inverse of :func:`scaled_moduli`; (..., 3)."""
+    return from_moduli(np.asarray(m, dtype=np.float64) * SCALE)
+
+
 def moduli_jacobian() -> Floats:
     """d(K, mu', G) / d(C11, C12, C44), the constant 3x3 matrix behind :func:`to_moduli`."""
     return _TO_MODULI.copy()

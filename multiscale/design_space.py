@@ -21,8 +21,8 @@ from micro import tensor
 
 Array = NDArray[np.float64]
 
-#: d(C11, C12, C44) / d(K, mu', G): C11 = K + 4/3 mu', C12 = K - 2/3 mu', C44 = G.
-_TENSOR_OF_MODULI = np.array([[1.0, 4.0 / 3.0, 0.0], [1.0, -2.0 / 3.0, 0.0], [0.0, 0.0, 1.0]])
+#: d(C11, C12, C44) / d(K, mu', G): one row a modulus, hence the transpose.
+_TENSOR_OF_MODULI: Array = tensor.from_moduli(np.eye(3)).T
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,14 @@ class DesignSpace:
 
     def forward(self, x: Array) -> Array:
         """Tensors (N, 3) of the design elements for variables (N, 3)."""
-        moduli = self.filter @ (self.lower + x * (self.upper - self.lower))
-        return moduli @ _TENSOR_OF_MODULI.T
+        return tensor.from_moduli(self.filter @ self._moduli(x))
+
+    def unfiltered(self, x: Array) -> Array:
+        """Tensors (N, 3) of variables (N, 3) before the filter; inverse of :meth:`variables`."""
+        return tensor.from_moduli(self._moduli(x))
+
+    def _moduli(self, x: Array) -> Array:
+        return self.lower + x * (self.upper - self.lower)
 
     def backward(self, gradient: Array) -> Array:
         """Transpose of the derivative of :meth:`forward`: from dJ/dC (N, 3) to dJ/dx (N, 3)."""

@@ -436,7 +436,7 @@ class Elasticity:
             out[x.start + dx : x.stop + dx, y.start + dy : y.stop + dy, z.start + dz : z.stop + dz] += forces[
                 :, 3 * a : 3 * a + 3
             ].reshape(*count, 3)
-        return self.sum_over_ranks(out)
+        return sum_over_ranks(out, self.comm)
 
     def energies(self, u: Array, v: Array) -> Array:
         """``u_e^T K_i v_e`` for every element and i in (C11, C12, C44): shape (mx, my, mz, 3); zero in voids.
@@ -448,11 +448,7 @@ class Elasticity:
         own = np.stack([np.einsum("ei,ei->e", ue @ k, ve) for k in element_matrices()], axis=-1)
         solid = self._solid[self._own]
         out[self._own] = own.reshape(*solid.shape, 3) * solid[..., None]
-        return self.sum_over_ranks(out)
-
-    def sum_over_ranks(self, array: Array) -> Array:
-        """Elementwise sum over ranks of arrays of one shape (the identity on one rank)."""
-        return sum_over_ranks(array, self.comm)
+        return sum_over_ranks(out, self.comm)
 
     @property
     def unknowns(self) -> int:

@@ -5,8 +5,8 @@ function (1979) ::
 
     g = max(v) + log(mean exp(sharpness (v - max v))) / sharpness + offset
 
-approaches max(v) from below. ``offset`` is set at the start of a stage so that
-g equals the true maximum there (the adaptive scaling of Le et al. 2010).
+approaches max(v) from below. ``offset`` is zero unless :meth:`FeasibilityConstraint.calibrate` sets it so
+that g equals the true maximum at given tensors (the adaptive scaling of Le et al. 2010).
 
 **Projection.** In the metric of the scaled moduli m = (K/K_s, mu'/G_s, G/G_s) the nearest
 feasible point p of m satisfies ``p = m + t grad phi(p)``, ``phi(p) = margin``. Differentiating both,
@@ -28,6 +28,14 @@ from numpy.typing import NDArray
 from micro import tensor
 
 Array = NDArray[np.float64]
+
+#: phi above minus this counts as feasible: rounding of the projection.
+FEASIBILITY_TOLERANCE = 1e-9
+
+
+def count_violations(phi: Array, margin: float) -> int:
+    """How many of the values of phi fall short of the margin."""
+    return int(np.count_nonzero(phi < margin - FEASIBILITY_TOLERANCE))
 
 
 class FeasibleSet(Protocol):
@@ -77,6 +85,10 @@ class FeasibilityConstraint:
         return value + self.offset, -weight[:, None] * self.gamut.gradient(tensors)
 
 
+#: d(C11, C12, C44) / d(scaled moduli), the chain rule between the two coordinates.
+_TENSOR_OF_SCALED: Array = tensor.from_scaled_moduli(np.eye(3)).T
+
+
 class FeasibleProjection:
     """Nearest feasible tensors, and the transpose of the projection's derivative.
 
@@ -103,9 +115,6 @@ class FeasibleProjection:
     def __init__(self, gamut: FeasibleSet, margin: float):
         self.gamut = gamut
         self.margin = margin
-        # C = moduli @ to_tensor.T with m = moduli / scale: the chain rule between the two coordinates.
-        self._scale = tensor.to_moduli(tensor.SOLID)
-        self._tensor_of_scaled = tensor.from_moduli(np.diag(self._scale)).T
         self._last: Array | None = None
 
     def forward(self, tensors: Array) -> Array:
@@ -123,7 +132,7 @@ class FeasibleProjection:
 
     def backward(self, tensors: Array, projected: Array, gradient: Array) -> Array:
         """dJ/dC (N, 3) at ``tensors`` from dJ/dC at ``projected = forward(tensors)``."""
-        m, p = self._scaled(tensors), self._scaled(projected)
+        m, p = tensor.scaled_moduli(tensors), tensor.scaled_moduli(projected)
         moved = np.flatnonzero(np.linalg.norm(p - m, axis=-1) > 1e-9)
         out = gradient.copy()
         if len(moved) == 0:
@@ -132,14 +141,14 @@ class FeasibleProjection:
         normal = self._gradient(p)
         system = self._system(p, normal, _multiplier(m, p, normal))
         right = np.zeros((len(moved), 4, 1))
-        right[:, :3, 0] = gradient[moved] @ self._tensor_of_scaled
+        right[:, :3, 0] = gradient[moved] @ _TENSOR_OF_SCALED
         pulled = _solve(system, right)[:, :3, 0]
-        out[moved] = pulled @ np.linalg.inv(self._tensor_of_scaled)
+        out[moved] = pulled @ np.linalg.inv(_TENSOR_OF_SCALED)
         return out
 
     def _newton(self, tensors: Array, start: Array) -> tuple[Array, NDArray[np.bool_]]:
         """Newton's method from ``start``: tensors (q, 3) and which of them are feasible minima."""
-        m, p = self._scaled(tensors), self._scaled(start)
+        m, p = tensor.scaled_moduli(tensors), tensor.scaled_moduli(start)
         normal = self._gradient(p)
         multiplier = _multiplier(m, p, normal)
         left = np.arange(len(m))
@@ -147,7 +156,7 @@ class FeasibleProjection:
             q, g, t = p[left], normal[left], multiplier[left]
             residual = np.zeros((len(left), 4, 1))
             residual[:, :3, 0] = q - m[left] - t[:, None] * g
-            phi = self.gamut.phi(tensor.from_moduli(q * self._scale))
+            phi = self.gamut.phi(tensor.from_scaled_moduli(q))
             residual[:, 3, 0] = self.margin + self._INSIDE - phi
             far = np.abs(residual).max(axis=(1, 2)) > self._RESIDUAL
             left = left[far]
@@ -159,7 +168,7 @@ class FeasibleProjection:
             p[left] += step[:, :3]
             multiplier[left] = np.clip(multiplier[left] + step[:, 3], -1.0, 1.0)
             normal[left] = self._gradient(p[left])
-        found = tensor.from_moduli(p * self._scale)
+        found = tensor.from_scaled_moduli(p)
         good = np.ones(len(m), bool)
         good[left] = False
         good &= (multiplier > 0) & (self.gamut.phi(found) >= self.margin)
@@ -182,17 +191,14 @@ class FeasibleProjection:
         system[:, 3, :3] = -normal
         return system
 
-    def _scaled(self, tensors: Array) -> Array:
-        return tensor.to_moduli(tensors) / self._scale
-
     def _gradient(self, m: Array) -> Array:
         """dphi/dm at scaled moduli (N, 3)."""
-        return self.gamut.gradient(tensor.from_moduli(m * self._scale)) @ self._tensor_of_scaled
+        return self.gamut.gradient(tensor.from_scaled_moduli(m)) @ _TENSOR_OF_SCALED
 
     def _hessian(self, m: Array) -> Array:
         """d2phi/dm2 at scaled moduli, (N, 3, 3)."""
-        hessian = self.gamut.hessian(tensor.from_moduli(m * self._scale))
-        return self._tensor_of_scaled.T @ hessian @ self._tensor_of_scaled
+        hessian = self.gamut.hessian(tensor.from_scaled_moduli(m))
+        return _TENSOR_OF_SCALED.T @ hessian @ _TENSOR_OF_SCALED
 
 
 def _solve(systems: Array, right: Array) -> Array:

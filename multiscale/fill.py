@@ -25,7 +25,7 @@ from micro.cellset import CellSet
 from micro.tensor import tensor_error
 from multiscale.grouping import Groups, group_tensors
 from multiscale.lattice import Lattice
-from multiscale.problem import Problem
+from multiscale.problem import Problem, Role
 from multiscale.reduction import Reduction
 from multiscale.selection import interface_counts, select
 from multiscale.settings import FillSettings
@@ -83,8 +83,8 @@ def fill(
         Called as ``progress(done, total, what)``.
     """
     role = reduction.elements(problem.role)
-    solid = role != 0
-    design = role == 2
+    solid = role != Role.VOID
+    design = role == Role.DESIGN
     fixed_groups = _by_material(wanted[solid & ~design])
     design_groups = group_tensors(wanted[design], settings.tolerance)
     count_fixed = len(fixed_groups.target)

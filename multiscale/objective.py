@@ -85,7 +85,7 @@ class DistortionObjective:
                 operator = Elasticity(self.reduction.shape, load.constrained, self.options)
                 self._operators.append(operator)
             self._operator_of.append(operator)
-        self._node_weight = self.reduction.node_weight * self._observed_nodes()
+        self._node_weight = self.reduction.node_weight * self.reduction.nodes(problem.observed_nodes)
         self.reference = self._solve_reference()
         self._reference_norm = [self._norm(u) for u in self.reference]
         for load, norm in zip(self.loads, self._reference_norm, strict=True):
@@ -94,18 +94,6 @@ class DistortionObjective:
         for operator in self._operators:
             operator.iterations.clear()
         self._last: list[Array | None] = [None] * len(self.loads)
-
-    def _observed_nodes(self) -> Array:
-        """1 at the nodes of observed elements, 0 elsewhere; reduced grid (mx+1, my+1, mz+1)."""
-        observed = self.problem.observed
-        nodes = np.zeros([m + 1 for m in observed.shape])
-        x, y, z = observed.shape
-        for dx in (0, 1):
-            for dy in (0, 1):
-                for dz in (0, 1):
-                    part = nodes[dx : dx + x, dy : dy + y, dz : dz + z]
-                    np.maximum(part, observed, out=part)
-        return self.reduction.nodes(nodes)
 
     def _solve_reference(self) -> list[Array]:
         tensors = self.reduction.elements(self.problem.reference)

@@ -33,7 +33,12 @@ from numpy.typing import NDArray
 from micro.errors import InputError
 from micro.files import atomic_path
 from multiscale.design_space import DesignSpace
-from multiscale.feasibility import FeasibilityConstraint, FeasibleProjection, FeasibleSet
+from multiscale.feasibility import (
+    FeasibilityConstraint,
+    FeasibleProjection,
+    FeasibleSet,
+    count_violations,
+)
 from multiscale.objective import Distortion, DistortionObjective
 
 Array = NDArray[np.float64]
@@ -43,8 +48,6 @@ ALGORITHMS = ("mma", "ccsaq", "lbfgs")
 
 #: The first stage only has to find the right basin: it ends at this relative change of J^2.
 _UNIFORM_TOLERANCE = 1e-3
-#: phi above minus this counts as feasible: rounding of the projection.
-FEASIBILITY_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,7 @@ class Optimiser:
         if value.total < state.best_value:
             state = replace(state, best=projected, best_value=value.total)
         # The variables move by what the projection moved, so that filtering does not blur them again.
-        x = self.space.variables(_unfiltered(self.space, state.x) + projected - raw)
+        x = self.space.variables(self.space.unfiltered(state.x) + projected - raw)
         state = replace(state, x=x, stage=state.stage + 1, evaluation=0, records=(*state.records, record))
         self._keep(state, record)
         return state
@@ -253,7 +256,7 @@ class Optimiser:
             "distortion": value.total,
             "per_load": value.per_load,
             "constraint": float(self.settings.margin - phi.min()),
-            "violations": int(np.count_nonzero(phi < self.settings.margin - FEASIBILITY_TOLERANCE)),
+            "violations": count_violations(phi, self.settings.margin),
             "seconds": round(time.monotonic() - self._start, 3),
         }
 
@@ -310,7 +313,7 @@ class _Search:
         """Count the evaluation; the state's x follows the best point.
 
         Every evaluated design is feasible after its projection, so the lowest J counts, but points
-        that nlopt's constraint refuses come after those it accepts.
+        whose unprojected tensors are far beyond the slack (twice it, in the aggregate) come last.
         """
         state = replace(self.state, evaluation=self.state.evaluation + 1)
         record = self.owner._record(state, value, tensors)
@@ -322,17 +325,6 @@ class _Search:
             x = np.array(variables)
         self.state = replace(state, x=x, records=(*state.records, record))
         self.owner._keep(self.state, record)
-
-
-def _unfiltered(space: DesignSpace, x: Array) -> Array:
-    """Tensors (N, 3) of the variables before the filter."""
-    return replace(space, filter=_identity(space.size)).forward(x)
-
-
-def _identity(size: int):  # type: ignore[no-untyped-def]
-    from scipy import sparse
-
-    return sparse.csr_array(sparse.eye_array(size))
 
 
 def _make_nlopt(algorithm: str, size: int) -> nlopt.opt:

@@ -61,10 +61,5 @@ def from_root(array: NDArray[np.float64] | None, shape: tuple[int, ...]) -> NDAr
     return _shared(mine)
 
 
-def total(value: float) -> float:
-    """Sum of a number over the ranks."""
-    return float(_shared(np.array([float(value)]))[0])
-
-
 def _shared(array: NDArray[np.float64]) -> Any:
     return sum_over_ranks(array, PETSc.COMM_WORLD)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiscale.problem import LoadCase, Problem, parity
+from multiscale.symmetry import plane_components, reflect
 
 Array = NDArray[np.float64]
 
@@ -76,8 +77,7 @@ class Reduction:
             plane = _plane(axis, 4)
             # The plane's nodes carry the force of both halves.
             force[plane] /= 2.0
-            components = [axis] if sign > 0 else [c for c in range(3) if c != axis]
-            for c in components:
+            for c in plane_components(sign, axis):
                 fixed[(*plane[:3], c)] = True
                 value[(*plane[:3], c)] = 0.0
         return ReducedLoad(load.name, load.weight, fixed, value, force, tuple(signs))
@@ -104,8 +104,7 @@ class Reduction:
     def expand_displacement(self, field: Array, load: ReducedLoad) -> Array:
         """The whole displacement field (nx+1, ny+1, nz+1, 3) of a reduced one under ``load``."""
         for axis, sign in zip(self.axes, load.parities, strict=True):
-            mirrored = np.flip(field, axis) * sign
-            mirrored[..., axis] *= -1.0
+            mirrored = sign * reflect(field, axis)
             inner = [slice(None)] * 3
             inner[axis] = slice(0, field.shape[axis] - 1)
             field = np.concatenate([mirrored[tuple(inner)], field], axis=axis)

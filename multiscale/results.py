@@ -21,6 +21,7 @@ from multiscale.optimize import read_history
 from multiscale.problem import Problem, Role
 from multiscale.progress import Reporter
 from multiscale.rendering import render_lattice
+from multiscale.tensor_field import load_tensors
 
 Array = NDArray[np.float64]
 
@@ -40,8 +41,7 @@ def write_results(
     """Write every output of a run that only shows what it found; returns what was written."""
     path = directory.path
     lattice = Lattice.load(path / "lattice.zarr")
-    with np.load(path / "design.npz", allow_pickle=False) as data:
-        design = np.stack([data[name] for name in ("C11", "C12", "C44")], axis=-1)
+    design = load_tensors(path / "design.npz", problem)
     with np.load(path / "displacements.npz", allow_pickle=False) as data:
         displacements = {key: data[key].astype(np.float64) for key in data.files}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 
 from micro import tensor
 from multiscale.case import parse_case
-
-#: (K, mu', G) of the solid.
-SCALE = tensor.to_moduli(tensor.SOLID)
 
 
 class Ellipsoid:
@@ -18,13 +18,13 @@ class Ellipsoid:
     axes = np.array([0.3, 0.15, 0.2])
 
     def phi(self, tensors):
-        z = (tensor.to_moduli(tensors) / SCALE - self.centre) / self.axes
+        z = (tensor.scaled_moduli(tensors) - self.centre) / self.axes
         return self.axes.min() * (1.0 - np.linalg.norm(z, axis=-1))
 
     def gradient(self, tensors):
-        z = (tensor.to_moduli(tensors) / SCALE - self.centre) / self.axes
+        z = (tensor.scaled_moduli(tensors) - self.centre) / self.axes
         g = -self.axes.min() * z / np.linalg.norm(z, axis=-1, keepdims=True) / self.axes
-        return g @ np.linalg.inv(tensor.from_moduli(np.diag(SCALE)).T)
+        return g @ np.linalg.inv(tensor.from_scaled_moduli(np.eye(3)).T)
 
     def hessian(self, tensors):
         h = 1e-5
@@ -37,7 +37,7 @@ class Ellipsoid:
         """Nearest point: q = a^2 m / (a^2 + t) with t from a scalar equation, solved by bisection."""
         radius = 1.0 - margin / self.axes.min()
         a2 = (self.axes * radius) ** 2
-        m = (tensor.to_moduli(tensors) / SCALE - self.centre).reshape(-1, 3)
+        m = (tensor.scaled_moduli(tensors) - self.centre).reshape(-1, 3)
         low, high = np.zeros(len(m)), np.full(len(m), 100.0)
         for _ in range(200):
             t = (low + high) / 2
@@ -45,7 +45,7 @@ class Ellipsoid:
             low, high = np.where(outside, t, low), np.where(outside, high, t)
         inside = np.sum(m**2 / a2, axis=1) <= 1.0
         q = np.where(inside[:, None], m, a2 * m / (a2 + high[:, None]))
-        return tensor.from_moduli((q + self.centre) * SCALE).reshape(tensors.shape)
+        return tensor.from_scaled_moduli(q + self.centre).reshape(tensors.shape)
 
 
 def cloak(n=8, loads=("shear_x",), mirror="auto"):
@@ -78,3 +78,19 @@ def cloak(n=8, loads=("shear_x",), mirror="auto"):
 
 def cylinder(n, radius):
     return {"type": "cylinder", "axis": "z", "center": [n / 2, n / 2], "radius": radius}
+
+
+MINIMAL = (Path(__file__).parent / "multiscale" / "minimal.toml").read_text(encoding="utf-8")
+
+
+def varied(*changes):
+    """MINIMAL with each old text replaced by the new one; an old text that is not there is an error."""
+    text = MINIMAL
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+def case_of(text=MINIMAL):
+    return parse_case(tomllib.loads(text), "test.toml")

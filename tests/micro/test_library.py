@@ -10,7 +10,7 @@ from micro.cellset import CellSet
 from micro.errors import InputError
 from micro.families import FAMILIES, family
 from micro.homogenize import homogenize_octants
-from micro.labelling import PARAMS, presentable, scaled
+from micro.labelling import PARAMS, presentable
 from micro.library_build import (
     Recipe,
     build,
@@ -20,6 +20,7 @@ from micro.library_build import (
     vary,
 )
 from micro.library_cli import app
+from micro.tensor import scaled_moduli
 
 SMALL = Recipe(n=8, count=24, seed=3, coarse=8, pool=32, round_size=16, reach=1)
 
@@ -209,7 +210,7 @@ def test_farthest_point_sampling_is_even():
     C = tensor.from_moduli(rng.random((3000, 3)) ** 2 * 0.3 + 0.01)
     chosen = choose(C, 200)
     assert len(set(chosen.tolist())) == 200
-    points = scaled(C)
+    points = scaled_moduli(C)
     apart = np.linalg.norm(points[chosen][:, None] - points[chosen][None], axis=2)
     np.fill_diagonal(apart, np.inf)
     cover = np.linalg.norm(points[:, None] - points[chosen][None], axis=2).min(axis=1).max()

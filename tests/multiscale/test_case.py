@@ -7,28 +7,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from examples import MINIMAL, case_of, varied
 from pydantic import BaseModel
 
 from micro.errors import InputError
 from multiscale import boundary, settings, shapes
 from multiscale import case as case_module
-from multiscale.case import Case, case_schema, isotropic_tensor, load_case, parse_case, schema_text
-
-MINIMAL = Path(__file__).with_name("minimal.toml").read_text(encoding="utf-8")
-
-
-def varied(*changes: tuple[str, str]) -> str:
-    """MINIMAL with each old text replaced by the new one; an old text that is not there is an error."""
-    text = MINIMAL
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new, 1)
-    return text
-
-
-def case_of(text: str = MINIMAL) -> Case:
-    return parse_case(tomllib.loads(text), "test.toml")
-
+from multiscale.case import Case, case_schema, isotropic_tensor, load_case, schema_text
 
 CASES = sorted((Path(__file__).resolve().parents[2] / "cases").glob("*.toml"))
 

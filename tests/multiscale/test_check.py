@@ -5,35 +5,18 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import MINIMAL, case_of, varied
 from typer.testing import CliRunner
 
 from micro.errors import InputError, NotConverged
 from multiscale import cli
-from multiscale.case import Case, parse_case
 from multiscale.check import sizes
 from multiscale.drawing import draw_problem
 from multiscale.problem import build_problem
-
-MINIMAL = Path(__file__).with_name("minimal.toml").read_text(encoding="utf-8")
-
-
-def varied(*changes: tuple[str, str]) -> str:
-    """MINIMAL with each old text replaced by the new one; an old text that is not there is an error."""
-    text = MINIMAL
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new, 1)
-    return text
-
-
-def case_of(text: str = MINIMAL) -> Case:
-    return parse_case(tomllib.loads(text), "test.toml")
-
 
 RING = 'shape = { type = "box", min = [1, 1, 0], max = [5, 3, 4] }'
 HOLE = 'shape = { type = "box", min = [2, 1, 0], max = [4, 3, 4] }'

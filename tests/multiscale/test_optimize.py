@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from examples import SCALE, Ellipsoid, cloak
+from examples import Ellipsoid, cloak
 from scipy import sparse
 
 from micro import tensor
 from micro.errors import InputError
+from micro.tensor import SCALE
 from multiscale.design_space import DesignSpace
 from multiscale.elasticity import SolverOptions
 from multiscale.filter import cone_filter

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import MINIMAL, case_of, varied
 
 from micro.errors import InputError
 from multiscale import grid
-from multiscale.case import Case, load_case, parse_case
+from multiscale.case import load_case
 from multiscale.problem import Problem, Role, build_problem, parity
 from multiscale.supports import free_motions
 from multiscale.symmetry import plane_components, reflect
-
-MINIMAL = Path(__file__).with_name("minimal.toml").read_text(encoding="utf-8")
-
-
-def varied(*changes: tuple[str, str]) -> str:
-    """MINIMAL with each old text replaced by the new one; an old text that is not there is an error."""
-    text = MINIMAL
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new, 1)
-    return text
-
-
-def case_of(text: str = MINIMAL) -> Case:
-    return parse_case(tomllib.loads(text), "test.toml")
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from examples import SCALE, Ellipsoid, cloak
+from examples import Ellipsoid, cloak
 
 from micro import tensor
+from micro.tensor import SCALE
 from multiscale.case import load_case
 from multiscale.design_space import DesignSpace
 from multiscale.elasticity import SolverOptions
