@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def homogenize_octants(
     InputError
         If an octant is not symmetric, not finite or negative.
     """
-    moduli = _octant_moduli(octants, void)
+    moduli = octant_moduli(octants, void)
     m, n = moduli.shape[:2]
     target = torch.device(device)
     with parallel.one_thread(target) as threads:
@@ -121,10 +122,10 @@ def homogenize_octants(
         inner = threads if len(starts) == 1 else 1
 
         def solve(start: int) -> tuple[NDArray, ...]:
-            part = _solve_octants(moduli[start : start + size], nu, rtol, target, inner)
+            part = solve_octants(moduli[start : start + size], nu, rtol, target, inner)
             if progress is not None:
-                progress(len(part[0]))
-            return part
+                progress(len(part.C))
+            return part.C, part.residual, part.iterations, part.status
 
         parts = parallel.run([partial(solve, start) for start in starts], threads)
     C, residual, iterations, status = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -132,7 +133,8 @@ def homogenize_octants(
     return OctantResult(C, volume, residual, iterations, status)
 
 
-def _octant_moduli(octants: ArrayLike, void: float) -> NDArray:
+def octant_moduli(octants: ArrayLike, void: float) -> NDArray[np.float64]:
+    """Moduli (m, n, n, n) of octants as :func:`homogenize_octants` takes them, checked."""
     array = np.asarray(octants)
     if array.ndim == 3:
         array = array[None]
@@ -177,9 +179,38 @@ def _octant_loads(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return affine, free
 
 
-def _solve_octants(
-    moduli: NDArray, nu: float, rtol: float, device: torch.device, threads: int
-) -> tuple[NDArray, ...]:
+@dataclass(frozen=True)
+class OctantFields:
+    """Solutions of m octants' two load cases with what follows from them.
+
+    Attributes
+    ----------
+    C, residual, iterations, status : arrays
+        As in :class:`OctantResult`.
+    moduli : Tensor, shape (m, n, n, n), float64
+        Without the pieces that carry nothing.
+    affine, fluctuation : Tensors, shape (3, 2, m, n + 1, n + 1, n + 1), float64
+        Their sum is the displacement under a unit axial strain along x and a unit shear in xy.
+    """
+
+    C: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    iterations: NDArray[np.int64]
+    status: NDArray[np.int64]
+    moduli: Tensor
+    affine: Tensor
+    fluctuation: Tensor
+
+
+def solve_octants(
+    moduli: NDArray[np.float64],
+    nu: float,
+    rtol: float,
+    device: torch.device,
+    threads: int = 1,
+    start: Tensor | None = None,
+) -> OctantFields:
+    """Solve both load cases of checked moduli (m, n, n, n), from the fluctuations ``start`` if given."""
     n = moduli.shape[1]
     moduli, carries = _carrying_part(moduli)
     rho = torch.from_numpy(moduli).to(device)
@@ -189,12 +220,14 @@ def _solve_octants(
     affine = affine.expand(-1, -1, len(moduli), -1, -1, -1)
     multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
     forces = apply_stiffness(affine, pad_moduli(rho), k, grid)
-    floor = _inner(forces, forces).sqrt()
+    floor = inner(forces, forces).sqrt()
     b = -forces * free
 
     def solve(loads: slice) -> pcg.Solution:
         mine = multigrid.for_loads(loads)
-        return pcg.solve(rho, k, grid, free[:, loads], mine, b[:, loads], rtol=rtol, floor=floor[loads])
+        guess = None if start is None else start[:, loads]
+        settings: dict[str, Any] = {"rtol": rtol, "floor": floor[loads], "start": guess}
+        return pcg.solve(rho, k, grid, free[:, loads], mine, b[:, loads], **settings)
 
     solutions = parallel.run([partial(solve, loads) for loads in _groups(2, rho.numel(), threads)], threads)
     # With w the fluctuation and r its defect, A w = b - r on the free degrees of freedom, so the
@@ -203,20 +236,23 @@ def _solve_octants(
     residual, iterations, converged = (
         torch.cat([getattr(s, name) for s in solutions]) for name in ("residual", "iterations", "converged")
     )
-    energy = _inner(affine + w, forces) - _inner(w, r)
-    axial, image = slice(0, 1), _exchange_xy
+    energy = inner(affine + w, forces) - inner(w, r)
+    axial, image = slice(0, 1), exchange_xy
     mutual = (
-        _inner(image(affine[:, axial]), forces[:, axial])
-        + _inner(image(forces[:, axial]), w[:, axial])
-        - _inner(image(w[:, axial]), r[:, axial])
+        inner(image(affine[:, axial]), forces[:, axial])
+        + inner(image(forces[:, axial]), w[:, axial])
+        - inner(image(w[:, axial]), r[:, axial])
     )
     C = torch.stack([energy[0], mutual[0], energy[1]], dim=-1) / float(n**3)
     status = np.where(converged.all(dim=0).cpu().numpy(), Status.OK, Status.NOT_CONVERGED)
-    return (
+    return OctantFields(
         C.cpu().numpy(),
         residual.amax(dim=0).cpu().numpy(),
         iterations.amax(dim=0).cpu().numpy(),
         np.where(carries, status, Status.NO_LOAD_PATH),
+        rho,
+        affine,
+        w,
     )
 
 
@@ -228,12 +264,12 @@ def _groups(loads: int, voxels: int, threads: int) -> list[slice]:
     return [slice(i, min(i + size, loads)) for i in range(0, loads, size)]
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
+def inner(a: Tensor, b: Tensor) -> Tensor:
     """Inner products (L, B) of nodal fields."""
     return (a * b).sum(dim=(0, 3, 4, 5))
 
 
-def _exchange_xy(u: Tensor) -> Tensor:
+def exchange_xy(u: Tensor) -> Tensor:
     """Image of a nodal field under the exchange of x and y."""
     return u.transpose(-3, -2)[[1, 0, 2]]
 
@@ -350,7 +386,7 @@ def _solve_cell(
     constant = apply_stiffness(affine, pad_moduli(rho), k, Grid(grid.shape))
     C = torch.einsum("cibxyz,cjbxyz->ij", affine, constant)
     b = grid.fold(-constant)
-    floor = _inner(constant, constant).sqrt()
+    floor = inner(constant, constant).sqrt()
     del affine, constant
 
     def solve(loads: slice) -> pcg.Solution:

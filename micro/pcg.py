@@ -67,6 +67,7 @@ def solve(
     *,
     rtol: float,
     floor: Tensor,
+    start: Tensor | None = None,
     max_iterations: int = 400,
 ) -> Solution:
     """Solve A u = b on the free degrees of freedom.
@@ -84,6 +85,8 @@ def solve(
         Wanted norm of the residual relative to b.
     floor : Tensor, shape (L, B)
         Norm of the forces behind b: below 1e-13 of it b is rounding, and u = 0 solves.
+    start : Tensor, shape (3, L, B, X, Y, Z), float64, optional
+        First iterate, zero on fixed degrees of freedom; zero by default.
     """
     work = multigrid.levels[0].step.dtype
     cells = b.shape[2]
@@ -105,12 +108,16 @@ def solve(
     x = torch.zeros_like(bb)  # float64 part of the solution
     dx = torch.zeros_like(bb, dtype=work)  # what the current stretch adds to it
     r = bb.to(work)
+    anchor = torch.ones_like(norm)  # residual norm at the last replacement
+    if start is not None:
+        x = start * _spread(~trivial / scale)
+        r = apply_stiffness(x, m, stiffness, grid, bb).mul_(mask).to(work)
+        anchor = _dot(r, r).sqrt()
     p = torch.zeros_like(dx)
     ap = torch.zeros_like(dx)
     pap = torch.ones_like(norm)
     first = torch.ones_like(trivial)
     done = trivial.clone()
-    anchor = torch.ones_like(norm)  # residual norm at the last replacement
     best = torch.full_like(norm, float("inf"))
     stalls = torch.zeros_like(iterations)
 
