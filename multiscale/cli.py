@@ -152,11 +152,18 @@ def export(
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="FILE", show_default=False, help="File to write: .stl, .vti or .vtu."),
+        typer.Option(
+            "--out", metavar="FILE", show_default=False, help="File (for slices: directory) to write."
+        ),
     ],
     format: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", show_default="by FILE's ending", help="stl, vti or vtu."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            show_default="by FILE's ending",
+            help="stl, ply, obj, 3mf, glb, slices, svx, vti, vtu or vdb.",
+        ),
     ] = None,
     region: Annotated[
         str | None,
@@ -172,28 +179,48 @@ def export(
         typer.Option(
             "--voxels-per-cell",
             metavar="N",
-            show_default="the cells' own",
+            show_default="the cells' own; glb: at most 16",
             help="Voxels along a cell's edge.",
         ),
     ] = None,
     smooth: Annotated[
-        float, typer.Option("--smooth", metavar="VOXELS", help="Blur before a surface is taken.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--smooth",
+            metavar="VOXELS",
+            show_default="0; 3mf: 0.6",
+            help="Blur before a surface is taken.",
+        ),
+    ] = None,
+    decimate: Annotated[
+        float | None,
+        typer.Option(
+            "--decimate",
+            metavar="SHARE",
+            show_default="0; 3mf: 0.9, glb: 0.75",
+            help="Share of a surface's triangles to remove.",
+        ),
+    ] = None,
 ) -> None:
     """Write a run's lattice, or a region of it, for other programs.
 
-    stl: the watertight surface, in millimetres. vti: the voxels, for ParaView. vtu: one element per
-    cell with its tensor. The size is printed before the work starts. For example
+    stl, ply, obj: the watertight surface of a region. 3mf: the whole lattice for a slicer, one mesh
+    per unique cell. glb: the same for viewers. slices, svx: the voxels as pictures. vti, vdb: the voxels
+    of a region. vtu: one element per cell with its tensor. The size is printed before the work starts;
+    docs/export.md says more. For example
 
         multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl
+
+        multiscale export runs/cloak --out cloak.3mf
     """
     with reporting("multiscale export"):
-        from multiscale.export.command import export as write
+        from multiscale.export.command import export_with_progress
 
         if first_rank():
-            name = format or out.suffix.removeprefix(".").lower()
-            say = _console().print
-            write(run_dir, name, out, region, per_cell=per_cell, smooth=smooth, say=say)
+            name = format or out.suffix.removeprefix(".").lower() or "slices"
+            export_with_progress(
+                run_dir, name, out, region, per_cell=per_cell, smooth=smooth, decimate=decimate
+            )
 
 
 @app.command()

@@ -6,18 +6,33 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micro.errors import InputError
 from multiscale.block import Block
-from multiscale.export.stl import HEADER_BYTES, TRIANGLE_BYTES, write_stl
+from multiscale.export import glb, threemf
+from multiscale.export.cell_mesh import Instanced, MeshOptions, instanced_triangles, used_cells
+from multiscale.export.decimation import BYTES_PER_TRIANGLE, check_share
+from multiscale.export.glb import write_glb
+from multiscale.export.indexed import OBJ_BYTES_PER_TRIANGLE, PLY_BYTES_PER_TRIANGLE, write_obj, write_ply
+from multiscale.export.png import png
+from multiscale.export.slices import MANIFEST, sample_bytes, write_slices
+from multiscale.export.stl import TRIANGLE_BYTES, Surface, write_stl
 from multiscale.export.surface import surface_size
+from multiscale.export.svx import density_picture, write_svx
+from multiscale.export.threemf import write_3mf
+from multiscale.export.vdb import find_openvdb, write_vdb
 from multiscale.export.vti import lattice_fields, write_voxels, write_vtu
 from multiscale.lattice import Lattice, coarsen
+from multiscale.progress import Reporter
 
 MOST_TRIANGLES = 40_000_000  # a 2 GB STL: more than most slicers open
 MOST_BYTES = 1_500_000_000
+_STEPS = 1000  # of a progress bar
+INSTANCED_BYTES = 100_000_000  # for one cell's surface, and VTK itself
 
 Say = Callable[[str], None]
 Progress = Callable[[float], None]
@@ -32,17 +47,21 @@ class Request:
     block: Block
     per_cell: int
     smooth: float
+    decimate: float
     say: Say
     progress: Progress | None
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its file suffix, one line on what it holds, and its writer."""
+    """A format: its file suffix ("" is a directory), one line on what it holds, its writer, its defaults."""
 
     suffix: str
     summary: str
     write: Callable[[Request], None]
+    most_per_cell: int | None = None  # no finer unless asked
+    smooth: float = 0.0
+    decimate: float = 0.0
 
 
 def export(
@@ -52,7 +71,8 @@ def export(
     region: str | None = None,
     *,
     per_cell: int | None = None,
-    smooth: float = 0.0,
+    smooth: float | None = None,
+    decimate: float | None = None,
     say: Say | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -69,9 +89,11 @@ def export(
     region : str, optional
         ``i0:i1,j0:j1,k0:k1`` in elements; the whole lattice by default.
     per_cell : int, optional
-        Voxels along a cell's edge; the cells' own by default.
-    smooth : float
-        Blur before a surface is taken, in voxels.
+        Voxels along a cell's edge; the cells' own by default (for glb at most 16).
+    smooth : float, optional
+        Blur before a surface is taken, in voxels; 0 by default (0.6 for 3mf).
+    decimate : float, optional
+        Share of a surface's triangles that is removed; 0 by default (0.9 for 3mf, 0.75 for glb).
     say : callable, optional
         Gets one line on the size before the work starts, and one on what was written.
     progress : callable, optional
@@ -92,19 +114,53 @@ def export(
         raise InputError(f"the formats are {', '.join(FORMATS)}", key="format", value=format)
     chosen, path = FORMATS[format], Path(out)
     if path.suffix.lower() != chosen.suffix:
-        raise InputError(f"a file of format {format} ends in {chosen.suffix}", key="out", value=str(out))
+        ends = f"ends in {chosen.suffix}" if chosen.suffix else "is a directory, without an ending"
+        raise InputError(f"what format {format} writes {ends}", key="out", value=str(out))
     lattice = Lattice.load(find_lattice(run_dir))
     block = Block.parse(region, lattice.shape)
-    size = lattice.voxels_per_cell if per_cell is None else per_cell
+    size = _default_size(lattice, chosen) if per_cell is None else per_cell
     coarsen(lattice.cells.octants(slice(0, 0)), size)  # refuses a size that does not divide the cells
-    if not np.isfinite(smooth) or smooth < 0:
-        raise InputError("the blur is a length in voxels, not negative", key="smooth", value=smooth)
-    if not lattice.solid[block.slices].any():
+    blur = chosen.smooth if smooth is None else smooth
+    if not np.isfinite(blur) or blur < 0:
+        raise InputError("the blur is a length in voxels, not negative", key="smooth", value=blur)
+    share = chosen.decimate if decimate is None else decimate
+    check_share(share)
+    if not lattice.densities()[block.slices].any():
         raise InputError("there is nothing solid in this region", key="region", value=str(block))
+    if path.is_dir() and chosen.suffix == "" and not (path / MANIFEST).is_file():
+        raise InputError("this directory holds something else; it is not replaced", file=path)
     tell = say or (lambda line: None)
-    chosen.write(Request(lattice, path, block, size, smooth, tell, progress))
-    tell(f"{path}: {_bytes(path.stat().st_size)}")
+    chosen.write(Request(lattice, path, block, size, blur, share, tell, progress))
+    files = path.iterdir() if path.is_dir() else [path]
+    tell(f"{path}: {_bytes(sum(file.stat().st_size for file in files))}")
     return path
+
+
+def export_with_progress(
+    run_dir: str | os.PathLike[str],
+    format: str,
+    out: str | os.PathLike[str],
+    *region: str | None,
+    **options: Any,
+) -> Path:
+    """:func:`export` with a bar (or, in a log, a line now and then), as the command shows it."""
+    reporter = Reporter()
+
+    def say(line: str) -> None:
+        reporter.console.print(line, soft_wrap=True)
+
+    with reporter.task(f"export {format}", _STEPS) as task:
+
+        def progress(fraction: float) -> None:
+            task.advance(max(0, round(_STEPS * fraction) - task.done))
+
+        return export(run_dir, format, out, *region, say=say, progress=progress, **options)
+
+
+def _default_size(lattice: Lattice, chosen: Format) -> int:
+    own = lattice.voxels_per_cell
+    most = chosen.most_per_cell or own
+    return max(2 * k for k in range(1, own // 2 + 1) if (own // 2) % k == 0 and (2 * k <= most or k == 1))
 
 
 def find_lattice(run_dir: str | os.PathLike[str]) -> Path:
@@ -120,30 +176,82 @@ def find_lattice(run_dir: str | os.PathLike[str]) -> Path:
     raise InputError("this run has no lattice.zarr: was it filled?", file=run_dir)
 
 
-def _stl(request: Request) -> None:
-    block, lattice = request.block, request.lattice
-    size = surface_size(lattice, block, request.per_cell)
-    edges = " x ".join(f"{1e3 * lattice.cell_size_m * s:.4g}" for s in block.shape)
-    disk = HEADER_BYTES + TRIANGLE_BYTES * size.triangles
-    request.say(
-        f"region {block}, {edges} mm: {size.voxels:,} voxels, about {size.triangles:,} triangles, "
-        f"{_bytes(disk)} on disk, {_bytes(size.peak_bytes)} of memory"
-    )
-    _refuse_if_absurd(request, size.triangles, MOST_TRIANGLES, "triangles", power=2)
-    _refuse_if_absurd(request, size.peak_bytes, MOST_BYTES, "bytes of memory", power=3)
-    surface = write_stl(
-        lattice,
-        request.out,
-        block,
-        per_cell=request.per_cell,
-        smooth=request.smooth,
-        progress=request.progress,
-    )
-    solid = 1e9 * lattice.cell_size_m**3 * float(lattice.densities()[block.slices].sum())
-    request.say(
-        f"{surface.triangles:,} triangles enclose {surface.volume_mm3:.6g} mm³ "
-        f"(the cells' own volume: {solid:.6g} mm³)"
-    )
+def _surface(write: Callable[..., Surface], bytes_per_triangle: int) -> Callable[[Request], None]:
+    def work(request: Request) -> None:
+        block, lattice = request.block, request.lattice
+        size = surface_size(lattice, block, request.per_cell)
+        triangles = round(size.triangles * (1 - request.decimate))
+        memory = size.peak_bytes
+        if request.decimate:
+            memory += BYTES_PER_TRIANGLE * size.busiest_triangles
+        edges = " x ".join(f"{1e3 * lattice.cell_size_m * s:.4g}" for s in block.shape)
+        request.say(
+            f"region {block}, {edges} mm: {size.voxels:,} voxels, about {triangles:,} triangles, "
+            f"{_bytes(bytes_per_triangle * triangles)} on disk, {_bytes(memory)} of memory"
+        )
+        _refuse_if_absurd(request, triangles, MOST_TRIANGLES, "triangles", power=2)
+        _refuse_if_absurd(request, memory, MOST_BYTES, "bytes of memory", power=3)
+        surface = write(
+            lattice,
+            request.out,
+            block,
+            per_cell=request.per_cell,
+            smooth=request.smooth,
+            decimate=request.decimate,
+            progress=request.progress,
+        )
+        request.say(
+            f"{surface.triangles:,} triangles enclose {surface.volume_mm3:.6g} mm³ "
+            f"(the cells' own volume: {_solid_mm3(request):.6g} mm³)"
+        )
+
+    return work
+
+
+def _instanced(
+    write: Callable[..., Instanced], bytes_per_triangle: int, bytes_per_instance: int
+) -> Callable[[Request], None]:
+    def work(request: Request) -> None:
+        lattice, block = request.lattice, request.block
+        options = MeshOptions(request.per_cell, request.smooth, request.decimate)
+        cells = used_cells(lattice, block)
+        instances = int(np.isin(lattice.index[block.slices], cells).sum())
+        triangles = instanced_triangles(lattice, block, options)
+        disk = bytes_per_triangle * triangles + bytes_per_instance * instances
+        memory = INSTANCED_BYTES + 1000 * instances
+        request.say(
+            f"region {block}: {instances:,} cells, {len(cells):,} different ones of about {triangles:,} "
+            f"triangles in all, about {_bytes(disk)} on disk, {_bytes(memory)} of memory"
+        )
+        written = write(lattice, request.out, block, options=options, progress=request.progress)
+        request.say(
+            f"{written.instances:,} instances of {written.cells:,} meshes ({written.triangles:,} triangles) "
+            f"enclose {written.volume_mm3:.6g} mm³ (the cells' own volume: {_solid_mm3(request):.6g} mm³)"
+        )
+
+    return work
+
+
+def _stack(
+    write: Callable[..., object], axis: int, picture: Callable[[NDArray], bytes]
+) -> Callable[[Request], None]:
+    def work(request: Request) -> None:
+        lattice, block, per_cell = request.lattice, request.block, request.per_cell
+        size = [count * per_cell for count in block.shape]
+        disk = sample_bytes(lattice, block, per_cell, picture)
+        request.say(
+            f"region {block}: {size[0]:,} x {size[1]:,} x {size[2]:,} voxels of "
+            f"{1e3 * lattice.cell_size_m / per_cell:.4g} mm, {size[axis]:,} slices, "
+            f"about {_bytes(disk)} on disk"
+        )
+        write(lattice, request.out, block, per_cell=per_cell, progress=request.progress)
+
+    return work
+
+
+def _solid_mm3(request: Request) -> float:
+    densities = request.lattice.densities()[request.block.slices]
+    return 1e9 * request.lattice.cell_size_m**3 * float(densities.sum())
 
 
 def _voxels(request: Request) -> None:
@@ -152,6 +260,22 @@ def _voxels(request: Request) -> None:
     request.say(f"region {request.block}: {voxels:,} voxels, {_bytes(memory)} of memory")
     _refuse_if_absurd(request, memory, MOST_BYTES, "bytes of memory", power=3)
     write_voxels(request.lattice, request.out, request.block, per_cell=request.per_cell)
+
+
+def _vdb(request: Request) -> None:
+    library = find_openvdb()
+    voxels = int(np.prod(request.block.shape)) * request.per_cell**3
+    memory = 8 * voxels  # 4 bytes a voxel where anything is solid, and the layer being copied
+    request.say(f"region {request.block}: {voxels:,} voxels, {_bytes(memory)} of memory at most")
+    _refuse_if_absurd(request, memory, MOST_BYTES, "bytes of memory", power=3)
+    write_vdb(
+        library,
+        request.lattice,
+        request.out,
+        request.block,
+        per_cell=request.per_cell,
+        progress=request.progress,
+    )
 
 
 def _elements(request: Request) -> None:
@@ -171,9 +295,38 @@ def _elements(request: Request) -> None:
 
 
 FORMATS: dict[str, Format] = {
-    "stl": Format(".stl", "the surface of a region's solid, watertight, in millimetres", _stl),
+    "stl": Format(
+        ".stl",
+        "the surface of a region's solid, watertight, in millimetres",
+        _surface(write_stl, TRIANGLE_BYTES),
+    ),
+    "ply": Format(
+        ".ply", "the same with every point once, binary", _surface(write_ply, PLY_BYTES_PER_TRIANGLE)
+    ),
+    "obj": Format(".obj", "the same as text", _surface(write_obj, OBJ_BYTES_PER_TRIANGLE)),
+    "3mf": Format(
+        ".3mf",
+        "the whole lattice for a slicer: one mesh a unique cell, placed many times, in millimetres",
+        _instanced(write_3mf, threemf.BYTES_PER_TRIANGLE, 12),
+        smooth=0.6,
+        decimate=0.9,
+    ),
+    "glb": Format(
+        ".glb",
+        "the same for viewers, coarse unless told otherwise, in metres",
+        _instanced(write_glb, glb.BYTES_PER_TRIANGLE, 75),
+        most_per_cell=16,
+        decimate=0.75,
+    ),
+    "slices": Format(
+        "", "a directory of 1-bit PNG slices normal to z, with manifest.json", _stack(write_slices, 2, png)
+    ),
+    "svx": Format(
+        ".svx", "density slices in one file (Simple Voxels)", _stack(write_svx, 1, density_picture)
+    ),
     "vti": Format(".vti", "the voxels of a region, for ParaView, in metres", _voxels),
     "vtu": Format(".vtu", "one hexahedron a solid element with its cell's tensor (Pa), in metres", _elements),
+    "vdb": Format(".vdb", "the voxels of a region, if OpenVDB's Python module is installed", _vdb),
 }
 
 

@@ -46,6 +46,7 @@ def write_stl(
     *,
     per_cell: int | None = None,
     smooth: float = 0.0,
+    decimate: float = 0.0,
     progress: Progress | None = None,
 ) -> Surface:
     """Write the surface of a block of the lattice as a closed binary STL.
@@ -61,6 +62,8 @@ def write_stl(
         Voxels along a cell's edge, by default the cells' own; see :meth:`Lattice.layers`.
     smooth : float
         Blur before the surface is taken, in voxels. Either way the volume is kept.
+    decimate : float
+        Share of the triangles removed.
     progress : callable, optional
         Called with the fraction done.
 
@@ -81,7 +84,7 @@ def write_stl(
     count, volume = 0, 0.0
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(_TITLE.ljust(HEADER_BYTES, b"\0"))
-        for triangles in surface_slabs(lattice, block, per_cell=per_cell, smooth=smooth):
+        for triangles in surface_slabs(lattice, block, per_cell=per_cell, smooth=smooth, decimate=decimate):
             for start in range(0, len(triangles), _AT_ONCE):
                 some = triangles[start : start + _AT_ONCE]
                 file.write(_records(some).tobytes())

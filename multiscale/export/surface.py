@@ -13,7 +13,7 @@ surface is cut is therefore moved from 1/2 until the volume is the voxels' own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ from micro.cell import face
 from micro.errors import InputError
 from multiscale.block import Block
 from multiscale.contact import find_contacts
+from multiscale.export.decimation import border, check_share, without_unused
+from multiscale.export.decimation import decimate as decimate_surface
 from multiscale.lattice import Lattice, coarsen
 
 Triangles = NDArray[np.float32]
@@ -50,13 +52,31 @@ class SurfaceSize:
         Voxels of the block.
     triangles : int
         Estimate: two a voxel face between solid and void.
+    busiest_triangles : int
+        Estimate of those of the slab that has most.
     peak_bytes : int
         Estimate of the memory needed at any one time.
     """
 
     voxels: int
     triangles: int
+    busiest_triangles: int
     peak_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class SlabMesh:
+    """A slab's surface.
+
+    Attributes
+    ----------
+    points : float32 array, shape (p, 3)
+        In millimetres from the lattice's corner.
+    faces : int array, shape (t, 3)
+    """
+
+    points: NDArray[np.float32]
+    faces: NDArray[np.integer]
 
 
 def surface_size(lattice: Lattice, block: Block, per_cell: int) -> SurfaceSize:
@@ -79,11 +99,17 @@ def surface_size(lattice: Lattice, block: Block, per_cell: int) -> SurfaceSize:
     slab = (layers * per_cell + 2) * int(np.prod(block.shape[1:])) * per_cell**2
     busiest = 2 * exposed * layers // block.shape[0]
     # Measured on blocks of 72 to 1,728 cells: the samples and their copies, a slab's triangles and theirs.
-    return SurfaceSize(voxels, 2 * exposed, 14 * slab + 110 * busiest)
+    return SurfaceSize(voxels, 2 * exposed, busiest, 14 * slab + 110 * busiest)
 
 
 def surface_slabs(
-    lattice: Lattice, block: Block, *, per_cell: int, smooth: float = 0.0, level: float | None = None
+    lattice: Lattice,
+    block: Block,
+    *,
+    per_cell: int,
+    smooth: float = 0.0,
+    level: float | None = None,
+    decimate: float = 0.0,
 ) -> Iterator[Triangles]:
     """Triangles of a block's surface.
 
@@ -98,6 +124,8 @@ def surface_slabs(
         The block's boundary stays flat.
     level : float, optional
         Where between void (0) and solid (1) the surface is; by default where it keeps the volume.
+    decimate : float
+        Share of the triangles removed, slab by slab.
 
     Yields
     ------
@@ -108,12 +136,27 @@ def surface_slabs(
     Raises
     ------
     InputError
-        If the block is void.
+        If the block is void, or an option is out of range.
     """
+    for mesh in surface_meshes(lattice, block, per_cell=per_cell, smooth=smooth, level=level, share=decimate):
+        yield mesh.points[mesh.faces]
+
+
+def surface_meshes(
+    lattice: Lattice,
+    block: Block,
+    *,
+    per_cell: int,
+    smooth: float = 0.0,
+    level: float | None = None,
+    share: float = 0.0,
+) -> Iterator[SlabMesh]:
+    """:func:`surface_slabs` as points and faces; what two slabs share, both have."""
     if not lattice.densities()[block.slices].any():
         raise InputError("there is nothing solid in this region", key="region", value=str(block))
     if smooth < 0:
         raise InputError("the blur is a length in voxels, not negative", key="smooth", value=smooth)
+    check_share(share)
     if level is None:
         level = volume_keeping_level(lattice, block, per_cell=per_cell, smooth=smooth)
     pitch = 1e3 * lattice.cell_size_m / per_cell
@@ -123,7 +166,44 @@ def surface_slabs(
         samples = _samples(lattice, block, start, stop, per_cell, smooth)
         # The first sample of a slab is the last of the one before, or the void in front of the block.
         corner = np.array(block.lower) * per_cell + (start * per_cell, 0, 0) - 0.5
-        yield _triangles(samples, level, corner, pitch)
+        points, faces = _mesh(samples, level, corner, pitch)
+        if share:
+            points, faces = _decimated(points, faces, share, last=stop == block.shape[0])
+        yield SlabMesh(points, faces)
+
+
+def _decimated(
+    points: NDArray[np.float32], faces: NDArray[np.integer], share: float, *, last: bool
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """A slab's surface with fewer triangles, the same where it meets its neighbours.
+
+    The triangles along the plane that the next slab shares stay: else both slabs might connect the same
+    two points of it, and an edge would have four triangles.
+    """
+    shared = (points[:, 0] == points[:, 0].max(initial=-np.inf)) & (not last)
+    strip = shared[faces].any(axis=1)
+    fewer, rest = decimate_surface(points, faces[~strip], share)
+    # Points are kept or deleted, not moved: they are still what float32 made of them.
+    both = np.concatenate([points, fewer.astype(np.float32)])
+    joined = np.concatenate([faces[strip], rest + len(points)])
+    both, joined = welded(both, joined)
+    before, after = border(faces), border(joined)
+    if before is None or after is None or len(before) != len(after):
+        return points, faces
+    return both, joined
+
+
+def welded(
+    points: NDArray[np.float32], faces: NDArray[np.integer]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """A surface whose points of the same coordinates, to the last bit, are one; unused ones are left out."""
+    points, faces = without_unused(points, faces)
+    order = np.lexsort(points.T)
+    new = np.ones(len(points), dtype=bool)
+    new[1:] = (points[order[1:]] != points[order[:-1]]).any(axis=1)
+    number = np.empty(len(points), dtype=np.int64)
+    number[order] = np.cumsum(new) - 1
+    return points[order[new]], number[faces]
 
 
 def volume_keeping_level(lattice: Lattice, block: Block, *, per_cell: int, smooth: float = 0.0) -> float:
@@ -141,14 +221,17 @@ def volume_keeping_level(lattice: Lattice, block: Block, *, per_cell: int, smoot
     def error(level: float) -> float:
         return sum(enclosed_volume(_triangles(s, level)) for s in samples) / volume - 1
 
-    if not samples:
-        return _MIDDLE
+    return find_level(error, _TOLERANCE) if samples else _MIDDLE
+
+
+def find_level(error: Callable[[float], float], tolerance: float) -> float:
+    """Level at which ``error`` (relative, falling with the level) vanishes: the best of seven tries."""
     level, value = _MIDDLE, error(_MIDDLE)
     low, high = _LEVELS
     known = [(level, value)]
     # Volume falls with the level: false position, kept inside the bracket by halving.
     for _ in range(6):
-        if abs(value) <= _TOLERANCE:
+        if abs(value) <= tolerance:
             break
         low, high = (level, high) if value > 0 else (low, level)
         if len(known) > 1 and known[-1][1] != known[-2][1]:
@@ -218,14 +301,28 @@ def _triangles(
     samples: NDArray[np.float32], level: float, origin: ArrayLike = 0.0, pitch: float = 1.0
 ) -> Triangles:
     """Marching cubes on a slab's samples; corners (t, 3, 3) are ``pitch`` (``origin`` + sample)."""
+    points, faces = _mesh(samples, level, origin, pitch)
+    return points[faces]
+
+
+def _mesh(
+    samples: NDArray[np.float32], level: float, origin: ArrayLike, pitch: float
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     if samples.max() <= level or samples.min() >= level:
-        return np.empty((0, 3, 3), dtype=np.float32)
-    # A sample at the level itself would collapse the corners around it into one point and pinch the surface.
-    near = np.abs(samples - level) < _CLEARANCE
-    if near.any():
-        samples = np.where(near, np.where(samples >= level, level + _CLEARANCE, level - _CLEARANCE), samples)
-        samples = samples.astype(np.float32)
+        return np.empty((0, 3), dtype=np.float32), np.empty((0, 3), dtype=np.int32)
     # The gradient ascends from void into the solid: corners then run anticlockwise seen from outside.
-    corners, faces, _, _ = marching_cubes(samples, level, gradient_direction="ascent")
+    corners, faces, _, _ = marching_cubes(clear_of_level(samples, level), level, gradient_direction="ascent")
     # In double until the last, so that both slabs round a shared corner alike.
-    return ((corners + np.asarray(origin, dtype=np.float64)) * pitch).astype(np.float32)[faces]
+    return ((corners + np.asarray(origin, dtype=np.float64)) * pitch).astype(np.float32), faces
+
+
+def clear_of_level(samples: NDArray[np.float32], level: float) -> NDArray[np.float32]:
+    """Samples moved away from the level, to the side they are on.
+
+    A sample at the level itself would collapse the corners around it into one point and pinch the surface.
+    """
+    near = np.abs(samples - level) < _CLEARANCE
+    if not near.any():
+        return samples
+    moved = np.where(samples >= level, level + _CLEARANCE, level - _CLEARANCE)
+    return np.where(near, moved, samples).astype(np.float32)
