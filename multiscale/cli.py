@@ -224,6 +224,38 @@ def export(
 
 
 @app.command()
+def printability(
+    run_dir: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="Run directory, or a lattice (Zarr) itself."),
+    ],
+    direction: Annotated[
+        tuple[float, float, float],
+        typer.Option("--direction", metavar="X Y Z", help="Build direction, for the overhangs."),
+    ] = (0.0, 0.0, 1.0),
+    density: Annotated[
+        float | None,
+        typer.Option(
+            "--density",
+            metavar="KG_M3",
+            show_default="the case's",
+            help="Of the base material, for the mass.",
+        ),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Can it be printed? Smallest features, enclosed cavities, overhangs, mass.
+
+    What it finds is added to the run's metrics.json as well; docs/export.md says what is exact.
+    """
+    with reporting("multiscale printability"):
+        from multiscale.printability import report_printability
+
+        if first_rank():
+            report_printability(run_dir, direction=direction, density_kg_m3=density, json_output=json_output)
+
+
+@app.command()
 def doctor(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

@@ -138,8 +138,8 @@ def _mesh_at(octant: NDArray[np.bool_], size: int, wanted: float, options: MeshO
         # Mirroring is what continues an octant on all its sides.
         field = gaussian_filter(field, options.smooth, mode="reflect", truncate=3.0)
     n = len(field)
-    level = find_level(lambda level: _volume(*_octant_surface(field, level), n) / wanted - 1, _NEAR)
-    surface = _octant_surface(field, level)
+    level = find_level(lambda level: _volume(*octant_surface(field, level), n) / wanted - 1, _NEAR)
+    surface = octant_surface(field, level)
     points, triangles = _mirrored(*decimate(*surface, options.decimate), n)
     if not _closed(triangles):
         points, triangles = _mirrored(*surface, n)
@@ -184,7 +184,7 @@ def _closed(triangles: NDArray) -> bool:
     return found is not None and len(found) == 0
 
 
-def _octant_surface(field: NDArray[np.float32], level: float) -> tuple[NDArray, NDArray]:
+def octant_surface(field: NDArray[np.float32], level: float) -> tuple[NDArray, NDArray]:
     """Surface of an octant's field (n, n, n), capped on the three outer faces, open on the mid-planes.
 
     Points are in voxels from the cell's corner. Samples: one layer outside, one on the outer face, the
