@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from micro.dataset_cli import app as dataset_app
 from micro.errors import InputError, NotConverged
 from micro.library_cli import app as library_app
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 
 
 app.add_typer(library_app, name="library")
+app.add_typer(dataset_app, name="dataset")
 
 
 @app.command()

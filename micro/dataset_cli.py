@@ -1,0 +1,121 @@
+"""``micro dataset``: build the data set of cells, describe it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from micro import tensor
+from micro.cellset import CellSet
+from micro.errors import InputError
+
+app = typer.Typer(help="The data set that generators learn from: build it, describe it.")
+
+WorkOption = Annotated[
+    Path | None, typer.Option(help="Directory of finished work, kept to resume (default: in ~/.cache).")
+]
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
+    n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 32,
+    pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 16000,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 2,
+    round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 1000,
+    workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
+    work: WorkOption = None,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Only assemble what is finished; make nothing new.")
+    ] = False,
+) -> None:
+    """Make and homogenise cells, clean, thin and split them; the same command resumes a killed one."""
+    from micro.dataset_build import assemble, dataset_directory, pool_arguments
+    from micro.dataset_build import build as build_dataset
+    from micro.library_build import Recipe
+
+    if workers is not None and workers < 1:
+        raise InputError("at least one process is needed", key="--workers", value=workers)
+    recipe = Recipe(n=n, count=pool, seed=seed, coarse=n, pool=pool, round_size=round_size, reach=0)
+    recipe.check()
+    folder = dataset_directory() if work is None else work
+    command = " ".join(["micro dataset build", *pool_arguments(recipe)])
+    if finished:
+        cells = assemble(folder, recipe, command=command)
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        with Progress(*columns, TextColumn("{task.fields[left]}"), console=Console(stderr=True)) as bar:
+            tasks: dict[str, Any] = {}
+
+            def report(stage: str, done: int, total: int, left: float) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=total, left="")
+                bar.update(tasks[stage], completed=done, total=total, left=f"{left:.0f} s left")
+
+            cells = build_dataset(folder, recipe, workers=workers, report=report, command=command)
+    cells.save(out)
+    print(f"{out}: {len(cells)} cells of n = {cells.n}")
+
+
+@app.command()
+def info(
+    file: Annotated[Path | None, typer.Argument(help="A data set (default: the packaged one).")] = None,
+) -> None:
+    """Parts, sources, families and ranges of a data set."""
+    from micro.dataset import masks, sources
+
+    cells = _cells(file)
+    console = Console()
+    console.print(f"{len(cells)} cells of n = {cells.n}, digest {cells.digest()[:16]}")
+    for key in ("title", "command", "gathered"):
+        console.print(f"{key}: {cells.attrs.get(key)}")
+    parts = masks(cells)
+    console.print(", ".join(f"{int(rows.sum())} {name}" for name, rows in parts.items()))
+    for title, column in (("source", sources(cells)), ("family", cells.family)):
+        table = Table(title, "cells", "volume", "K / K_s", "mu' / G_s", "G / G_s")
+        for name in np.unique(column).tolist():
+            rows = column == name
+            table.add_row(name, str(int(rows.sum())), *_spans(cells, rows))
+        console.print(table)
+
+
+@app.command()
+def card(
+    page: Annotated[Path, typer.Option(help="Page to write (Markdown).")] = Path("docs/dataset.md"),
+    images: Annotated[Path, typer.Option(help="Folder of its pictures.")] = Path("docs/images"),
+    file: Annotated[
+        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
+    ] = None,
+    shapes: Annotated[int, typer.Option(help="Cells of the resolution study.")] = 24,
+    resolutions: Annotated[str, typer.Option(help="Its resolutions, ascending.")] = "16,32,64",
+) -> None:
+    """Write the data card with its pictures; the resolution study takes minutes."""
+    from micro.dataset import packaged_file
+    from micro.dataset_card import write_card
+
+    try:
+        ascending = tuple(int(n) for n in resolutions.split(","))
+    except ValueError:
+        raise InputError("whole numbers, as in 16,32,64", key="--resolutions", value=resolutions) from None
+    cells = _cells(file)
+    with packaged_file() if file is None else nullcontext(file) as path:
+        write_card(cells, path, page, images, shapes=shapes, resolutions=ascending)
+    print(f"{page}: the card of {len(cells)} cells")
+
+
+def _cells(file: Path | None) -> CellSet:
+    from micro.dataset import load_dataset
+
+    return load_dataset() if file is None else CellSet.load(file)
+
+
+def _spans(cells: CellSet, rows: Any) -> list[str]:
+    m = tensor.scaled_moduli(cells.C[rows])
+    return [f"{v.min():.3f}..{v.max():.3f}" for v in (cells.volume[rows], *m.T)]
