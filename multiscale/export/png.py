@@ -20,6 +20,7 @@ def png(image: NDArray) -> bytes:
         Bool gives 1 bit a pixel (true is white), uint8 gives 8. Row 0 is the uppermost.
     """
     rows, columns = image.shape
+    image = np.ascontiguousarray(image)  # packing bits along a strided axis is slow
     bits = 1 if image.dtype == bool else 8
     lines = np.packbits(image, axis=1) if bits == 1 else image.astype(np.uint8, copy=False)
     filtered = np.zeros((rows, lines.shape[1] + 1), dtype=np.uint8)
