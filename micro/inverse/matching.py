@@ -1,0 +1,226 @@
+"""Bringing a given binary cell to a target tensor.
+
+Every iteration homogenises one binary octant. Among all small displacements of its surface, combinations
+of the three energy densities are the smallest that change (C11, C12, C44) as wanted; their three weights
+are found on the densities alone (no solve), against a model of the change that learns from every
+homogenisation by Broyden's update (1965). The cell stays binary and connected all along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from micro import tensor
+from micro.cell import connectivity, is_symmetric
+from micro.chamber import chamber
+from micro.errors import InputError
+from micro.homogenize import Status
+from micro.inverse.surface import Surface
+from micro.sensitivity import sensitivities
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_SPAN: Floats = tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]
+
+_LARGEST = 1.5
+"""Largest displacement of one iteration in voxels."""
+
+_NOISE = 2e-3
+"""Foretold changes (in units of Eq. 4's ranges) below this teach the model little."""
+
+_WEIGHT_STEPS = 12
+"""Newton steps for the weights of one displacement; they need no solve."""
+
+_WAVES, _CLOUD, _CLOUD_SCALES = 3, 40, (0.5, 0.5, 0.25, 0.25, 0.1, 0.05)
+"""Random waves that take part in a displacement; random weights tried in a round; the rounds' spreads."""
+
+_ATTEMPTS = 8
+"""How often a displacement that would cut the cell in pieces is searched for again, and smaller."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A cell on its way to a target.
+
+    Attributes
+    ----------
+    octant : bool array, shape (n, n, n)
+        The nearest cell so far: binary and connected.
+    C : array, shape (3,)
+        Its own homogenised tensor.
+    error : float
+        Tensor error (Eq. 4) against the target.
+    homogenisations : int
+        Octants homogenised so far, the given one included.
+    trail : tuple of (octant, C)
+        Every connected cell that was homogenised, if asked for.
+    """
+
+    octant: Bools
+    C: Floats
+    error: float
+    homogenisations: int
+    trail: tuple[tuple[Bools, Floats], ...] = ()
+
+
+@dataclass(frozen=True)
+class _State:
+    best: Match
+    surface: Surface
+    model: Floats  # (3, 6): actual change of C per change foretold, by removals and by additions
+    radius: float  # largest displacement of the next trial, in voxels
+
+
+def match_target(
+    octant: ArrayLike,
+    target: ArrayLike,
+    *,
+    tolerance: float = 3e-3,
+    iterations: int = 20,
+    nu: float = 0.3,
+    rtol: float = 1e-3,
+    keep: bool = False,
+    progress: Callable[[Match], None] | None = None,
+) -> Match:
+    """Move the surface of a connected binary octant until its tensor is the target's.
+
+    Parameters
+    ----------
+    octant : bool array, shape (n, n, n)
+        Connected and symmetric.
+    target : array_like, shape (3,)
+        C11, C12, C44 in units of E_s.
+    tolerance : float
+        Tensor error (Eq. 4) at which to stop.
+    iterations : int
+        Trials at most, each one homogenisation.
+    nu : float
+        Poisson's ratio of the base material.
+    rtol : float
+        Relative residual of the solves; the error of C is of the order of its square.
+    keep : bool
+        Whether to keep every cell homogenised on the way (``trail``).
+    progress : callable, optional
+        Called after every iteration with the best so far.
+
+    Returns
+    -------
+    Match
+        Never farther from the target than the given cell. Whether the tolerance was met is for the caller
+        to see in ``error``: an unreachable target is no failure.
+
+    Raises
+    ------
+    InputError
+        If the octant is not bool, symmetric and connected, or the target no positive definite tensor.
+    """
+    wanted = np.asarray(target, dtype=np.float64)
+    if wanted.shape != (3,) or not (tensor.to_moduli(wanted) > 0).all():
+        raise InputError(
+            "a target is a positive definite (C11, C12, C44)", key="target", value=wanted.tolist()
+        )
+    start = np.asarray(octant)
+    if start.dtype != bool or start.ndim != 3 or not is_symmetric(start):
+        raise InputError("a bool octant (n, n, n), symmetric under permutation, is needed", key="octant")
+    if not connectivity(start).connected:
+        raise InputError("the octant must be connected", key="octant")
+    state = _begin(start, wanted, nu, rtol, keep)
+    for _ in range(iterations):
+        if state.best.error <= tolerance or state.radius < 0.02:
+            break
+        state = _step(state, wanted, nu, rtol, keep)
+        if progress is not None:
+            progress(state.best)
+    return state.best
+
+
+def _begin(octant: Bools, target: Floats, nu: float, rtol: float, keep: bool) -> _State:
+    result = sensitivities(octant, nu=nu, rtol=rtol)
+    C = result.C[0]
+    trail = ((octant, C),) if keep else ()
+    best = Match(octant, C, float(tensor.tensor_error(C, target)), 1, trail)
+    return _State(best, Surface.of(octant, result.gradient[0]), np.hstack([np.eye(3), np.eye(3)]), _LARGEST)
+
+
+def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> _State:
+    """One trial: move, homogenise, learn, accept if nearer."""
+    best, surface = state.best, state.surface
+    displacement, trial, radius = _trial(state, target)
+    if trial is None:
+        return replace(state, radius=0.0)
+    result = sensitivities(trial, nu=nu, rtol=rtol)
+    C = result.C[0]
+    best = replace(best, homogenisations=best.homogenisations + 1)
+    if result.status[0] != Status.OK:
+        return replace(state, best=best, radius=0.5 * radius)
+    if keep:
+        best = replace(best, trail=(*best.trail, (trial, C)))
+    foretold = (surface.foretold(displacement) / _SPAN).ravel()
+    change = (C - state.best.C) / _SPAN
+    error = change - state.model @ foretold
+    model = state.model + np.outer(error, foretold) / (float(foretold @ foretold) + _NOISE**2)
+    distance = float(tensor.tensor_error(C, target))
+    if distance < best.error:
+        best = replace(best, octant=trial, C=C, error=distance)
+        return _State(best, Surface.of(trial, result.gradient[0]), model, min(_LARGEST, 1.5 * radius))
+    return _State(best, surface, model, 0.5 * min(radius, float(surface.size(displacement))))
+
+
+def _trial(state: _State, target: Floats) -> tuple[Floats, Bools | None, float]:
+    """A displacement, the connected octant that it leads to (None: there is none) and the radius for it."""
+    radius = state.radius
+    for attempt in range(_ATTEMPTS):
+        seed = _ATTEMPTS * state.best.homogenisations + attempt
+        displacement = _displacement(state.surface, state.model, target - state.best.C, radius, seed)
+        trial = state.surface.moved(displacement)
+        if not trial.any() or not connectivity(trial).connected:
+            radius *= 0.6
+        elif not np.array_equal(trial, state.best.octant):
+            return displacement, trial, radius
+        else:
+            radius = min(_LARGEST, 1.5 * radius)
+    return displacement, None, radius
+
+
+def _displacement(surface: Surface, model: Floats, change: Floats, radius: float, seed: int) -> Floats:
+    """A displacement (q,) within ``radius`` whose foretold change of C is near to ``change``.
+
+    Of all displacements within a radius that change C as wanted the smallest one is a combination of the
+    densities cut off at the radius. Newton's method finds its weights; then, as voxels change sides in
+    lumps, a random search around its result, in which a few waves take part too.
+    """
+    rng = np.random.default_rng(seed)
+    waves = chamber(len(surface.octant)).waves
+    mixed = rng.standard_normal((_WAVES, len(waves))) @ waves / np.sqrt(len(waves))
+    basis, wanted = np.concatenate([surface.velocities, mixed]), change / _SPAN
+
+    def cut(weights: Floats) -> Floats:
+        return np.clip(weights @ basis, -radius, radius)
+
+    def missing(weights: Floats) -> Floats:
+        """What weights (c, b) leave to be done; (c, 3)."""
+        return wanted - (surface.foretold(cut(weights)) / _SPAN).reshape(-1, 6) @ model.T
+
+    A = (model[:, :3] + model[:, 3:]) / 2 @ (surface.slope(basis[:3]) / _SPAN[:, None])
+    damping = 1e-3 * np.trace(A @ A.T) / 3 * np.eye(3)
+    best, left = np.zeros(len(basis)), wanted
+    weights, rest = best, left
+    for _ in range(_WEIGHT_STEPS):
+        weights = weights.copy()
+        weights[:3] += A.T @ np.linalg.solve(A @ A.T + damping, rest)
+        rest = missing(weights[None])[0]
+        if rest @ rest < left @ left:
+            best, left = weights, rest
+    for scale in _CLOUD_SCALES:
+        unit = scale * max(radius, float(np.abs(best).max()))
+        cloud = best + unit * rng.standard_normal((_CLOUD, len(basis)))
+        rests = missing(cloud)
+        i = int(np.argmin((rests**2).sum(axis=1)))
+        if rests[i] @ rests[i] < left @ left:
+            best, left = cloud[i], rests[i]
+    return cut(best)
