@@ -32,7 +32,8 @@ class Cavities:
     ----------
     count : int
         Cavities, those that reach over several elements counted once.
-    volume_mm3, largest_mm3 : float
+    volume_mm3, largest_mm3, median_mm3 : float
+        Of all, of the largest, of the middle one (a few voxels: pockets that the cells' resolution leaves).
     elements : int
         Elements with a part of a cavity.
     cells : int
@@ -44,6 +45,7 @@ class Cavities:
     count: int
     volume_mm3: float
     largest_mm3: float
+    median_mm3: float
     elements: int
     cells: int
     elements_by_themselves: int
@@ -105,6 +107,7 @@ def find_cavities(lattice: Lattice, *, progress: Callable[[float], None] | None 
         count=len(sizes),
         volume_mm3=float(sizes.sum()) * pitch**3,
         largest_mm3=float(sizes.max(initial=0.0)) * pitch**3,
+        median_mm3=float(np.median(sizes)) * pitch**3 if len(sizes) else 0.0,
         elements=len(np.unique(element[closed])),
         cells=int(alone.sum()),
         elements_by_themselves=int(np.append(alone, False)[index].sum()),

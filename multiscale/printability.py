@@ -310,9 +310,9 @@ def described(report: Printability) -> list[str]:
         lines.append(f"least contact of two cells: {report.least_contact_mm2:.3g} mm²")
     c = report.cavities
     lines.append(
-        f"enclosed cavities: {c.count:,} of {c.volume_mm3:.4g} mm³ in all (largest {c.largest_mm3:.3g} mm³), "
-        f"in {c.elements:,} elements; {c.cells:,} unique cells enclose one by themselves, "
-        f"in {c.elements_by_themselves:,} elements"
+        f"enclosed cavities: {c.count:,} of {c.volume_mm3:.4g} mm³ in all "
+        f"(largest {c.largest_mm3:.3g}, median {c.median_mm3:.2g}), in {c.elements:,} elements; "
+        f"{c.cells:,} unique cells enclose one by themselves, in {c.elements_by_themselves:,} elements"
     )
     o = report.overhang
     direction = ", ".join(f"{v:.3g}" for v in o.direction)

@@ -64,6 +64,7 @@ def test_known_cavities():
     assert (found.count, found.elements, found.cells, found.elements_by_themselves) == (3, 3, 1, 3)
     assert found.volume_mm3 == pytest.approx(3 * box)
     assert found.largest_mm3 == pytest.approx(box)
+    assert found.median_mm3 == pytest.approx(box)
     # A hole in every wall, and they all drain, through each other; closed ends make one long cavity.
     assert find_cavities(make([[[0, 0, 0]]], cells=np.array([PORT]))).count == 0
     pad = np.full((3, 3, 5), 1)
