@@ -5,7 +5,7 @@ Sources, in the order of their making:
 1. ``library``: the packaged library.
 2. ``pool 000`` ...: rounds of candidates by formula, homogenised at the data set's own resolution, the
    later ones aimed at holes of the coverage (:mod:`micro.library_build`).
-3. ``extremes``: designs by inverse homogenisation (:mod:`micro.dataset_extremes`).
+3. ``extremes``: cells pushed outwards by inverse homogenisation (:mod:`micro.dataset_extremes`).
 4. ``active 001`` ...: cells made by the generator and homogenised (``micro active``).
 
 Everything lies in a work directory as files that are written whole: the same command takes up where a
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -26,15 +26,14 @@ from numpy.typing import NDArray
 from micro import cell, library, tensor
 from micro.cellset import CellSet
 from micro.dataset import split, thin, with_provenance
+from micro.dataset_extremes import pushes, run
 from micro.duplicates import fingerprints
 from micro.errors import InputError
 from micro.families import FAMILIES, family
-from micro.labelling import SMALLEST_MODULUS, Labels, Report, Shards, presentable
-from micro.labelling import _load as load_labels
-from micro.library_build import Recipe
-from micro.library_build import _pool as label_pool
+from micro.labelling import SMALLEST_MODULUS, Labels, Report, Shards, load_labels, presentable
+from micro.library_build import Recipe, label_pool
 
-POOL = Recipe(n=32, count=16000, seed=2, coarse=32, pool=16000, round_size=1000, reach=0)
+POOL = Recipe(n=32, count=20000, seed=2, coarse=32, pool=20000, round_size=1000, reach=0)
 """The packaged data set's candidates by formula."""
 
 
@@ -44,9 +43,14 @@ def dataset_directory() -> Path:
     return Path(root) / "multiscale" / "dataset"
 
 
+PUSHES = 120
+"""The packaged data set's runs of inverse homogenisation."""
+
+
 def build(
     work: str | PathLike[str],
     recipe: Recipe = POOL,
+    runs: int = PUSHES,
     *,
     workers: int | None = None,
     report: Report | None = None,
@@ -60,6 +64,8 @@ def build(
         Directory of finished work; kept, so that the same call resumes.
     recipe : Recipe
         Of the candidates by formula (``n`` must equal ``coarse``).
+    runs : int
+        Of inverse homogenisation (:func:`micro.dataset_extremes.pushes`).
     workers : int, optional
         Processes (default: all cores).
     report : callable, optional
@@ -76,7 +82,19 @@ def build(
     count = os.cpu_count() or 1 if workers is None else workers
     with Shards(count, report) as shards:
         label_pool(recipe, Path(work) / recipe.key(), shards)
+        make_extremes(Path(work), recipe, runs, shards)
     return assemble(work, recipe, command=command)
+
+
+def make_extremes(work: Path, recipe: Recipe, runs: int, shards: Shards) -> None:
+    """Push cells of the library and of the pool's first half outwards."""
+    if runs == 0:
+        return
+    rounds = -(-recipe.pool // recipe.round_size)
+    early = [f"pool {number:03d}" for number in range(rounds // 2)]
+    parts = [cells for name, cells in gather(work, recipe, early) if len(cells)]
+    folder = work / recipe.key() / f"extremes-{len(early)}-{runs}"
+    run(pushes(CellSet.concat(parts), runs, folder), shards)
 
 
 def assemble(work: str | PathLike[str], recipe: Recipe = POOL, *, command: str | None = None) -> CellSet:
@@ -115,17 +133,32 @@ def assemble(work: str | PathLike[str], recipe: Recipe = POOL, *, command: str |
     return with_provenance(cells.subset(rows), source[rows].tolist(), part, attrs)
 
 
-def gather(work: Path, recipe: Recipe) -> Iterator[tuple[str, CellSet]]:
-    """Each finished source with its clean cells; sources of another resolution are refused."""
+def gather(work: Path, recipe: Recipe, only: Sequence[str] | None = None) -> Iterator[tuple[str, CellSet]]:
+    """Each finished source with its clean cells; a file of another resolution is refused.
+
+    ``only`` names the sources that are wanted beside the library (default: all).
+    """
     packaged = library.load_library()
     if packaged.n == recipe.n:
         yield "library", packaged
-    for folder in sorted((work / recipe.key()).glob("round*")):
-        yield f"pool {folder.name[-3:]}", pool_cells(folder, recipe.n)
-    for path in sorted(work.glob("extremes/*.zarr.zip")):
-        yield "extremes", clean(_of_resolution(path, recipe.n))
+    for name, folder in _sources(work, recipe):
+        if only is not None and name not in only:
+            continue
+        if name.startswith("pool"):
+            yield name, pool_cells(folder, recipe.n)
+        else:
+            yield name, clean(_of_resolution(folder, recipe.n))
+
+
+def _sources(work: Path, recipe: Recipe) -> Iterator[tuple[str, Path]]:
+    """Names and files of what is finished, in the order of making."""
+    own = work / recipe.key()
+    for folder in sorted(own.glob("round*")):
+        yield f"pool {folder.name[-3:]}", folder
+    for path in sorted(own.glob("extremes*/*.zarr.zip")):
+        yield "extremes", path
     for path in sorted(work.glob("active/round*.zarr.zip")):
-        yield f"active {path.name[5:8]}", clean(_of_resolution(path, recipe.n))
+        yield f"active {path.name[5:8]}", path
 
 
 def pool_cells(folder: Path, n: int) -> CellSet:

@@ -27,9 +27,12 @@ WorkOption = Annotated[
 def build(
     out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
     n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 32,
-    pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 16000,
+    pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 20000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 2,
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 1000,
+    extremes: Annotated[
+        int, typer.Option(help="Cells at the edge that inverse homogenisation pushes outwards.")
+    ] = 120,
     workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
     work: WorkOption = None,
     finished: Annotated[
@@ -46,7 +49,9 @@ def build(
     recipe = Recipe(n=n, count=pool, seed=seed, coarse=n, pool=pool, round_size=round_size, reach=0)
     recipe.check()
     folder = dataset_directory() if work is None else work
-    command = " ".join(["micro dataset build", *pool_arguments(recipe)])
+    if extremes < 0:
+        raise InputError("must not be negative", key="--extremes", value=extremes)
+    command = " ".join(["micro dataset build", *pool_arguments(recipe), f"--extremes={extremes}"])
     if finished:
         cells = assemble(folder, recipe, command=command)
     else:
@@ -59,9 +64,25 @@ def build(
                     tasks[stage] = bar.add_task(stage, total=total, left="")
                 bar.update(tasks[stage], completed=done, total=total, left=f"{left:.0f} s left")
 
-            cells = build_dataset(folder, recipe, workers=workers, report=report, command=command)
+            cells = build_dataset(folder, recipe, extremes, workers=workers, report=report, command=command)
     cells.save(out)
     print(f"{out}: {len(cells)} cells of n = {cells.n}")
+
+
+@app.command()
+def gamut(
+    out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
+    file: Annotated[
+        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
+    ] = None,
+) -> None:
+    """Learn phi(C), which tensors can be built, from a data set; calibrated on its validation cells."""
+    from micro.dataset_gamut import learn_gamut
+
+    learned = learn_gamut(_cells(file))
+    learned.save(out)
+    shares = ", ".join(f"{100 * v:.2f} % of {k}" for k, v in learned.attrs["feasible"].items())
+    print(f"{out}: phi >= 0 for {shares} cells; radius {learned.radius:.4f}")
 
 
 @app.command()

@@ -154,24 +154,25 @@ class Shards:
         jobs = [(paths[i], [str(f) for f in names[spans[i]]], params[spans[i]], n, rtol) for i in missing]
         started = time.time()
         done = len(names) - sum(len(job[1]) for job in jobs)
-        for number, count in enumerate(self._run(_label_shard, jobs), start=1):
+        for number, count in enumerate(self.run(_label_shard, jobs), start=1):
             done += count
             if self.report:
                 speed = (time.time() - started) / (sum(len(job[1]) for job in jobs[:number]))
                 self.report(stage, before + done, total, speed * (total - before - done))
-        return Labels.concat([_load(path) for path in paths])
+        return Labels.concat([load_labels(path) for path in paths])
 
     def reach(self, jobs: list[Goal]) -> Labels:
         """Cells on the way to each goal, one file a goal."""
         missing = [job for job in jobs if not job[0].exists()]
         started = time.time()
-        for number, _ in enumerate(self._run(_reach_shard, missing), start=1):
+        for number, _ in enumerate(self.run(_reach_shard, missing), start=1):
             if self.report:
                 left = (time.time() - started) / number * (len(missing) - number)
                 self.report("reach", len(jobs) - len(missing) + number, len(jobs), left)
-        return Labels.concat([_load(job[0]) for job in jobs])
+        return Labels.concat([load_labels(job[0]) for job in jobs])
 
-    def _run(self, work: Callable[[Any], int], jobs: Sequence[Any]) -> Iterator[int]:
+    def run(self, work: Callable[[Any], int], jobs: Sequence[Any]) -> Iterator[int]:
+        """Do the jobs, in this process if one worker was asked for; yields what each returns, in order."""
         return map(work, jobs) if self.workers <= 1 else self.executor.map(work, jobs)
 
 
@@ -217,7 +218,8 @@ def _save(path: Path, labels: Labels) -> None:
         np.savez(file, **{f: getattr(labels, f) for f in Labels.__dataclass_fields__})
 
 
-def _load(path: Path) -> Labels:
+def load_labels(path: Path) -> Labels:
+    """Read a shard; InputError if it is damaged."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return Labels(*(stored[f] for f in Labels.__dataclass_fields__))

@@ -217,7 +217,7 @@ def build(
     started = time.time()
     count = os.cpu_count() or 1 if workers is None else workers
     with Shards(count, report) as shards:
-        pool = _pool(recipe, folder, shards)
+        pool = label_pool(recipe, folder, shards)
         pool = Labels.concat([pool, _reached(recipe, pool, folder, shards)])
         candidates = pool.take(pool.good)
         chosen = candidates.take(choose(candidates.C, recipe.count, recipe.focus))
@@ -253,7 +253,7 @@ def recipe_arguments(recipe: Recipe) -> list[str]:
     return [f"--{k.replace('_', '-')}={v}" for k, v in asdict(recipe).items()]
 
 
-def _pool(recipe: Recipe, folder: Path, shards: Shards) -> Labels:
+def label_pool(recipe: Recipe, folder: Path, shards: Shards) -> Labels:
     """All candidates, labelled at the coarse resolution, round after round."""
     rounds: list[Labels] = []
     done = 0

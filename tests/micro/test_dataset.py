@@ -13,13 +13,17 @@ from micro.dataset import masks, part, sources, split, take, thin, with_provenan
 from micro.dataset_build import assemble, build, clean, distinct, pool_arguments
 from micro.dataset_card import grouped, in_order, resolution_study
 from micro.dataset_cli import app
+from micro.dataset_extremes import Push, push, pushes
+from micro.dataset_gamut import learn_gamut
 from micro.duplicates import fingerprints, near_duplicates
 from micro.errors import InputError
 from micro.families import FAMILIES
+from micro.gamut import Gamut
 from micro.homogenize import homogenize_octants
 from micro.labelling import presentable
+from micro.library import load_library, nearest
 from micro.library_build import Recipe, draw
-from micro.tensor import from_scaled_moduli, scaled_moduli
+from micro.tensor import from_scaled_moduli, scaled_moduli, tensor_error
 
 N = 8
 SMALL = Recipe(n=N, count=40, seed=5, coarse=N, pool=40, round_size=20, reach=0)
@@ -165,7 +169,7 @@ def test_letters_that_do_not_fit_are_refused():
 def work(tmp_path_factory) -> Path:
     """The work directory of a small data set, an active round with good and bad cells in it."""
     folder = tmp_path_factory.mktemp("work")
-    build(folder, SMALL, workers=1)
+    build(folder, SMALL, 0, workers=1)
     octants = []
     for i in range(100, 130):
         name, params = draw(1, i)
@@ -211,7 +215,7 @@ def test_building_resumes_from_what_is_there(work, cells, tmp_path):
     assert (sources(fewer) == "pool 001").sum() == 0
     # ... and the rest comes back the same.
     stamps = [path.stat().st_mtime_ns for path in shards[:-1]]
-    again = build(copy, SMALL, workers=1)
+    again = build(copy, SMALL, 0, workers=1)
     assert again.digest() == cells.digest()
     assert again.attrs == cells.attrs
     assert [path.stat().st_mtime_ns for path in shards[:-1]] == stamps
@@ -258,7 +262,7 @@ def test_resolution_study_reproduces_the_sets_own_tensors(cells):
 
 def test_commands(work, cells, tmp_path):
     out, page = tmp_path / "d.zarr.zip", tmp_path / "docs" / "card.md"
-    options = [*pool_arguments(SMALL), f"--work={work}", f"--out={out}", "--workers=1"]
+    options = [*pool_arguments(SMALL), f"--work={work}", f"--out={out}", "--workers=1", "--extremes=0"]
     run = CliRunner().invoke(app, ["build", *options])
     assert run.exit_code == 0, run.output
     assert CellSet.load(out).digest() == cells.digest()
@@ -277,3 +281,63 @@ def test_commands(work, cells, tmp_path):
         assert (images / f"dataset-{name}.png").read_bytes()[:4] == b"\x89PNG"
     run = CliRunner().invoke(app, [*card, "--resolutions=4,x"])
     assert isinstance(run.exception, InputError)
+
+
+# --- extremes and the gamut -------------------------------------------------------------------------------
+
+
+def test_pushes_start_at_the_edge_and_lead_outwards(tmp_path):
+    cells = load_library()
+    gamut = Gamut.fit(cells.C)
+    runs = pushes(cells, 30, tmp_path)
+    assert len({run.path for run in runs}) == 30
+    found = [
+        int(np.flatnonzero((cells.packed == cell.pack(run.octant[None])).all(axis=1))[0]) for run in runs
+    ]
+    assert len(set(found)) == 30
+    here, there = gamut.phi(cells.C[found]), gamut.phi(np.array([run.goal for run in runs]))
+    assert (here < 0.015).all()
+    # Half of the goals lie aside, and none may come near to zero stiffness: most lie well outside.
+    assert (there < here - 0.02).mean() > 0.7
+    assert (scaled_moduli([run.goal for run in runs]) > 0).all()
+    again = pushes(cells, 30, tmp_path)
+    assert all(np.array_equal(a.goal, b.goal) for a, b in zip(runs, again, strict=True))
+
+
+def test_a_push_keeps_labelled_connected_cells(tmp_path):
+    start = load_library().subset([7])
+    goal = start.C[0] * [1.1, 1.2, 0.9]
+    job = Push(tmp_path / "push.zarr.zip", start.octants(0), goal, iterations=3)
+    assert push(job) == 3
+    made = CellSet.load(job.path)
+    assert set(made.family) == {"inverse"}
+    for octant in made.octants():
+        assert cell.connectivity(octant).connected
+        assert not np.array_equal(octant, job.octant)
+    # Labelled to a residual of 1e-2, whose square is the error of C.
+    np.testing.assert_allclose(
+        homogenize_octants(made.octants(0)[None]).C[0], made.C[0], rtol=2e-3, atol=1e-5
+    )
+    assert tensor_error(made.C, goal).min() < tensor_error(start.C[0], goal)
+
+
+def test_gamut_is_calibrated_on_validation_cells():
+    library = load_library()
+    rng = np.random.default_rng(11)
+    parts = rng.choice(3, len(library), p=[0.6, 0.2, 0.2])
+    cells = with_provenance(library, ["library"] * len(library), parts, {})
+    gamut = learn_gamut(cells, coverage=0.97, spacing=1 / 64)
+    assert gamut.source == cells.digest()
+    # Coefficients are half-precision numbers, which moves a few cells across zero.
+    assert gamut.attrs["feasible"]["validation"] == pytest.approx(0.97, abs=0.005)
+    # 700 test cells of the same distribution: one standard deviation is 0.6 %.
+    assert gamut.attrs["feasible"]["test"] == pytest.approx(0.97, abs=0.02)
+    test = part(cells, "test").C
+    assert (gamut.phi(test) >= 0).mean() == pytest.approx(gamut.attrs["feasible"]["test"], abs=1e-4)
+    # A cell without near neighbours in property space is rare, so what is feasible is near to some cell.
+    m = rng.random((20_000, 3))
+    feasible = from_scaled_moduli(m[gamut.spline.value(m) >= 0])
+    assert len(feasible) > 100
+    assert (nearest(library, feasible)[1] < 0.02).all()
+    with pytest.raises(InputError, match="test cells"):
+        learn_gamut(with_provenance(library, ["library"] * len(library), parts % 2, {}))
