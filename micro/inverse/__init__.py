@@ -1,5 +1,18 @@
 """Inverse homogenisation: cells with wanted properties."""
 
+from micro.inverse.goal import Goal
 from micro.inverse.matching import Match, match_target
+from micro.inverse.optimise import Result, Settings, State, begin, finish, optimise, step
 
-__all__ = ["Match", "match_target"]
+__all__ = [
+    "Goal",
+    "Match",
+    "Result",
+    "Settings",
+    "State",
+    "begin",
+    "finish",
+    "match_target",
+    "optimise",
+    "step",
+]

@@ -1,0 +1,48 @@
+"""From a grey design to a connected cell of solid and void, with a tensor of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro import cell
+from micro.chamber import chamber
+from micro.homogenize import Status, homogenize_octants
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class BinaryCell:
+    """A connected binary octant (n, n, n) and its homogenised C (3,), exact void."""
+
+    octant: Bools
+    C: Floats
+
+    @property
+    def volume(self) -> float:
+        """Solid fraction."""
+        return float(self.octant.mean())
+
+
+def threshold(density: Floats, n: int, volume: float) -> Bools:
+    """The densest orbits (of q) up to the solid fraction ``volume``, without loose pieces; (n, n, n)."""
+    grid = chamber(n)
+    order = np.argsort(-density, kind="stable")
+    filled = np.cumsum(grid.weights[order]) / n**3
+    count = int(np.searchsorted(filled, volume + 0.5 / n**3, side="right"))
+    solid = np.zeros(len(density), dtype=bool)
+    solid[order[:count]] = True
+    return cell.largest_component(grid.unfold(solid))
+
+
+def binary_cell(density: Floats, n: int, volume: float, nu: float, rtol: float = 1e-4) -> BinaryCell | None:
+    """The design as solid and void; None if it hangs together in no way or carries nothing."""
+    octant = threshold(density, n, volume)
+    if not octant.any() or not cell.connectivity(octant).connected:
+        return None
+    result = homogenize_octants(octant, nu=nu, rtol=rtol)
+    return BinaryCell(octant, result.C[0]) if result.status[0] == Status.OK else None

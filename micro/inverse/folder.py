@@ -1,0 +1,78 @@
+"""The directory of a run: its settings, its state between stages, its result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from micro.errors import InputError
+from micro.files import atomic_path, write_json
+from micro.inverse.optimise import Settings, State
+
+
+def description(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON holds them; a given initial octant by its digest."""
+    from hashlib import sha256
+
+    plain = asdict(replace(settings, start=""))
+    if isinstance(settings.start, str):
+        plain["start"] = settings.start
+    else:
+        plain["start"] = sha256(np.ascontiguousarray(settings.start).tobytes()).hexdigest()
+    return json.loads(json.dumps(plain))
+
+
+def open_folder(folder: Path, settings: Settings) -> State | None:
+    """The state that an earlier run with the same settings left in ``folder``, None in a new folder.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run with other settings, or a damaged state.
+    """
+    written = folder / "settings.json"
+    if not written.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError("exists already and is no folder of `micro optimize`", file=folder, key="--out")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(written, description(settings))
+        return None
+    try:
+        known = json.loads(written.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"can't be read: {error}", file=written) from None
+    if known != description(settings):
+        raise InputError("holds a run with other settings; take another folder", file=folder, key="--out")
+    return load_state(folder / "state.npz") if (folder / "state.npz").exists() else None
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write what a run needs to go on (kept cells are left out)."""
+    with atomic_path(path) as temporary:
+        np.savez(
+            temporary,
+            x=state.x,
+            numbers=np.array([state.done, state.n, state.solves]),
+            history=np.array(state.history, dtype=np.float64).reshape(-1, 4),
+        )
+
+
+def load_state(path: Path) -> State:
+    """Read what :func:`save_state` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            done, n, solves = (int(v) for v in data["numbers"])
+            history = tuple((int(a), float(b), float(c), float(d)) for a, b, c, d in data["history"])
+            return State(done, data["x"], n, solves, history)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"not a readable state: {error}; remove it to start anew", file=path) from None

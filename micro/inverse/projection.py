@@ -1,0 +1,96 @@
+"""From design variables to voxel moduli: filter, projection, power law.
+
+All on the voxels i <= j <= k of the fundamental domain, so that every design is exactly symmetric:
+
+    variables x --cone filter--> x~ --Heaviside--> density r --SIMP--> modulus E_min + (1 - E_min) r^p
+
+The cone filter is Bourdin's (2001), the projection Wang, Lazarov and Sigmund's (2011, eq. 9) about 1/2, the
+power law Bendsoe's (1989). Each step has its derivative beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from micro.cell import fundamental_domain
+
+Floats = NDArray[np.float64]
+
+VOID = 1e-4
+"""Modulus of void while designing: soft enough not to carry, stiff enough for quick solves."""
+
+POWER = 3.0
+"""Exponent of the power law (SIMP)."""
+
+
+@lru_cache(maxsize=4)
+def cone_filter(n: int, radius: float) -> sparse.csr_array:
+    """Matrix (q, q) of the mean over a ball of ``radius`` voxels, weights falling linearly to zero.
+
+    Neighbours beyond the octant are its mirror images, beyond the chamber their permuted images.
+    """
+    inside, rank = fundamental_domain(n)
+    at = np.stack(np.unravel_index(inside, (n, n, n)))
+    rows, columns, values = [], [], []
+    reach = int(np.ceil(radius)) - 1
+    for offset in product(range(-reach, reach + 1), repeat=3):
+        weight = radius - float(np.linalg.norm(offset))
+        if weight <= 0:
+            continue
+        there = at + np.array(offset)[:, None]
+        there = np.where(there < 0, -1 - there, there) % (2 * n)
+        there = np.where(there >= n, 2 * n - 1 - there, there)
+        rows.append(np.arange(len(inside)))
+        columns.append(rank[np.ravel_multi_index(tuple(there), (n, n, n))])
+        values.append(np.full(len(inside), weight))
+    q = len(inside)
+    entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+    matrix = sparse.csr_array(entries, shape=(q, q))
+    return sparse.csr_array(sparse.diags_array(1 / matrix.sum(axis=1)) @ matrix)
+
+
+def heaviside(x: Floats, beta: float) -> tuple[Floats, Floats]:
+    """Smoothed step at 1/2 and its derivative; ``beta`` to 0 gives x itself, a large one black and white."""
+    top = np.tanh(beta / 2)
+    t = np.tanh(beta * (x - 0.5))
+    return (top + t) / (2 * top), beta * (1 - t**2) / (2 * top)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What design variables stand for, with the derivative's pieces.
+
+    Attributes
+    ----------
+    filtered, density, moduli : arrays, shape (q,)
+    """
+
+    filtered: Floats
+    density: Floats
+    moduli: Floats
+    _slope: Floats  # d density / d filtered
+    _filter: sparse.csr_array
+
+    @staticmethod
+    def of(x: Floats, n: int, radius: float, beta: float) -> Design:
+        """Filter with ``radius`` voxels, project with sharpness ``beta``."""
+        matrix = cone_filter(n, radius)
+        filtered = matrix @ x
+        density, slope = heaviside(filtered, beta)
+        return Design(filtered, density, VOID + (1 - VOID) * density**POWER, slope, matrix)
+
+    def by_moduli(self, gradient: Floats) -> Floats:
+        """Derivatives (..., q) by the variables of what has ``gradient`` (..., q) by the moduli."""
+        return self.by_density(gradient * (1 - VOID) * POWER * self.density ** (POWER - 1))
+
+    def by_density(self, gradient: Floats) -> Floats:
+        """Derivatives (..., q) by the variables of what has ``gradient`` (..., q) by the density."""
+        return np.asarray(
+            (self._filter.T @ np.atleast_2d(gradient * self._slope).T).T.reshape(gradient.shape)
+        )
