@@ -1,0 +1,80 @@
+"""Active learning: the generator's own cells, homogenised, where the data are few.
+
+One round: aim at tensors in the holes and beyond the rim of the coverage, generate, drop what is
+disconnected or dusty, homogenise. The cells become a source of the data set (:mod:`micro.dataset_build`),
+which thins what is dense; the next generator is trained on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro import cell, tensor
+from micro.cellset import CellSet
+from micro.generator import Generator
+from micro.homogenize import Status, homogenize_octants
+from micro.labelling import COARSE_RTOL, SMALLEST_MODULUS, presentable
+from micro.library_build import goals
+
+Floats = NDArray[np.float64]
+
+_CHUNK = 50
+"""Cells between two reports of progress."""
+
+
+def aims(C: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Target tensors (count, 3) around sparse regions of the known ones (m, 3), all positive definite."""
+    found: list[Floats] = []
+    while sum(map(len, found)) < count:
+        moduli = goals(C, count, rng) * tensor.to_moduli(tensor.SOLID)
+        found.append(tensor.from_moduli(moduli[(moduli > SMALLEST_MODULUS).all(axis=1)]))
+    return np.concatenate(found)[:count]
+
+
+def active_round(
+    generator: Generator,
+    known: CellSet,
+    count: int,
+    *,
+    seed: int,
+    draws: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> CellSet:
+    """New cells with their tensors, at the resolution of the known ones.
+
+    Parameters
+    ----------
+    generator : Generator
+    known : CellSet
+        What the holes are holes of.
+    count : int
+        Targets; a few less cells come out.
+    seed : int
+        Decides targets and cells.
+    draws : int
+        Candidates for each; fewer leave more variety.
+    progress : callable, optional
+        Called with (targets done, count).
+    """
+    targets = aims(known.C, count, np.random.default_rng([seed, count]))
+    parts: list[tuple[NDArray[np.bool_], Floats]] = []
+    for start in range(0, count, _CHUNK):
+        wanted = targets[start : start + _CHUNK]
+        seeds = seed * 10**6 + start + np.arange(len(wanted))
+        samples = generator.sample(wanted, 1, seed=seeds, draws=draws, resolution=known.n)
+        octants = samples.octants()[samples.connected]
+        octants = octants[[presentable(octant) for octant in octants]]
+        if len(octants):
+            result = homogenize_octants(octants, rtol=COARSE_RTOL)
+            stiff = (tensor.to_moduli(result.C) >= SMALLEST_MODULUS).all(axis=1)
+            good = (result.status == Status.OK) & stiff
+            parts.append((octants[good], result.C[good]))
+        if progress is not None:
+            progress(min(start + _CHUNK, count), count)
+    octants, C = (np.concatenate(column) for column in zip(*parts, strict=True))
+    _, first = np.unique(cell.pack(octants), axis=0, return_index=True)
+    rows = np.sort(first)
+    return CellSet.from_octants(octants[rows], C[rows], family="generated", attrs={"seed": seed})

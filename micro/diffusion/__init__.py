@@ -1,0 +1,1 @@
+"""A conditional diffusion model of cells in a shape space."""

@@ -1,0 +1,87 @@
+"""The denoiser: residual layers with conditioned normalisation on the coordinates of a shape space."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from micro.diffusion.conditions import NUMBERS, Conditions, per_number
+
+_WAVES = 12
+"""Sines (and cosines) by which a number is embedded."""
+
+_EMBEDDING = 256
+
+
+class _Layer(nn.Module):
+    """x + gate * W2 silu(W1 (norm(x) * (1 + scale) + shift)), the three set by the conditions."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.expand = nn.Linear(width, 2 * width)
+        self.contract = nn.Linear(2 * width, width)
+        self.modulate = nn.Linear(_EMBEDDING, 3 * width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        shift, scale, gate = self.modulate(e).chunk(3, dim=-1)
+        h = self.norm(x) * (1 + scale) + shift
+        h = self.contract(self.dropout(functional.silu(self.expand(h))))
+        return x + (0.3 + gate) * h
+
+
+class Denoiser(nn.Module):
+    """Estimates clean coordinates x0 from noisy ones, after Karras et al. (2022, Table 1, sigma_data = 1).
+
+    The second input is the previous estimate of x0 (self-conditioning, Chen et al. 2023), zero at first.
+    """
+
+    def __init__(self, dimension: int, width: int, depth: int, dropout: float = 0.0):
+        super().__init__()
+        self.dimension, self.width, self.depth = dimension, width, depth
+        self.inlet = nn.Linear(2 * dimension, width)
+        waves = torch.linspace(math.log(0.25), math.log(8.0), _WAVES).exp()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", 2 * math.pi * waves, persistent=False)
+        size = 2 * _WAVES * (NUMBERS + 1) + NUMBERS + 2
+        self.embed = nn.Sequential(
+            nn.Linear(size, _EMBEDDING), nn.SiLU(), nn.Linear(_EMBEDDING, _EMBEDDING), nn.SiLU()
+        )
+        self.layers = nn.ModuleList(_Layer(width, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.outlet = nn.Linear(width, dimension)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+
+    def forward(self, x: Tensor, estimate: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """Estimate of x0.
+
+        Parameters
+        ----------
+        x, estimate : Tensor, shape (m, d)
+        sigma : Tensor, shape (m,)
+            Standard deviation of the noise in x.
+        conditions : Conditions of m cells
+        """
+        keep = 1 / (1 + sigma**2)[:, None]
+        h = self.inlet(torch.cat([x * keep.sqrt(), estimate], dim=1))
+        e = self.embed(self._embedding(sigma, conditions))
+        for layer in self.layers:
+            h = layer(h, e)
+        return keep * x + sigma[:, None] * keep.sqrt() * self.outlet(self.norm(h))
+
+    def _embedding(self, sigma: Tensor, conditions: Conditions) -> Tensor:
+        numbers = conditions.numbers
+        waves = self._waves(numbers) * per_number(conditions.given)[:, :, None]
+        noise = self._waves(sigma.log()[:, None] / 4)
+        return torch.cat([noise.flatten(1), numbers, waves.flatten(1), conditions.given], dim=1)
+
+    def _waves(self, numbers: Tensor) -> Tensor:
+        phase = numbers[..., None] * self.frequencies
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)

@@ -1,0 +1,65 @@
+"""A regressor from a cell's coordinates to its tensor: screens candidates and points the way to a target."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from micro import tensor
+
+_SPAN = torch.from_numpy(tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]).float()
+_SOLID = torch.from_numpy(tensor.to_moduli(tensor.SOLID)).float()
+_SOFTEST = 1e-5
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 2 * width)
+        self.contract = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.3 * self.contract(self.dropout(functional.silu(self.expand(self.norm(x)))))
+
+
+class Surrogate(nn.Module):
+    """C11, C12, C44 in units of E_s of coordinates (m, d); positive definite by construction.
+
+    The network gives the logarithms of the scaled moduli K/K_s, mu'/G_s and G/G_s.
+    """
+
+    def __init__(self, dimension: int, width: int, depth: int, dropout: float = 0.0):
+        super().__init__()
+        self.dimension, self.width, self.depth = dimension, width, depth
+        self.inlet = nn.Linear(dimension, width)
+        self.layers = nn.ModuleList(_Layer(width, dropout) for _ in range(depth))
+        self.outlet = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3))
+
+    def logarithms(self, z: Tensor) -> Tensor:
+        """Logarithms of the scaled moduli, (m, 3)."""
+        x = self.inlet(z)
+        for layer in self.layers:
+            x = layer(x)
+        return 3 * self.outlet(x) - 3
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Tensors (m, 3)."""
+        bulk, tetragonal, shear = (self.logarithms(z).clamp(-14, 0.2).exp() * _SOLID.to(z)).unbind(-1)
+        return torch.stack([bulk + 4 * tetragonal / 3, bulk - 2 * tetragonal / 3, shear], dim=-1)
+
+    def loss(self, z: Tensor, C: Tensor) -> Tensor:
+        """Mean of Eq. 4, with a tenth of the logarithms' error, which matters for soft cells."""
+        low = self.logarithms(z)
+        bulk, tetragonal, shear = (low.clamp(-14, 0.2).exp() * _SOLID.to(z)).unbind(-1)
+        guess = torch.stack([bulk + 4 * tetragonal / 3, bulk - 2 * tetragonal / 3, shear], dim=-1)
+        moduli = torch.stack([(C[:, 0] + 2 * C[:, 1]) / 3, (C[:, 0] - C[:, 1]) / 2, C[:, 2]], dim=-1)
+        wanted = (moduli / _SOLID.to(z)).clamp_min(_SOFTEST).log()
+        return error(guess, C).mean() + 0.01 * functional.smooth_l1_loss(low, wanted)
+
+
+def error(C: Tensor, wanted: Tensor) -> Tensor:
+    """The founding paper's Eq. 4 in torch, as :func:`micro.tensor.tensor_error`; (m, 3) to (m,)."""
+    return ((C - wanted) / _SPAN.to(C)).abs().mean(dim=-1)

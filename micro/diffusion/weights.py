@@ -1,0 +1,122 @@
+"""A trained generator on disk: one safetensors file, bfloat16, its header checked on loading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from micro.diffusion.network import Denoiser
+from micro.diffusion.surrogate import Surrogate
+from micro.errors import InputError
+from micro.files import atomic_path
+from micro.shape_space import ShapeSpace
+
+FORMAT = "cubic-cell-generator"
+VERSION = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """All that sampling needs.
+
+    Attributes
+    ----------
+    space : ShapeSpace
+    denoiser : Denoiser
+    surrogate : Surrogate
+    card : dict
+        Provenance and metrics: data digest, command, samples seen, validation figures.
+    """
+
+    space: ShapeSpace
+    denoiser: Denoiser
+    surrogate: Surrogate
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write atomically; weights and basis as bfloat16 (three significant digits are kept)."""
+        tensors = {
+            "space.mean": torch.from_numpy(self.space.mean).float(),
+            "space.basis": torch.from_numpy(self.space.basis).bfloat16(),
+            **{f"denoiser.{k}": v.bfloat16() for k, v in self.denoiser.state_dict().items()},
+            **{f"surrogate.{k}": v.bfloat16() for k, v in self.surrogate.state_dict().items()},
+        }
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "n": str(self.space.n),
+            "digest": _digest(tensors),
+            "sizes": json.dumps(_sizes(self.denoiser, self.surrogate)),
+            "card": json.dumps(self.card),
+        }
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
+
+    @staticmethod
+    def load(path: str | PathLike[str]) -> Model:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If there is no such file, it is no generator of a known version, or damaged.
+        """
+        if not Path(path).is_file():
+            raise InputError("there is no such file of weights", file=path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"not a readable safetensors file: {error}", file=path) from error
+        for key, wanted in (("format", FORMAT), ("version", VERSION)):
+            if header.get(key) != wanted:
+                raise InputError(f"is to be {wanted}", file=path, key=key, value=header.get(key))
+        if header.get("digest") != _digest(tensors):
+            raise InputError("the content does not match its checksum: the file is damaged", file=path)
+        sizes = json.loads(header["sizes"])
+        space = ShapeSpace(
+            int(header["n"]), tensors["space.mean"].numpy(), tensors["space.basis"].float().numpy()
+        )
+        denoiser, surrogate = Denoiser(**sizes["denoiser"]), Surrogate(**sizes["surrogate"])
+        for name, network in (("denoiser", denoiser), ("surrogate", surrogate)):
+            _restore(network, tensors, name)
+        return Model(space, denoiser, surrogate, json.loads(header["card"]))
+
+    def to(self, device: str | torch.device) -> Model:
+        """The same with its networks on another device."""
+        return Model(self.space, self.denoiser.to(device), self.surrogate.to(device), self.card)
+
+
+def _restore(network: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    prefix = f"{name}."
+    state = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+    network.load_state_dict(state)
+    network.eval().requires_grad_(False)
+
+
+def _sizes(denoiser: Denoiser, surrogate: Surrogate) -> dict[str, dict[str, int]]:
+    return {
+        name: {"dimension": net.dimension, "width": net.width, "depth": net.depth}
+        for name, net in (("denoiser", denoiser), ("surrogate", surrogate))
+    }
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        raw = tensors[name].contiguous().view(torch.uint8).numpy()
+        sha.update(np.ascontiguousarray(raw).tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,255 @@
+"""The generator on a small model trained here in seconds; the packaged one on a few targets."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_cells import octants
+
+from micro import cell, dataset, tensor
+from micro.active import active_round, aims
+from micro.cellset import CellSet
+from micro.diffusion import process
+from micro.diffusion.conditions import Conditions
+from micro.diffusion.network import Denoiser
+from micro.diffusion.training import Settings
+from micro.diffusion.weights import Model
+from micro.errors import InputError
+from micro.generator import Generator
+from micro.homogenize import homogenize_octants
+from micro.refinement import least_norm, predict, slopes
+from micro.training import train
+
+SMALL = Settings(
+    dimension=12,
+    width=32,
+    depth=2,
+    batch=64,
+    rate=1e-2,
+    samples=64 * 200,
+    surrogate_samples=64 * 200,
+    surrogate_width=32,
+    surrogate_depth=1,
+)
+
+
+def small_data(count: int = 80) -> CellSet:
+    solid = np.stack([o for o in octants(count, 8, seed=5) if cell.connectivity(o).connected])
+    cells = CellSet.from_octants(solid, homogenize_octants(solid, rtol=1e-2).C)
+    part = np.zeros(len(cells), int)
+    part[::5] = 1
+    return dataset.with_provenance(cells, ["library"] * len(cells), part, {})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small model, its folder and its data."""
+    folder = tmp_path_factory.mktemp("train")
+    data, lines = small_data(), []
+    model = train(data, folder, SMALL, report=lines.append, command="test")
+    return model, folder, data, lines
+
+
+@pytest.fixture(scope="module")
+def small(run):
+    return Generator(run[0])
+
+
+def test_training_learns_and_reports(run):
+    _, folder, _, lines = run
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert history == lines
+    assert {line["phase"] for line in lines} == {"surrogate", "denoiser", "check"}
+    denoiser = [line for line in lines if line["phase"] == "denoiser"][-1]
+    assert denoiser["step"] == denoiser["steps"] == 200
+    assert denoiser["validation"] < 0.95  # 1 is the loss of the untrained network
+
+
+def test_training_resumes_where_it_was(run, tmp_path):
+    model, _, data, _ = run
+
+    class Killed(Exception):
+        pass
+
+    def stop(line):
+        raise Killed
+
+    # The first checkpoint reported is that of the surrogate's end: killed there, taken up again.
+    with pytest.raises(Killed):
+        train(data, tmp_path, SMALL, report=stop)
+    lines: list[dict] = []
+    again = train(data, tmp_path, SMALL, report=lines.append)
+    assert lines[0]["phase"] == "denoiser"
+    for mine, other in zip(model.denoiser.parameters(), again.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
+def test_other_settings_do_not_take_up_a_run(run):
+    _, folder, data, _ = run
+    with pytest.raises(InputError, match="other settings"):
+        train(data, folder, Settings(dimension=12, width=48), report=lambda line: None)
+
+
+def test_training_goes_on_from_weights(run, tmp_path):
+    model, _, data, _ = run
+    more = train(data, tmp_path, SMALL, start=model, report=lambda line: None)
+    np.testing.assert_array_equal(more.space.basis, model.space.basis)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(model.denoiser.parameters(), more.denoiser.parameters(), strict=True)
+    )
+
+
+def test_weights_come_back_as_they_were(run):
+    model, folder, _, _ = run
+    again = Model.load(folder / "generator.safetensors")
+    assert again.card["command"] == "test"
+    assert again.card["settings"]["dimension"] == 12
+    targets = [[0.3, 0.1, 0.1]]
+    first, second = (Generator(m).sample(targets, 3, resolution=8) for m in (model, again))
+    np.testing.assert_array_equal(first.z, second.z)
+    np.testing.assert_array_equal(first.packed, second.packed)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.98])
+def test_damaged_weights_are_refused(run, tmp_path, place):
+    _, folder, _, _ = run
+    raw = bytearray((folder / "generator.safetensors").read_bytes())
+    at = int(place * len(raw))
+    raw[at : at + 8] = bytes(b ^ 0x55 for b in raw[at : at + 8])
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(raw)
+    with pytest.raises(InputError, match=r"broken\.safetensors"):
+        Generator.load(broken)
+
+
+def test_cut_or_missing_weights_are_refused(run, tmp_path):
+    _, folder, _, _ = run
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((folder / "generator.safetensors").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"cut\.safetensors"):
+        Generator.load(cut)
+    with pytest.raises(InputError, match="no such file"):
+        Generator.load(tmp_path / "nothing.safetensors")
+
+
+def test_a_cell_depends_on_its_seed_alone(small):
+    targets = np.array([[0.3, 0.1, 0.1], [0.5, 0.2, 0.15], [0.1, 0.05, 0.02]])
+    seeds = np.array([4, 5, 6])
+    together = small.sample(targets, 3, seed=seeds, resolution=8, draws=4)
+    for i in range(3):
+        alone = small.sample(targets[i : i + 1], 3, seed=seeds[i : i + 1], resolution=8, draws=4)
+        np.testing.assert_array_equal(alone.z, together.z[together.target == i])
+        np.testing.assert_array_equal(alone.packed, together.packed[together.target == i])
+    first = small.sample(targets[:1], 1, seed=4, resolution=8, draws=4)
+    np.testing.assert_array_equal(first.packed, together.packed[:1])
+    other = small.sample(targets[:1], 1, seed=7, resolution=8, draws=4)
+    assert not np.array_equal(other.z, first.z)
+
+
+def test_every_kind_of_condition(small):
+    targets = np.array([[0.3, 0.1, 0.1], [0.5, 0.2, 0.15]])
+    volume = np.array([0.4, 0.6])
+    kinds = {
+        "tensor": small.sample(targets, 2, resolution=8),
+        "volume": small.sample(None, 2, volume=volume, resolution=8),
+        "both": small.sample(targets, 2, volume=volume, resolution=8),
+        "none": small.sample(None, 2, seed=[0, 1], resolution=8),
+    }
+    for samples in kinds.values():
+        assert samples.octants().shape == (4, 8, 8, 8)
+        assert all(cell.is_symmetric(o) for o in samples.octants())
+    assert not np.array_equal(kinds["tensor"].z, kinds["both"].z)
+
+
+def test_guidance_calls_the_free_network_only_when_needed(small):
+    calls = []
+
+    class Counting(Denoiser):
+        def forward(self, x, estimate, sigma, conditions):
+            calls.append(float(conditions.given.sum()))
+            return super().forward(x, estimate, sigma, conditions)
+
+    network = Counting(12, 16, 1)
+    noise, asked = torch.randn(3, 12), Conditions.of([[0.3, 0.1, 0.1]] * 3, None)
+    process.sample(network, noise, asked, steps=5)
+    assert len(calls) == 5
+    assert min(calls) > 0
+    process.sample(network, noise, asked, steps=5, guidance=2.0)
+    assert len(calls) == 15
+    assert calls.count(0.0) == 5
+
+
+def test_sampler_is_exact_for_gaussian_data():
+    # Of data N(0, 1) the best estimate of x0 is x / (1 + sigma^2): the sampler's end is then x / sigma_max,
+    # up to Euler's error, and inverting it gives the noise back.
+    class Best(Denoiser):
+        def forward(self, x, estimate, sigma, conditions):
+            return x / (1 + sigma**2)[:, None]
+
+    noise = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    free = Conditions.of(None, None, 7)
+    errors = []
+    for steps in (20, 40, 80):
+        x = process.sample(Best(5, 8, 1), noise, free, steps=steps)
+        errors.append(float((x - noise).norm() / noise.norm()))
+    assert errors[2] < 0.03
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.2)  # first order
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.2)
+    back = process.invert(Best(5, 8, 1), x, free, steps=80)
+    torch.testing.assert_close(back, noise, rtol=0.02, atol=0.02)
+
+
+def test_surrogate_is_positive_definite_and_its_slope_right(small):
+    surrogate = small.model.surrogate
+    z = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
+    assert (tensor.to_moduli(predict(surrogate, z)) > 0).all()
+    direction = np.random.default_rng(1).normal(size=12).astype(np.float32)
+    h = 1e-2
+    span = tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]
+    difference = (predict(surrogate, z + h * direction) - predict(surrogate, z - h * direction)) / (2 * h)
+    # Float32 values of order 1 over a step of 1e-2: about 1e-5.
+    np.testing.assert_allclose(slopes(surrogate, z) @ direction, difference / span, atol=2e-4, rtol=2e-2)
+
+
+def test_least_norm_step_is_the_shortest():
+    rng = np.random.default_rng(3)
+    slope, missing = rng.normal(size=(4, 3, 10)), 0.01 * rng.normal(size=(4, 3))
+    step = least_norm(slope, missing, 10.0)
+    np.testing.assert_allclose(np.einsum("mij,mj->mi", slope, step), missing, rtol=5e-2, atol=1e-3)
+    exact = np.stack([np.linalg.pinv(s) @ b for s, b in zip(slope, missing, strict=True)])
+    assert (np.linalg.norm(step, axis=1) <= 1.001 * np.linalg.norm(exact, axis=1)).all()
+    assert np.linalg.norm(least_norm(slope, missing, 1e-4), axis=1).max() <= 1.001e-4
+
+
+def test_active_round_gives_clean_homogenised_cells(small, run):
+    cells = active_round(small, run[2], 12, seed=3)
+    assert (cells.family == "generated").all()
+    for octant in cells.octants():
+        assert cell.connectivity(octant).connected
+    np.testing.assert_allclose(homogenize_octants(cells.octants()).C, cells.C, rtol=1e-3, atol=1e-6)
+    again = active_round(small, run[2], 12, seed=3)
+    assert again.digest() == cells.digest()
+
+
+def test_aims_are_positive_definite(run):
+    targets = aims(run[2].C, 50, np.random.default_rng(0))
+    assert targets.shape == (50, 3)
+    assert (tensor.to_moduli(targets) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"targets": [[1.0, 2.0]]}, "targets"),
+        ({"targets": [[0.3, 0.1, 0.1]], "volume": [0.2, 0.3]}, "volume"),
+        ({"volume": [1.2]}, "volume"),
+        ({"n": 0}, "n"),
+        ({"draws": 0}, "draws"),
+        ({"resolution": 4}, "resolution"),
+    ],
+)
+def test_wrong_requests_are_refused(small, arguments, key):
+    with pytest.raises(InputError, match=key):
+        small.sample(**({"resolution": 8} | arguments))

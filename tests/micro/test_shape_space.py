@@ -1,0 +1,98 @@
+"""The shape space: distances, symmetry, encoding, resolution."""
+
+import numpy as np
+import pytest
+from small_cells import octants
+
+from micro import cell
+from micro.cell import fundamental_domain, half_period_shift
+from micro.chamber import chamber
+from micro.errors import InputError
+from micro.shape_space import SATURATION, ShapeSpace, half_period, resampled, resampling, signed_distance
+
+
+def test_distance_of_a_plate_is_exact():
+    n = 16
+    solid = np.zeros((n, n, n), bool)
+    index = np.indices((n, n, n)).min(axis=0)
+    solid[index < 4] = True  # plates on the three faces, four voxels thick
+    distance = SATURATION * np.arctanh(signed_distance(solid[None])[0] / SATURATION)
+    inside, _ = fundamental_domain(n)
+    i, j, _ = np.unravel_index(inside, (n, n, n))
+    deep = (i == 2) & (j > 12)  # one voxel and a half under the plate's surface, far from the others
+    np.testing.assert_allclose(distance[deep], 1.5 / (2 * n), rtol=1e-5)
+    empty = i == 10  # void: the nearest surface is the nearest plate's
+    np.testing.assert_allclose(distance[empty], -6.5 / (2 * n), rtol=1e-4)
+
+
+def test_distance_of_the_octant_is_that_of_the_cell():
+    # The mirror images are never nearer: the octant's transform equals the periodic cell's.
+    from scipy import ndimage
+
+    octant = octants(1, 8, seed=3)[0]
+    whole = np.pad(cell.cell_from_octant(octant), 8, mode="wrap")
+    inner, outer = (ndimage.distance_transform_edt(w)[8:16, 8:16, 8:16] for w in (whole, ~whole))
+    exact = np.where(octant, inner - 0.5, 0.5 - outer) / 16
+    inside, _ = fundamental_domain(8)
+    np.testing.assert_allclose(
+        signed_distance(octant[None])[0], SATURATION * np.tanh(exact.ravel()[inside] / SATURATION), atol=1e-6
+    )
+
+
+def test_half_period_is_the_shift_of_the_octant():
+    octant = octants(1, 8, seed=1)
+    shifted = signed_distance(half_period_shift(octant))
+    np.testing.assert_array_equal(shifted, signed_distance(octant)[:, half_period(8)])
+    assert not np.array_equal(shifted, signed_distance(octant))
+
+
+def test_all_coordinates_reproduce_the_solid():
+    solid = octants(24, 8)
+    distance = signed_distance(solid)
+    space = ShapeSpace.fit(distance, 8, 47)  # 24 cells, their shifts, less the mean
+    again = space.levels(space.encode(distance), 8) > 0
+    assert (again == solid).mean() > 0.9999
+    assert np.mean(space.encode(distance) ** 2) == pytest.approx(1.0, rel=0.2)
+
+
+def test_more_coordinates_are_nearer():
+    distance = signed_distance(octants(24, 8))
+    errors = []
+    for dimension in (2, 8, 32):
+        space = ShapeSpace.fit(distance, 8, dimension)
+        left = space.decode(space.encode(distance)) - distance
+        errors.append(float(np.mean(left**2 * chamber(8).weights)))
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("n", [8, 12, 16, 32])
+def test_any_resolution_is_symmetric(n):
+    distance = signed_distance(octants(6, 8))
+    space = ShapeSpace.fit(distance, 8, 6)
+    levels = space.levels(space.encode(distance), n)
+    assert levels.shape == (6, n, n, n)
+    for axes in ((0, 2, 1, 3), (0, 2, 3, 1)):
+        np.testing.assert_array_equal(levels, levels.transpose(axes))
+
+
+def test_resampling_keeps_constants_and_mirror_symmetric_waves():
+    np.testing.assert_allclose(resampling(16, 32).sum(axis=1), 1.0, atol=1e-6)
+    wave = lambda n: np.cos(2 * np.pi * (np.arange(n) + 0.5) / n)  # noqa: E731
+    # Cubic splines: a wave of 16 samples is met to a few thousandths.
+    np.testing.assert_allclose(resampling(16, 32) @ wave(16), wave(32), atol=5e-3)
+    ones = np.ones((1, 8, 8, 8), np.float32)
+    np.testing.assert_allclose(resampled(ones, 12), 1.0, atol=1e-5)
+
+
+def test_rows_do_not_depend_on_the_batch():
+    distance = signed_distance(octants(20, 8))
+    space = ShapeSpace.fit(distance, 8, 16)
+    together = space.encode(distance)
+    alone = np.concatenate([space.encode(row[None]) for row in distance])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(space.decode(together)[3:4], space.decode(together[3:4]))
+
+
+def test_bad_dimension_is_refused():
+    with pytest.raises(InputError, match="dimension"):
+        ShapeSpace.fit(np.zeros((3, 120), np.float32), 8, 121)
