@@ -5,7 +5,7 @@ Sources, in the order of their making:
 1. ``library``: the packaged library.
 2. ``pool 000`` ...: rounds of candidates by formula, homogenised at the data set's own resolution, the
    later ones aimed at holes of the coverage (:mod:`micro.library_build`).
-3. ``extremes``: cells pushed outwards by inverse homogenisation (:mod:`micro.dataset_extremes`).
+3. ``extremes``: cells by inverse homogenisation (:mod:`micro.dataset_extremes`).
 4. ``active 001`` ...: cells made by the generator and homogenised (``micro active``).
 
 Everything lies in a work directory as files that are written whole: the same command takes up where a
@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from micro import cell, library, tensor
 from micro.cellset import CellSet
 from micro.dataset import split, thin, with_provenance
-from micro.dataset_extremes import pushes, run
+from micro.dataset_extremes import designs, pushes, run
 from micro.duplicates import fingerprints
 from micro.errors import InputError
 from micro.families import FAMILIES, family
 from micro.labelling import SMALLEST_MODULUS, Labels, Report, Shards, load_labels, presentable
 from micro.library_build import Recipe, label_pool
 
-POOL = Recipe(n=32, count=20000, seed=2, coarse=32, pool=20000, round_size=1000, reach=0)
+POOL = Recipe(n=32, count=16000, seed=2, coarse=32, pool=16000, round_size=1000, reach=0)
 """The packaged data set's candidates by formula."""
 
 
@@ -43,8 +43,11 @@ def dataset_directory() -> Path:
     return Path(root) / "multiscale" / "dataset"
 
 
-PUSHES = 120
-"""The packaged data set's runs of inverse homogenisation."""
+PUSHES = 42
+"""The packaged data set's cells that are pushed outwards."""
+
+EARLY = 10
+"""Rounds of the pool at whose edge cells are pushed."""
 
 
 def build(
@@ -65,7 +68,7 @@ def build(
     recipe : Recipe
         Of the candidates by formula (``n`` must equal ``coarse``).
     runs : int
-        Of inverse homogenisation (:func:`micro.dataset_extremes.pushes`).
+        Cells to be pushed outwards (:mod:`micro.dataset_extremes`); 0 leaves inverse homogenisation out.
     workers : int, optional
         Processes (default: all cores).
     report : callable, optional
@@ -87,13 +90,13 @@ def build(
 
 
 def make_extremes(work: Path, recipe: Recipe, runs: int, shards: Shards) -> None:
-    """Push cells of the library and of the pool's first half outwards."""
+    """Topology optimisations, and ``runs`` cells of library and early rounds pushed outwards."""
     if runs == 0:
         return
-    rounds = -(-recipe.pool // recipe.round_size)
-    early = [f"pool {number:03d}" for number in range(rounds // 2)]
+    folder = work / recipe.key() / "extremes"
+    run(designs(recipe.n, folder), shards)
+    early = [f"pool {number:03d}" for number in range(EARLY)]
     parts = [cells for name, cells in gather(work, recipe, early) if len(cells)]
-    folder = work / recipe.key() / f"extremes-{len(early)}-{runs}"
     run(pushes(CellSet.concat(parts), runs, folder), shards)
 
 
@@ -153,9 +156,9 @@ def gather(work: Path, recipe: Recipe, only: Sequence[str] | None = None) -> Ite
 def _sources(work: Path, recipe: Recipe) -> Iterator[tuple[str, Path]]:
     """Names and files of what is finished, in the order of making."""
     own = work / recipe.key()
-    for folder in sorted(own.glob("round*")):
-        yield f"pool {folder.name[-3:]}", folder
-    for path in sorted(own.glob("extremes*/*.zarr.zip")):
+    for number in range(-(-recipe.pool // recipe.round_size)):
+        yield f"pool {number:03d}", own / f"round{number:03d}"
+    for path in sorted(own.glob("extremes/*.zarr.zip")):
         yield "extremes", path
     for path in sorted(work.glob("active/round*.zarr.zip")):
         yield f"active {path.name[5:8]}", path

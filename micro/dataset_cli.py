@@ -27,12 +27,12 @@ WorkOption = Annotated[
 def build(
     out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
     n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 32,
-    pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 20000,
+    pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 16000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 2,
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 1000,
     extremes: Annotated[
-        int, typer.Option(help="Cells at the edge that inverse homogenisation pushes outwards.")
-    ] = 120,
+        int, typer.Option(help="Cells pushed over the edge by inverse homogenisation; 0: no extremes.")
+    ] = 40,
     workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
     work: WorkOption = None,
     finished: Annotated[

@@ -13,17 +13,18 @@ from micro.dataset import masks, part, sources, split, take, thin, with_provenan
 from micro.dataset_build import assemble, build, clean, distinct, pool_arguments
 from micro.dataset_card import grouped, in_order, resolution_study
 from micro.dataset_cli import app
-from micro.dataset_extremes import Push, push, pushes
+from micro.dataset_extremes import OBJECTIVES, Design, Push, designs, make, pushes
 from micro.dataset_gamut import learn_gamut
 from micro.duplicates import fingerprints, near_duplicates
 from micro.errors import InputError
 from micro.families import FAMILIES
 from micro.gamut import Gamut
 from micro.homogenize import homogenize_octants
+from micro.inverse import Goal, Settings
 from micro.labelling import presentable
 from micro.library import load_library, nearest
 from micro.library_build import Recipe, draw
-from micro.tensor import from_scaled_moduli, scaled_moduli, tensor_error
+from micro.tensor import bulk, from_scaled_moduli, hashin_shtrikman, scaled_moduli, tensor_error
 
 N = 8
 SMALL = Recipe(n=N, count=40, seed=5, coarse=N, pool=40, round_size=20, reach=0)
@@ -308,7 +309,7 @@ def test_a_push_keeps_labelled_connected_cells(tmp_path):
     start = load_library().subset([7])
     goal = start.C[0] * [1.1, 1.2, 0.9]
     job = Push(tmp_path / "push.zarr.zip", start.octants(0), goal, iterations=3)
-    assert push(job) == 3
+    assert make(job) == 3
     made = CellSet.load(job.path)
     assert set(made.family) == {"inverse"}
     for octant in made.octants():
@@ -341,3 +342,25 @@ def test_gamut_is_calibrated_on_validation_cells():
     assert (nearest(library, feasible)[1] < 0.02).all()
     with pytest.raises(InputError, match="test cells"):
         learn_gamut(with_provenance(library, ["library"] * len(library), parts % 2, {}))
+
+
+def test_a_design_gives_labelled_cells_and_a_way_home(tmp_path):
+    settings = Settings(Goal("bulk", 0.4), n=N, effort=0.1)
+    job = Design(tmp_path / "bulk.zarr.zip", settings)
+    assert make(job) >= 1
+    made = CellSet.load(job.path)
+    assert set(made.family) == {"inverse-bulk"}
+    for octant in made.octants():
+        assert cell.connectivity(octant).connected
+    np.testing.assert_allclose(homogenize_octants(made.octants()).C, made.C, rtol=5e-3, atol=1e-5)
+    # What it was made for: stiffer against pressure than a random cell of its volume.
+    K_upper, _ = hashin_shtrikman(made.volume[0])
+    assert bulk(made.C[0]) > 0.6 * K_upper
+
+
+def test_a_design_that_does_not_converge_leaves_an_empty_file(tmp_path):
+    # Two percent of an octant of eight voxels an edge cannot hang together.
+    job = Design(tmp_path / "none.zarr.zip", Settings(Goal("bulk", 0.02), n=N, effort=0.1))
+    assert make(job) == 0
+    assert len(CellSet.load(job.path)) == 0
+    assert len({job.path for job in designs(N, tmp_path)}) == sum(len(o[2]) * len(o[3]) for o in OBJECTIVES)
