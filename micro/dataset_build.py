@@ -165,17 +165,24 @@ def _sources(work: Path, recipe: Recipe) -> Iterator[tuple[str, Path]]:
 
 
 def pool_cells(folder: Path, n: int) -> CellSet:
-    """The good candidates of a round's finished shards, evaluated at n; they were checked when labelled."""
-    shards = [load_labels(path) for path in sorted(folder.glob("*.npz"))]
+    """The good candidates of a round's finished shards, evaluated at n; they were checked when labelled.
+
+    Evaluating takes longer than all the rest, so the cells are kept beside the shards.
+    """
+    shards = sorted(folder.glob("*.npz"))
     if not shards:
         return CellSet.from_octants(np.empty((0, n, n, n), bool), np.empty((0, 3)))
-    good = Labels.concat(shards)
-    good = good.take(good.good)
-    packed = [
-        cell.pack(family(name).octant(params, n)[None])
-        for name, params in zip(good.names.tolist(), good.params, strict=True)
-    ]
-    return CellSet(n, np.concatenate(packed), good.C, good.volume, good.names, good.params)
+    kept = folder / f"cells-of-{len(shards)}.zarr.zip"
+    if not kept.exists():
+        good = Labels.concat([load_labels(path) for path in shards])
+        good = good.take(good.good)
+        packed = [
+            cell.pack(family(name).octant(params, n)[None])
+            for name, params in zip(good.names.tolist(), good.params, strict=True)
+        ]
+        bits = np.concatenate([np.empty((0, cell.packed_bytes(n)), np.uint8), *packed])
+        CellSet(n, bits, good.C, good.volume, good.names, good.params).save(kept)
+    return CellSet.load(kept)
 
 
 def clean(cells: CellSet) -> CellSet:
