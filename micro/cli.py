@@ -15,6 +15,7 @@ import typer
 from micro.dataset_cli import app as dataset_app
 from micro.errors import InputError, NotConverged
 from micro.generator_cli import register as register_generator
+from micro.inverse_cli import optimize
 from micro.library_cli import app as library_app
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 
 
+app.command()(optimize)
 app.add_typer(library_app, name="library")
 app.add_typer(dataset_app, name="dataset")
 register_generator(app)

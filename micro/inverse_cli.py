@@ -69,7 +69,7 @@ def optimize(
     * The stiffest cell under pressure, near the Hashin-Shtrikman bound:
       `micro optimize --objective bulk --volume 0.3 --out stiff`
     * One that widens when pulled:
-      `micro optimize --objective poisson --volume 0.2 --start f-rd --out auxetic`
+      `micro optimize --objective poisson --volume 0.2 --start i-wp --out auxetic`
     * Equally stiff in shear in all directions:
       `micro optimize --objective shear --isotropic --volume 0.6 --out isotropic`
     * A given tensor:

@@ -1,4 +1,4 @@
-"""A picture of one cell: its smoothed surface by ray casting, with numpy alone.
+"""A picture of one cell, cut open: its smoothed surface by ray casting, with numpy alone.
 
 Parallel rays march through the cell until the smoothed solid fraction exceeds one half; the fraction's
 gradient there is the surface's normal. No graphics driver, so it works anywhere.
@@ -27,9 +27,11 @@ _STEP = 0.7
 
 
 def cell_image(octant: NDArray[np.bool_], pixels: int = 480) -> NDArray[np.uint8]:
-    """Shaded view of the whole cell of a bool octant (n, n, n); (pixels, pixels, 3)."""
-    solid = np.pad(cell_from_octant(octant).astype(np.float32), 2)
-    solid = ndimage.gaussian_filter(solid, 0.7)
+    """Shaded view of the cell of a bool octant (n, n, n), its near corner cut out; (pixels, pixels, 3)."""
+    n = len(octant)
+    solid = ndimage.gaussian_filter(cell_from_octant(octant).astype(np.float32), 0.7, mode="wrap")
+    solid[n:, n:, n:] = 0  # closed cells show their inside there
+    solid = np.pad(solid, 2)
     size = len(solid)
     towards = _VIEW / np.linalg.norm(_VIEW)
     right = np.cross([0.0, 0.0, 1.0], towards)
