@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from micro import tensor
 from micro.cellset import CellSet
+from micro.contact_sheet import save_sheet
 from micro.diffusion.accuracy import cleanliness, tensor_figures
 from micro.errors import InputError
 from micro.files import write_json
@@ -126,6 +127,8 @@ def generate(
         "generator": generator.model.card.get("data", ""),
     }
     cells.save(folder / "cells.zarr.zip")
+    if len(cells):
+        save_sheet(folder / "cells.png", cells, targets)
     write_json(folder / "generate.json", report)
     return report
 

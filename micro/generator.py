@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
 from micro.errors import InputError
 from micro.homogenize import OctantResult, homogenize_octants
-from micro.refinement import predict, refine, steer
+from micro.refinement import Refinement, predict, refine, steer
 from micro.shape_space import signed_distance
 
 Floats = NDArray[np.float64]
@@ -80,6 +81,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.z)
 
+    def rows(self, index: ArrayLike) -> Samples:
+        """Some of the samples."""
+        return _joined([self], self.n, np.asarray(index, dtype=np.intp))
+
     def octants(self) -> NDArray[np.bool_]:
         """Octants, bool (m, n, n, n)."""
         return cell.unpack(self.packed, self.n)
@@ -128,7 +133,7 @@ class Generator:
         steps: int = 18,
         seed: int | ArrayLike = 0,
         draws: int = 8,
-        steering: bool = True,
+        steering: int = 4,
         resolution: int = 32,
         progress: Progress | None = None,
     ) -> Samples:
@@ -150,8 +155,8 @@ class Generator:
             Cell j of a target depends on its target, its seed and j alone, whatever else is sampled with it.
         draws : int
             Candidates drawn for each cell; 1 is the bare model.
-        steering : bool
-            Whether the surrogate's slope moves the chosen candidate onto its target.
+        steering : int
+            Steps by which the surrogate's slope moves the chosen candidate onto its target; 0 for none.
         resolution : int
             Voxels along the octants' edge.
         progress : callable, optional
@@ -172,7 +177,7 @@ class Generator:
             row, j = of // n, of % n
             z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance)
             if steering:
-                z = self._steered(z, wanted[row])
+                z = self._steered(z, wanted[row], steering)
             parts.append(self._delivered(z, row, resolution))
             if progress is not None:
                 progress(int(of[-1]) + 1, len(numbers))
@@ -193,18 +198,30 @@ class Generator:
         target, the number of the sample and the homogenisations spent as parameters.
         """
         wanted = np.asarray(targets, dtype=np.float64).reshape(-1, 3)[samples.target]
-        done = refine(
+        done = self.refined(samples, wanted, tolerance=tolerance, trials=trials, progress=progress)
+        good = done.known
+        params = np.stack([samples.target, np.arange(len(samples)), done.trials], axis=1).astype(np.float64)
+        return CellSet.from_octants(done.octants[good], done.C[good], family="generated", params=params[good])
+
+    def refined(
+        self,
+        samples: Samples,
+        targets: Floats,
+        *,
+        tolerance: float,
+        trials: int,
+        progress: Progress | None = None,
+    ) -> Refinement:
+        """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each."""
+        return refine(
             self.model.surrogate,
             samples.z,
-            wanted,
+            targets,
             lambda z: self._octants(z, samples.n),
             tolerance=tolerance,
             trials=trials,
             progress=progress,
         )
-        good = np.isfinite(done.C).all(axis=1)
-        params = np.stack([samples.target, np.arange(len(samples)), done.trials], axis=1).astype(np.float64)
-        return CellSet.from_octants(done.octants[good], done.C[good], family="generated", params=params[good])
 
     def _choose(
         self,
@@ -241,7 +258,7 @@ class Generator:
         best = cost.reshape(-1, draws).argmin(axis=1)
         return settled[np.arange(len(best)) * draws + best]
 
-    def _steered(self, z: Singles, C: Floats) -> Singles:
+    def _steered(self, z: Singles, C: Floats, rounds: int) -> Singles:
         def settle(moved: Singles) -> tuple[Singles, NDArray[np.bool_]]:
             settled, clean, touches, _ = self._settle(moved)
             return settled, (clean >= CLEAN) & touches
@@ -249,7 +266,7 @@ class Generator:
         given = np.isfinite(C).all(axis=1)
         out = z.copy()
         if given.any():
-            out[given], _ = steer(self.model.surrogate, z[given], C[given], settle)
+            out[given], _ = steer(self.model.surrogate, z[given], C[given], settle, rounds)
         return out
 
     def _settle(self, z: Singles) -> tuple[Singles, Floats, NDArray[np.bool_], Floats]:
@@ -314,9 +331,9 @@ def _checked(
     )
 
 
-def _joined(parts: list[Samples], n: int) -> Samples:
+def _joined(parts: list[Samples], n: int, index: Any = slice(None)) -> Samples:
     names = ("z", "packed", "target", "predicted", "raw_clean", "connected")
-    return Samples(n, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    return Samples(n, *(np.concatenate([getattr(p, name) for p in parts])[index] for name in names))
 
 
 @lru_cache(maxsize=1)

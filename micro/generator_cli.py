@@ -89,7 +89,7 @@ def generate(
     if refine and not np.isfinite(wanted).all():
         raise InputError("needs target tensors", key="--refine")
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed}
-    settings |= {"draws": 1, "steering": False} if bare else {"draws": draws}
+    settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
     loaded = Generator.load(generator, device)
     with _bar() as bar:
         task = bar.add_task("cells", total=len(wanted) * per_target)

@@ -94,14 +94,36 @@ def steer(
     return z, C
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Refinement:
-    """The refined cells: coordinates (m, d), octants (m, n, n, n), tensors (m, 3), trials used (m,)."""
+    """Refined cells, and what they were.
+
+    Attributes
+    ----------
+    z : float32 array, shape (m, d)
+    octants, start_octants : bool arrays, shape (m, n, n, n)
+    C, start_C : arrays, shape (m, 3)
+        Their own tensors, NaN where a cell has none (not connected, or its solve did not converge).
+    trials : int array, shape (m,)
+        Homogenisations spent.
+    """
 
     z: Singles
     octants: NDArray[np.bool_]
     C: Floats
+    start_octants: NDArray[np.bool_]
+    start_C: Floats
     trials: NDArray[np.int64]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which cells have a tensor, (m,)."""
+        return np.asarray(np.isfinite(self.C).all(axis=1))
+
+    @property
+    def start_known(self) -> NDArray[np.bool_]:
+        """Which had one at the start, (m,)."""
+        return np.asarray(np.isfinite(self.start_C).all(axis=1))
 
 
 def refine(
@@ -133,8 +155,8 @@ def refine(
     """
     z = z.astype(np.float32).copy()
     octants, connected = deliver(z)
-    octants = octants.copy()
     C = _homogenized(octants, connected)
+    start, start_C = octants.copy(), C.copy()
     used = np.ones(len(z), dtype=np.int64)
     slope = slopes(surrogate, z)
     longest = np.full(len(z), _LONGEST)
@@ -164,7 +186,7 @@ def refine(
                 z[row], octants[row], C[row] = tried[i], new[i], C_new[i]
             else:
                 longest[row] = 0.4 * min(longest[row], float(np.linalg.norm(step[i])))
-    return Refinement(z, octants, C, used)
+    return Refinement(z, octants, C, start, start_C, used)
 
 
 def _homogenized(octants: NDArray[np.bool_], connected: NDArray[np.bool_]) -> Floats:

@@ -32,6 +32,9 @@ SATURATION = 8.0 / 64.0
 BLOCK = 32
 """Rows handled at once: a fixed number, so that a cell does not depend on its neighbours in a batch."""
 
+_TRANSFORMED = 8
+"""Octants whose distance is computed at once."""
+
 
 def in_blocks(function: Callable[[Singles], NDArray], rows: Singles) -> NDArray:
     """``function`` of the rows (m, ...), always :data:`BLOCK` of them at once; the last block is padded.
@@ -52,6 +55,8 @@ def signed_distance(octants: ArrayLike) -> Singles:
     Mirror planes bound the octant, so no image of the solid or the void is nearer than the one in
     it (:mod:`micro.chamber`) and the octant's own distance transform is exact.
 
+    Distances are between the centres of voxels, less half a voxel; the surface lies between them.
+
     Parameters
     ----------
     octants : bool array, shape (m, n, n, n)
@@ -67,15 +72,51 @@ def signed_distance(octants: ArrayLike) -> Singles:
     n = solid.shape[-1]
     inside, _ = fundamental_domain(n)
     out = np.empty((len(solid), len(inside)), dtype=np.float32)
-    for row, octant in zip(out, solid, strict=True):
-        if octant.all() or not octant.any():
-            row[:] = SATURATION if octant.all() else -SATURATION
-            continue
-        inner, outer = (ndimage.distance_transform_edt(o).ravel()[inside] for o in (octant, ~octant))
-        # The surface lies half a voxel from the centres on either side.
-        distance = np.where(inner > 0, inner - 0.5, 0.5 - outer) / (2 * n)
-        row[:] = SATURATION * np.tanh(distance / SATURATION)
+    for start in range(0, len(solid), _TRANSFORMED):
+        part = solid[start : start + _TRANSFORMED]
+        inner, outer = (np.sqrt(_squared_distance(p).astype(np.float32)) for p in (~part, part))
+        distance = np.where(part.reshape(len(part), -1)[:, inside], inner - 0.5, 0.5 - outer)
+        out[start : start + _TRANSFORMED] = SATURATION * np.tanh(distance / (2 * n * SATURATION))
     return out
+
+
+def _squared_distance(goal: NDArray[np.bool_]) -> NDArray[np.signedinteger]:
+    """Squared distances (m, q), in voxels, of the chamber's voxels to the nearest voxel of ``goal``.
+
+    ``goal`` (m, n, n, n) is symmetric. One axis after the other (Felzenszwalb and Huttenlocher 2012,
+    section 4), by exhaustion, but only for what the chamber needs, and in small integers: for an octant of
+    32 two to three times faster than the general transform. At least 4 n^2 where there is no goal at all.
+    """
+    n = goal.shape[1]
+    # The sum of three squares, the largest (2 n)^2 + 2 (n - 1)^2, must fit.
+    kind = np.int16 if n <= 64 else np.int32
+    along = torch.from_numpy(np.where(goal, 0, 2 * n).astype(kind))
+    for x in range(1, n):
+        torch.minimum(along[:, x], along[:, x - 1] + 1, out=along[:, x])
+    for x in range(n - 2, -1, -1):
+        torch.minimum(along[:, x], along[:, x + 1] + 1, out=along[:, x])
+    along = along.clamp_max(2 * n) ** 2
+    pairs, offset, last = _chamber_tables(n)
+    flat = torch.empty((len(goal), len(offset), n), dtype=along.dtype)
+    for x in range(n):  # pairs x <= y, a plane of x at once: the sums stay in the cache
+        start = x * n - x * (x - 1) // 2
+        rows = slice(start, start + n - x)
+        flat[:, rows] = torch.amin(along[:, x, None] + offset[rows, :, None], dim=2)
+    return torch.amin(flat[:, pairs] + last, dim=2).numpy()
+
+
+@lru_cache(maxsize=8)
+def _chamber_tables(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For pairs x <= y and for chamber voxels: the voxels' pairs, and squared offsets along y and z."""
+    inside, _ = fundamental_domain(n)
+    a, b, c = np.unravel_index(inside, (n, n, n))
+    at = np.arange(n)
+    first, second = np.nonzero(at[:, None] <= at)
+    number = np.full((n, n), -1)
+    number[first, second] = np.arange(len(first))
+    kind = np.int16 if n <= 64 else np.int32
+    offsets = [torch.from_numpy(((x[:, None] - at) ** 2).astype(kind)) for x in (second, c)]
+    return torch.from_numpy(number[a, b]), offsets[0], offsets[1]
 
 
 def _product(rows: Singles, matrix: Singles) -> Singles:

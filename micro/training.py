@@ -129,7 +129,7 @@ def train(
 def _figures(model: Model, targets: NDArray[np.float64]) -> dict[str, Any]:
     """The real metric, at the resolution of the data: the bare model, and as it is used."""
     generator = Generator(model)
-    bare, _, _ = measure(generator, targets, 2, resolution=model.space.n, seed=10**6, draws=1, steering=False)
+    bare, _, _ = measure(generator, targets, 2, resolution=model.space.n, seed=10**6, draws=1, steering=0)
     used, _, _ = measure(generator, targets, 2, resolution=model.space.n, seed=10**6)
     return {"phase": "check", "bare": bare, "used": used}
 

@@ -321,8 +321,10 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
         raise first_error(error, data, file) from None
     case._file = None if file is None else Path(file)
     for section, source in (("gamut", case.gamut.source), ("fill", case.fill.source)):
-        if source != "library" and not case.path(source).exists():
-            reason = "must be 'library' or a path that exists, relative to the case file"
+        known = ("library", "generator") if section == "fill" else ("library",)
+        if source not in known and not case.path(source).exists():
+            names = " or ".join(f"'{name}'" for name in known)
+            reason = f"must be {names} or a path that exists, relative to the case file"
             raise InputError(reason, file=file, key=f"{section}.source", value=source)
     return case
 

@@ -3,10 +3,10 @@
 1. Elements of fixed regions: one cell per material, searched for with more effort, since its error
    repeats in every element of the region.
 2. Design elements: tensors within a tolerance form a group that shares one cell.
-3. Each group's candidates are the nearest cells of the set; one is chosen for all groups together so
-   that neighbours touch (:mod:`multiscale.selection`).
-4. Chosen cells whose error exceeds the tolerance are corrected toward their group's tensor by their
-   parameters; a correction that would cost a contact is given up.
+3. Each group has candidates from the source of cells (:mod:`multiscale.cell_source`); one is chosen for
+   all groups together so that neighbours touch (:mod:`multiscale.selection`).
+4. Chosen cells whose error exceeds the tolerance are moved toward their group's tensor; a move that would
+   cost a contact is given up.
 
 The tensors of the result are the cells' own, homogenised as they are.
 """
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from micro import library
 from micro.cellset import CellSet
 from micro.tensor import tensor_error
+from multiscale.cell_source import Candidates, CellSource
 from multiscale.grouping import Groups, group_tensors
 from multiscale.lattice import Lattice
 from multiscale.problem import Problem, Role
@@ -34,8 +34,6 @@ Array = NDArray[np.float64]
 
 #: Tensor error that one fully missed overlap between two neighbours is worth in the selection.
 _OVERLAP_WEIGHT = 0.005
-#: Trials a cell is given for its correction.
-_TRIALS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +49,22 @@ class Filled:
         Groups of design elements.
     weak : int
         Groups whose cell misses the asked contact with a neighbour.
+    generated : int
+        Groups of design elements whose cell was generated.
     """
 
     lattice: Lattice
     error: Array
     groups: int
     weak: int
+    generated: int
 
 
 def fill(
     problem: Problem,
     reduction: Reduction,
     wanted: Array,
-    cells: CellSet,
+    source: CellSource,
     settings: FillSettings,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Filled:
@@ -76,8 +77,8 @@ def fill(
         Its mirror planes halve the work: mirror images share their cell.
     wanted : array (mx, my, mz, 3)
         Tensors on the reduced grid, zero in voids.
-    cells : CellSet
-        Where candidates come from.
+    source : CellSource
+        Where cells come from.
     settings : FillSettings
     progress : callable, optional
         Called as ``progress(done, total, what)``.
@@ -100,29 +101,21 @@ def fill(
             progress(done, total, what)
 
     say(0, "cells for the fixed regions")
-    special = CellSet.concat(
-        [library.match(cells, target, neighbours=4, steps=6) for target in fixed_groups.target]
-    )
+    special = joined([source.material(target) for target in fixed_groups.target])
+
+    def left(count: int, what: str) -> None:
+        say(total - count, what)
+
+    offered = source.candidates(design_groups.target, settings.candidates, left)
     say(count_fixed, "choosing cells that touch")
-    # Rows of `pool`: the library's cells, then the special ones.
-    pool = CellSet.concat([cells, special])
-    candidates, errors = _candidates(cells, special, fixed_groups, design_groups, settings.candidates)
+    candidates, errors = _with_special(offered, special, fixed_groups)
     counts = interface_counts(label, len(target))
-    faces = pool.faces()
+    faces = np.concatenate([offered.faces, special.faces()])
     choice = select(candidates, errors, size, counts, faces, settings.min_contact, _OVERLAP_WEIGHT)
     chosen = candidates[np.arange(len(target)), choice.choice]
 
-    say(count_fixed, "correcting cells")
-    corrected = library.correct(
-        cells,
-        chosen[count_fixed:],
-        design_groups.target,
-        steps=_TRIALS,
-        tolerance=settings.tolerance,
-        progress=lambda step, left: say(total - left, f"correcting cells, round {step + 1}"),
-    )
-    unique = CellSet.concat([special, corrected])
-    original = pool.subset(chosen)
+    finished = source.finish(chosen[count_fixed:], design_groups.target, settings.tolerance, left)
+    unique, original = joined([special, finished.after]), joined([special, finished.before])
     lattice_cells, weak = _keep_contacts(unique, original, counts, settings.min_contact)
     lattice = Lattice(
         lattice_cells,
@@ -137,7 +130,8 @@ def fill(
     mask = lattice.solid
     error[mask] = tensor_error(lattice.tensors()[mask], whole[mask])
     say(total, "done")
-    return Filled(lattice, error, len(design_groups.target), weak)
+    generated = int(finished.generated.sum())
+    return Filled(lattice, error, len(design_groups.target), weak, generated)
 
 
 def _by_material(tensors: Array) -> Groups:
@@ -146,17 +140,20 @@ def _by_material(tensors: Array) -> Groups:
     return Groups(label.reshape(-1), target, size)
 
 
-def _candidates(
-    cells: CellSet, special: CellSet, fixed: Groups, design: Groups, k: int
-) -> tuple[NDArray[np.int64], Array]:
-    """Candidate cells (m, k) and errors: the special cell alone for fixed groups, the nearest for others."""
-    k = min(k, len(cells))
-    near, error = library.nearest(cells, design.target, k)
-    own = np.full((len(fixed.target), k), -1, dtype=np.int64)
+def _with_special(offered: Candidates, special: CellSet, fixed: Groups) -> tuple[NDArray[np.int64], Array]:
+    """Candidates (m, k) and errors of all groups: the special cell alone for fixed groups."""
+    own = np.full((len(fixed.target), offered.index.shape[1]), -1, dtype=np.int64)
     own_error = np.full(own.shape, np.inf)
-    own[:, 0] = len(cells) + np.arange(len(special))
+    own[:, 0] = len(offered.faces) + np.arange(len(special))
     own_error[:, 0] = tensor_error(special.C, fixed.target)
-    return np.concatenate([own, near]), np.concatenate([own_error, error])
+    return np.concatenate([own, offered.index]), np.concatenate([own_error, offered.error])
+
+
+def joined(sets: list[CellSet]) -> CellSet:
+    """Cells of different origins as one set; parameters are kept if all have them."""
+    if len({s.params.shape[1] for s in sets}) == 1:
+        return CellSet.concat(sets)
+    return CellSet.concat([CellSet.from_octants(s.octants(), s.C, family=s.family.tolist()) for s in sets])
 
 
 def _keep_contacts(

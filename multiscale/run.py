@@ -18,9 +18,11 @@ from micro.cellset import CellSet
 from micro.errors import InputError
 from micro.files import atomic_path, write_json
 from micro.gamut import Gamut, load_gamut
+from micro.generator import Generator
 from micro.library import load_library
 from multiscale import parallel, provenance
 from multiscale.case import Case, load_case
+from multiscale.cell_source import CellSource, GeneratorSource, SetSource
 from multiscale.design_space import DesignSpace
 from multiscale.directory import RunDirectory
 from multiscale.elasticity import SolverOptions
@@ -66,10 +68,17 @@ class Session:
         return load_gamut() if source == "library" else Gamut.load(self.case.path(source))
 
     @cached_property
-    def cells(self) -> CellSet:
+    def cells(self) -> CellSource:
         """Where the lattice's cells come from."""
-        source = self.case.fill.source
-        return load_library() if source == "library" else CellSet.load(self.case.path(source))
+        settings = self.case.fill
+        if settings.source == "library":
+            return SetSource(load_library())
+        if settings.source == "generator":
+            return GeneratorSource(Generator.load(), SetSource(load_library()), settings.seed)
+        path = self.case.path(settings.source)
+        if path.suffix == ".safetensors":
+            return GeneratorSource(Generator.load(path), SetSource(load_library()), settings.seed)
+        return SetSource(CellSet.load(path))
 
     @cached_property
     def objective(self) -> DistortionObjective:
@@ -140,7 +149,7 @@ def run_case(path: str | Path, out: str | Path) -> dict[str, Any]:
         f"[bold]{case.name}[/bold]: {problem.shape[0]} x {problem.shape[1]} x {problem.shape[2]} elements, "
         f"{int(problem.design.sum())} to design, {len(problem.loads)} load case(s), mirror planes: "
         f"{', '.join('xyz'[a] for a in problem.mirror_axes) or 'none'}; "
-        f"{len(cells)} library cells, gamut of {gamut.attrs.get('cells', '?')}; results in {out}"
+        f"cells from {cells.name}, gamut of {gamut.attrs.get('cells', '?')}; results in {out}"
     )
     stages: list[tuple[str, Callable[[Session, RunDirectory], None]]] = [
         ("design", _design),
@@ -251,6 +260,7 @@ def _fill(session: Session, directory: RunDirectory) -> None:
             "unique": len(lattice.cells),
             "elements": int(lattice.solid.sum()),
             "groups": filled.groups,
+            "groups_generated": filled.generated,
             "source": case.fill.source,
             "resolution": lattice.cells.n,
             "tensor_error_mean": float(error.mean()),
@@ -309,7 +319,7 @@ def _export(session: Session, directory: RunDirectory) -> None:
 
     def work() -> dict[str, Any]:
         return write_results(
-            session.case, session.problem, session.gamut, session.cells, directory, session.reporter
+            session.case, session.problem, session.gamut, session.cells.known, directory, session.reporter
         )
 
     metrics = parallel.on_root(work) or {}

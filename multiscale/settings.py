@@ -87,11 +87,14 @@ class FillSettings(Table):
     """How tensors become cells."""
 
     source: Text = "library"
-    """"library" for the packaged cells, or a cell set on disk (relative to the case file)."""
+    """"library" for the packaged cells, "generator" for the packaged generator; or a file, relative to the
+    case file: a cell set made by formula (.zarr, .zarr.zip), or a generator's weights (.safetensors)."""
     tolerance: Positive = 0.01
     """Tensor error (the paper's Eq. 4, a fraction) within which design tensors share one group."""
     candidates: Count = 16
-    """Cells considered for each group."""
+    """Cells considered for each group; each one takes time with a generator, which 4 suit."""
+    seed: Index = 0
+    """Seed of the generator."""
     min_contact: Fraction = 0.02
     """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
 
