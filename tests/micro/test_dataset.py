@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from micro import cell
 from micro.cellset import CellSet
-from micro.dataset import masks, part, sources, split, take, thin, with_provenance
+from micro.dataset import load_dataset, masks, part, sources, split, take, thin, with_provenance
 from micro.dataset_build import assemble, build, clean, distinct, pool_arguments
 from micro.dataset_card import grouped, in_order, resolution_study
 from micro.dataset_cli import app
@@ -24,7 +24,7 @@ from micro.inverse import Goal, Settings
 from micro.labelling import presentable
 from micro.library import load_library, nearest
 from micro.library_build import Recipe, draw
-from micro.tensor import bulk, from_scaled_moduli, hashin_shtrikman, scaled_moduli, tensor_error
+from micro.tensor import bulk, from_scaled_moduli, hashin_shtrikman, poisson, scaled_moduli, tensor_error
 
 N = 8
 SMALL = Recipe(n=N, count=40, seed=5, coarse=N, pool=40, round_size=20, reach=0)
@@ -364,3 +364,51 @@ def test_a_design_that_does_not_converge_leaves_an_empty_file(tmp_path):
     assert make(job) == 0
     assert len(CellSet.load(job.path)) == 0
     assert len({job.path for job in designs(N, tmp_path)}) == sum(len(o[2]) * len(o[3]) for o in OBJECTIVES)
+
+
+# --- the packaged data set --------------------------------------------------------------------------------
+
+
+def test_packaged_data_set_is_large_split_and_connected():
+    cells = load_dataset()
+    assert len(cells) >= 18_000
+    assert cells.n == 32
+    assert "micro dataset build" in cells.attrs["command"]
+    assert set(FAMILIES) < set(cells.family)
+    shares = [rows.mean() for rows in masks(cells).values()]
+    # Near-duplicates follow one another, so the drawn 90 : 5 : 5 scatter.
+    assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.025)
+    rows = np.random.default_rng(0).choice(len(cells), 100, replace=False)
+    for octant in cells.octants(rows):
+        assert cell.connectivity(octant).connected
+        assert presentable(octant)
+
+
+def test_packaged_near_duplicates_stand_in_one_part():
+    cells = load_dataset()
+    band = take(cells, np.flatnonzero((cells.volume > 0.50) & (cells.volume < 0.53)))
+    letters = np.array(list(band.attrs["split"]))
+    pairs = near_duplicates(band.packed, band.n)
+    assert len(pairs) > 30
+    assert set(letters) == {"t", "v", "e"}
+    assert (letters[pairs[:, 0]] == letters[pairs[:, 1]]).all()
+
+
+def test_packaged_tensors_are_those_of_the_homogeniser():
+    cells = load_dataset()
+    by_kind = [np.flatnonzero(np.char.startswith(sources(cells), kind)) for kind in ("pool", "extremes")]
+    rows = np.array([kind[len(kind) // 2] for kind in by_kind])
+    result = homogenize_octants(cells.octants(rows))
+    # Labelled to a residual of 1e-2: 7e-5 relative at most on 48 cells of the library.
+    np.testing.assert_allclose(result.C, cells.C[rows], rtol=1e-3, atol=1e-5)
+
+
+def test_packaged_extremes():
+    cells = load_dataset()
+    assert poisson(cells.C).min() < -0.5
+    K_upper, _ = hashin_shtrikman(cells.volume)
+    ratio = bulk(cells.C) / K_upper
+    # Displacement elements bound from above: the discretisation may exceed the bound a little.
+    assert ratio.max() < 1.02
+    for low in np.arange(0.1, 0.9, 0.1):
+        assert ratio[(cells.volume >= low) & (cells.volume < low + 0.1)].max() > 0.95
