@@ -12,6 +12,7 @@ fields.vti              all fields for ParaView
 lattice.zarr            the filled lattice
 region.stl              a part of it, as a mesh in millimetres
 figures/*.png
+verify.npz              displacements of the cells' corners at full scale, after `multiscale verify`
 ======================  =====================================================
 
 A stage is done when run.json says so; its outputs were written before. The

@@ -1,0 +1,378 @@
+"""Full-scale verification: the assembled lattice solved voxel by voxel under the case's own loads.
+
+Three structures are solved: the *reference* (the surroundings' cell in every element, no hole), the *void*
+(the same with the hole) and the *lattice*. Their displacements at the cells' corners give distortions that
+contain everything homogenisation leaves out. Beside them stand the homogenised predictions from the tensors
+of the very cells that were solved, at the same voxels: what then differs is the cells' finite size and the
+way unlike neighbours meet, not the resolution.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.errors import InputError
+from micro.files import atomic_path, write_json
+from micro.tensor import isotropic
+from multiscale import provenance
+from multiscale.case import Case, parse_case
+from multiscale.elasticity import SolverOptions
+from multiscale.lattice import Lattice
+from multiscale.objective import Distortion, DistortionObjective
+from multiscale.problem import Problem, Role, build_problem
+from multiscale.progress import Reporter
+from multiscale.reduction import Reduction
+from multiscale.verify_cells import coarse_lattice
+from multiscale.verify_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
+from multiscale.verify_multigrid import Multigrid, Team
+from multiscale.verify_solve import solve
+
+Array = NDArray[np.float64]
+
+#: Bytes a voxel that the solver was measured to take (benchmarks/verify.py), with a little to spare.
+BYTES_PER_VOXEL = 155
+#: Bytes that the program and the shared matrices take besides.
+BYTES_BESIDES = 1.2e9
+#: Structures that are solved, in this order.
+STRUCTURES = ("reference", "void", "lattice")
+
+
+@dataclass(frozen=True, eq=False)
+class FullScale:
+    """One structure solved at full scale.
+
+    Attributes
+    ----------
+    corners : list of arrays (mx+1, my+1, mz+1, 3)
+        Displacements of the observed cells' corners for each load, in cell edges, reduced grid.
+    iterations : list of int
+        Conjugate gradient iterations of each load.
+    residual : float
+        Largest relative residual.
+    unknowns, removed, averaged : int
+        Degrees of freedom; voxels taken out because nothing holds them; observed corners in the void.
+    setup_seconds, solve_seconds : float
+    """
+
+    corners: list[Array]
+    iterations: list[int]
+    residual: float
+    unknowns: int
+    removed: int
+    averaged: int
+    setup_seconds: float
+    solve_seconds: float
+
+
+def solve_full_scale(
+    case: Case,
+    problem: Problem,
+    reduction: Reduction,
+    lattice: Lattice,
+    per_cell: int,
+    team: Team,
+    *,
+    rtol: float,
+    progress: Callable[[int, float], None] | None = None,
+) -> FullScale:
+    """Solve a lattice, whose cells have ``per_cell`` voxels an edge, under every load of the case."""
+    start = time.monotonic()
+    tensor = isotropic(1.0, lattice.poisson)
+    model = voxel_model(lattice, reduction, per_cell)
+    wanted = reduction.nodes(problem.observed_nodes)
+    setup, solving = time.monotonic() - start, 0.0
+    multigrid: Multigrid | None = None
+    constrained: NDArray[np.bool_] | None = None
+    corners, iterations, residual, averaged = [], [], 0.0, 0
+    for number, load in enumerate(reduction.loads):
+        start = time.monotonic()
+        if multigrid is None or constrained is None or not np.array_equal(constrained, load.constrained):
+            multigrid = None  # the memory of the last one, before the next
+            multigrid = Multigrid(model.solid, tensor, fixed_masks(load, per_cell), team)
+            constrained = load.constrained
+        force = forces(case, number, problem, reduction, model)
+        moved = prescribed(load, model)
+        setup += time.monotonic() - start
+        start = time.monotonic()
+        solution = solve(multigrid, tensor, force, moved, team, rtol=rtol, progress=progress)
+        solving += time.monotonic() - start
+        u, count = corner_displacements(solution.u, model, load, wanted)
+        corners.append(u)
+        iterations.append(solution.iterations)
+        residual, averaged = max(residual, solution.residual), max(averaged, count)
+    return FullScale(corners, iterations, residual, model.unknowns, model.removed, averaged, setup, solving)
+
+
+def reference_cell(problem: Problem, lattice: Lattice) -> int:
+    """The lattice's cell for the reference material: the one most used in fixed regions of that material.
+
+    Raises
+    ------
+    InputError
+        If no fixed region is of the reference material, so that no cell stands for it.
+    """
+    same = (problem.role == Role.FIXED) & np.isclose(problem.tensor, problem.reference).all(axis=-1)
+    if not same.any():
+        raise InputError(
+            "no fixed region is of the reference material, so no cell can fill the reference lattice",
+            key="objective.reference",
+        )
+    return int(np.bincount(lattice.index[same]).argmax())
+
+
+def structures(problem: Problem, lattice: Lattice) -> dict[str, Lattice]:
+    """The lattice, the same without a design, and the reference lattice without holes."""
+    cell = reference_cell(problem, lattice)
+    void = lattice.index.copy()
+    void[problem.design] = cell
+    whole = np.full_like(lattice.index, cell)
+    parts = {"reference": whole, "void": void, "lattice": lattice.index}
+    return {name: replace(lattice, index=parts[name]) for name in STRUCTURES}
+
+
+def predict(problem: Problem, lattices: dict[str, Lattice], options: SolverOptions) -> dict[str, list[Array]]:
+    """Homogenised displacements of the structures, from their cells' tensors; reduced grid, by load."""
+    problem = replace(problem, reference=lattices["reference"].tensors())
+    objective = DistortionObjective(problem, options)
+    out = {"reference": objective.reference}
+    for name in STRUCTURES[1:]:
+        objective.forget()
+        out[name] = objective.displacements(
+            objective.reduction.elements(lattices[name].tensors()), options.rtol
+        )
+    return out
+
+
+def distortion(
+    problem: Problem, reduction: Reduction, displacements: list[Array], reference: list[Array]
+) -> Distortion:
+    """Distortion of corner displacements against those of a reference, as in the optimisation."""
+    values = [difference(problem, reduction, u, r) for u, r in zip(displacements, reference, strict=True)]
+    names = [load.name for load in reduction.loads]
+    weights = np.array([load.weight for load in reduction.loads])
+    total = float(np.sqrt(np.sum(weights * np.square(values)) / weights.sum()))
+    return Distortion(total, dict(zip(names, values, strict=True)))
+
+
+def difference(problem: Problem, reduction: Reduction, a: Array, b: Array) -> float:
+    """||a - b|| / ||b|| over the observed corners of the whole grid."""
+    weight = reduction.node_weight * reduction.nodes(problem.observed_nodes)
+
+    def norm(field: Array) -> float:
+        return float(np.sqrt(np.einsum("xyz,xyzc,xyzc->", weight, field, field)))
+
+    return norm(a - b) / norm(b)
+
+
+def verify(
+    run_dir: str | Path,
+    *,
+    voxels_per_cell: int = 8,
+    max_memory: float | None = None,
+    threads: int | None = None,
+    rtol: float = 1e-5,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Verify a finished run's lattice at full scale; adds ``verify`` to its metrics.
+
+    Parameters
+    ----------
+    run_dir : path
+        Directory of a run whose lattice is filled.
+    voxels_per_cell : int
+        An even divisor of the cells' own resolution.
+    max_memory : float, optional
+        Bytes; default nine tenths of what the machine has free.
+    threads : int, optional
+        Default: OMP_NUM_THREADS if set, else the cores that this process may use.
+    rtol : float
+        Relative residual of the voxel solves.
+
+    Returns
+    -------
+    dict
+        The section ``verify`` of the metrics.
+
+    Raises
+    ------
+    InputError
+        If there is no filled lattice, the resolution does not divide the cells', or memory is short.
+    NotConverged
+        If a solve fails.
+    """
+    started = time.monotonic()
+    reporter = reporter or Reporter()
+    path = Path(run_dir)
+    case = _read_case(path)
+    problem = build_problem(case)
+    original = Lattice.load(path / "lattice.zarr")
+    if original.shape != problem.shape:
+        raise InputError("the lattice is not of this case's grid", file=path, value=original.shape)
+    reduction = Reduction(problem)
+    voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
+    _read_json(path / "metrics.json")  # what can't be added to shows before the work
+    announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
+    coarse = coarse_lattice(original, voxels_per_cell)
+    lattices = structures(problem, coarse.lattice)
+    contacts = coarse.lattice.contacts()
+    reporter.say(
+        f"cells at {voxels_per_cell} voxels an edge: volume off by {coarse.volume_change:.3f} on average, "
+        f"{coarse.rethresholded} of {len(coarse.lattice.cells)} bridged; "
+        f"{contacts.unconnected} of {contacts.count} interfaces without contact"
+    )
+    homogenised = predict(problem, lattices, SolverOptions(rtol=case.solver.rtol_evaluate))
+    team = Team(threads or _threads())
+    solved: dict[str, FullScale] = {}
+    for name, lattice in lattices.items():
+        with reporter.task(f"{name} at full scale", 100, steady=False) as task:
+
+            def show(iteration: int, residual: float, task: Any = task) -> None:
+                # Digits gained are what passes steadily.
+                share = int(100 * min(1.0, max(0.0, np.log(residual) / np.log(rtol))))
+                task.advance(max(0, share - task.done), f"iteration {iteration}, residual {residual:.1e}")
+
+            solved[name] = solve_full_scale(
+                case, problem, reduction, lattice, voxels_per_cell, team, rtol=rtol, progress=show
+            )
+        s = solved[name]
+        reporter.say(
+            f"{name}: {s.unknowns} unknowns, {s.iterations} iterations, residual {s.residual:.1e}, "
+            f"set-up {s.setup_seconds:.0f} s, solve {s.solve_seconds:.0f} s"
+        )
+    team.close()
+    seconds = time.monotonic() - started
+    metrics = _metrics(problem, reduction, homogenised, solved)
+    metrics |= {
+        "voxels_per_cell": voxels_per_cell,
+        "voxels": voxels,
+        "mirror_axes": ["xyz"[a] for a in reduction.axes],
+        "cells_volume_change": coarse.volume_change,
+        "cells_bridged": coarse.rethresholded,
+        "interfaces_unconnected": contacts.unconnected,
+        "rtol": rtol,
+        "seconds": round(seconds, 2),
+        "peak_bytes": provenance.peak_bytes(),
+    }
+    _save(path / "verify.npz", reduction, homogenised, solved)
+    write_json(path / "metrics.json", _read_json(path / "metrics.json") | {"verify": metrics})
+    reporter.say(
+        f"[bold]full scale[/bold] distortion {metrics['distortion']:.4f} "
+        f"(homogenised, same voxels: {metrics['distortion_homogenised']:.4f}), without cloak "
+        f"{metrics['distortion_void']:.4f} ({metrics['distortion_void_homogenised']:.4f}); "
+        f"{seconds:.0f} s, {metrics['peak_bytes'] / 1e9:.1f} GB"
+    )
+    return metrics
+
+
+def announce(
+    voxels: int, reduction: Reduction, per_cell: int, max_memory: float | None, reporter: Reporter
+) -> None:
+    """Say what is going to be solved and how much memory it takes; refuse if that is too much."""
+    import psutil
+
+    shape = " x ".join(str(m * per_cell) for m in reduction.shape)
+    planes = "".join("xyz"[a] for a in reduction.axes) or "none"
+    need = BYTES_PER_VOXEL * voxels + BYTES_BESIDES
+    limit = 0.9 * psutil.virtual_memory().available if max_memory is None else max_memory
+    reporter.say(
+        f"full scale: {shape} = {voxels} voxels (mirror planes: {planes}), "
+        f"about {need / 1e9:.1f} GB of memory"
+    )
+    if need > limit:
+        where = "--max-memory" if max_memory is not None else "memory"
+        raise InputError(
+            f"{per_cell} voxels per cell need about {need / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB "
+            "allowed: take fewer --voxels-per-cell",
+            key=where,
+        )
+
+
+def _metrics(
+    problem: Problem,
+    reduction: Reduction,
+    homogenised: dict[str, list[Array]],
+    solved: dict[str, FullScale],
+) -> dict[str, Any]:
+    def of(fields: dict[str, list[Array]], name: str) -> Distortion:
+        return distortion(problem, reduction, fields[name], fields["reference"])
+
+    full = {name: s.corners for name, s in solved.items()}
+    values = {
+        "distortion": of(full, "lattice"),
+        "distortion_homogenised": of(homogenised, "lattice"),
+        "distortion_void": of(full, "void"),
+        "distortion_void_homogenised": of(homogenised, "void"),
+    }
+    loads = [load.name for load in reduction.loads]
+    size_effect = {
+        name: {
+            load: difference(problem, reduction, u, h)
+            for load, u, h in zip(loads, full[name], homogenised[name], strict=True)
+        }
+        for name in STRUCTURES
+    }
+    return {
+        **{key: value.total for key, value in values.items()},
+        "per_load": {load: {key: v.per_load[load] for key, v in values.items()} for load in loads},
+        # What homogenisation misses: full-scale against homogenised displacements, relative.
+        "size_effect": size_effect,
+        "unknowns": max(s.unknowns for s in solved.values()),
+        "iterations": {name: s.iterations for name, s in solved.items()},
+        "residual": max(s.residual for s in solved.values()),
+        "removed_voxels": {name: reduction.element_weight * s.removed for name, s in solved.items()},
+        "corners_in_void": max(s.averaged for s in solved.values()),
+        "solve_seconds": {name: round(s.solve_seconds, 2) for name, s in solved.items()},
+        "setup_seconds": {name: round(s.setup_seconds, 2) for name, s in solved.items()},
+    }
+
+
+def _save(
+    path: Path, reduction: Reduction, homogenised: dict[str, list[Array]], solved: dict[str, FullScale]
+) -> None:
+    """Whole-grid corner displacements in cell edges: LOAD.STRUCTURE and LOAD.STRUCTURE.homogenised."""
+    arrays = {}
+    for name in STRUCTURES:
+        for load, u, h in zip(reduction.loads, solved[name].corners, homogenised[name], strict=True):
+            arrays[f"{load.name}.{name}"] = reduction.expand_displacement(u, load).astype(np.float32)
+            arrays[f"{load.name}.{name}.homogenised"] = reduction.expand_displacement(h, load).astype(
+                np.float32
+            )
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _threads() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+
+
+def _read_case(path: Path) -> Case:
+    """The resolved case of a run; what it names stays relative to the file that the run was started from."""
+    file = path / "case.toml"
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"is not the directory of a run ({error})", file=path) from None
+    return parse_case(data, _read_json(path / "run.json").get("case_file") or file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't be read ({error})", file=file) from None
+    if not isinstance(data, dict):
+        raise InputError("holds no record", file=file)
+    return data

@@ -1,0 +1,215 @@
+"""A lattice as a voxel model: the solid, its supports and loads, and what its cells' corners do.
+
+The grid is the problem's reduced one (mirror planes used), ``per_cell`` voxels along a cell's edge; lengths
+are in voxel edges. Solid that no support holds (joined to it by no voxel faces) is taken out and counted:
+floating pieces, and pieces that hang on an edge or a corner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.errors import InputError
+from multiscale import grid
+from multiscale.case import Case
+from multiscale.lattice import Lattice
+from multiscale.problem import Problem, Role
+from multiscale.reduction import ReducedLoad, Reduction
+from multiscale.shapes import All
+from multiscale.verify_multigrid import coarse_masks, refine_mask, touching
+
+Array = NDArray[np.float64]
+Sparse = tuple[NDArray[np.int64], Array]
+"""Flat indices into a nodal field (X, Y, 3, Z), and values."""
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelModel:
+    """Voxels of a lattice on the reduced grid.
+
+    Attributes
+    ----------
+    solid : uint8 (nx, ny, nz)
+    per_cell : int
+    removed : int
+        Solid voxels of the reduced grid that were taken out because nothing holds them.
+    unknowns : int
+        Degrees of freedom at nodes that touch solid, before supports.
+    """
+
+    solid: NDArray[np.uint8]
+    per_cell: int
+    removed: int
+    unknowns: int
+
+
+def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int) -> VoxelModel:
+    """The part of a lattice that the reduction keeps, without unheld pieces.
+
+    ``lattice`` has ``per_cell`` voxels along a cell's edge already.
+    """
+    index = reduction.elements(lattice.index)
+    part = Lattice(lattice.cells, index, lattice.cell_size_m, lattice.young_pa, lattice.poisson)
+    solid = part.voxels(per_cell=per_cell).view(np.uint8)
+    labels = cc3d.connected_components(solid, connectivity=6)
+    held = np.ones(int(labels.max()) + 1, dtype=bool)
+    for load in reduction.problem.loads:
+        some = np.any(reduction.nodes(load.fixed), axis=-1, keepdims=True)
+        supported = refine_mask(some, per_cell)[..., 0]
+        near = np.zeros_like(held)
+        nx, ny, nz = solid.shape
+        for dx in (0, 1):
+            for dy in (0, 1):
+                for dz in (0, 1):
+                    near[labels[supported[dx : dx + nx, dy : dy + ny, dz : dz + nz]]] = True
+        held &= near
+    held[0] = True
+    removed = 0
+    if not held.all():
+        loose = ~held[labels]
+        removed = int(loose.sum())
+        solid[loose] = 0
+    unknowns = 3 * int(np.count_nonzero(touching(solid)))
+    return VoxelModel(solid, per_cell, removed, unknowns)
+
+
+def fixed_masks(load: ReducedLoad, per_cell: int) -> list[NDArray[np.bool_]]:
+    """Constrained degrees of freedom of the voxel grid and its halvings (see :func:`coarse_masks`)."""
+    return coarse_masks(load.constrained, per_cell)
+
+
+def prescribed(load: ReducedLoad, model: VoxelModel) -> Sparse:
+    """Displacements other than zero at the constrained nodes, in voxel edges."""
+    if not np.any(load.prescribed):
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    mask = refine_mask(load.constrained, model.per_cell) & (touching(model.solid) > 0)[..., None]
+    values = grid.prolong_nodes(load.prescribed, model.per_cell) * model.per_cell
+    where = np.flatnonzero(np.ascontiguousarray((mask & (values != 0)).transpose(0, 1, 3, 2)))
+    flat = np.ascontiguousarray(values.transpose(0, 1, 3, 2)).reshape(-1)
+    return where, flat[where]
+
+
+def forces(case: Case, number: int, problem: Problem, reduction: Reduction, model: VoxelModel) -> Sparse:
+    """Nodal forces of the case's load ``number``.
+
+    A traction on a cell's outer face is carried by that face's solid voxels, in equal shares, so that every
+    cell receives what the homogenised model gives it.
+
+    Raises
+    ------
+    InputError
+        If a loaded cell has no solid on its outer face.
+    """
+    v, shape = model.per_cell, model.solid.shape
+    index: list[NDArray[np.int64]] = []
+    value: list[Array] = []
+    for i, traction in enumerate(case.loads[number].tractions):
+        face = traction.where.face
+        assert face is not None
+        axis, side = grid.face_axis(face)
+        if axis in reduction.axes and side == 0:
+            continue  # the other half's face; ours is loaded by the mirror image
+        inside = grid.quads_in(traction.where.within or All(type="all"), face, problem.shape)
+        quads = inside & grid.on_face(problem.role != Role.VOID, face)
+        for a, other in enumerate(b for b in range(3) if b != axis):
+            if other in reduction.axes:
+                quads = np.take(quads, range(quads.shape[a] // 2, quads.shape[a]), axis=a)
+        voxels = grid.on_face(model.solid, face).astype(float)
+        count = voxels.reshape(quads.shape[0], v, quads.shape[1], v).sum(axis=(1, 3))
+        empty = quads & (count == 0)
+        if empty.any():
+            raise InputError(
+                f"{int(empty.sum())} loaded cells have no solid on the loaded face at {v} voxels an edge: "
+                "take more --voxels-per-cell",
+                file=case.file,
+                key=f"loads[{number}].tractions[{i}]",
+            )
+        share = np.where(quads, v**2 / np.maximum(count, 1), 0.0)
+        weight = voxels * share.repeat(v, axis=0).repeat(v, axis=1)
+        nodal = np.zeros((weight.shape[0] + 1, weight.shape[1] + 1))
+        for da in (0, 1):
+            for db in (0, 1):
+                nodal[da : da + weight.shape[0], db : db + weight.shape[1]] += weight / 4
+        first, second = np.nonzero(nodal)
+        node = np.empty((len(first), 3), dtype=np.int64)
+        node[:, [c for c in range(3) if c != axis]] = np.stack([first, second], axis=1)
+        node[:, axis] = shape[axis] * side
+        vector = np.array(traction.vector_mpa) / case.base_material.young_modulus_mpa
+        for component in np.flatnonzero(vector):
+            index.append(_flat(node, int(component), shape))
+            value.append(nodal[first, second] * vector[component])
+    if not index:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    return np.concatenate(index), np.concatenate(value)
+
+
+def _flat(node: NDArray[np.int64], component: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    return ((node[:, 0] * (shape[1] + 1) + node[:, 1]) * 3 + component) * (shape[2] + 1) + node[:, 2]
+
+
+def corner_displacements(
+    u: Array, model: VoxelModel, load: ReducedLoad, wanted: NDArray[np.bool_]
+) -> tuple[Array, int]:
+    """Displacements of the cells' corners, in cell edges.
+
+    A corner that lies in the void takes the mean over the nearest cube around it that has solid, which the
+    symmetry of cubic cells makes exact for the smooth part of the field. Constrained components take their
+    prescribed values.
+
+    Parameters
+    ----------
+    u : float64 (X, Y, 3, Z)
+        Solution in voxel edges.
+    wanted : bool (mx+1, my+1, mz+1)
+        Corners that are needed; elsewhere zero is returned.
+
+    Returns
+    -------
+    displacements : (mx+1, my+1, mz+1, 3)
+    averaged : int
+        How many wanted corners lie in the void.
+
+    Raises
+    ------
+    InputError
+        If there is no solid within half a cell of a wanted corner.
+    """
+    v = model.per_cell
+    active = touching(model.solid) > 0
+    corner = np.argwhere(wanted)
+    values = np.zeros((len(corner), 3))
+    open_ = np.arange(len(corner))
+    averaged = 0
+    for radius in range(v // 2 + 1):
+        total, count = np.zeros((len(open_), 3)), np.zeros(len(open_))
+        at = corner[open_] * v
+        for offset in np.ndindex(*[2 * radius + 1] * 3):
+            node = at + np.array(offset) - radius
+            inside = ((node >= 0) & (node < active.shape)).all(axis=1)
+            x, y, z = np.where(inside[:, None], node, 0).T
+            here = inside & active[x, y, z]
+            total[here] += u[x[here], y[here], :, z[here]]
+            count += here
+        done = count > 0
+        values[open_[done]] = total[done] / count[done, None]
+        if radius == 0:
+            averaged = int((~done).sum())
+        open_ = open_[~done]
+        if not len(open_):
+            break
+    if len(open_):
+        raise InputError(
+            f"{len(open_)} observed cell corners have no solid within half a cell: take more "
+            "--voxels-per-cell",
+            key="--voxels-per-cell",
+            value=v,
+        )
+    out = np.zeros((*wanted.shape, 3))
+    out[wanted] = values / v
+    constrained = load.constrained & wanted[..., None]
+    out[constrained] = load.prescribed[constrained]
+    return out, averaged

@@ -1,0 +1,301 @@
+"""Full-scale verification against direct solves, refined meshes, homogenisation and exact fields."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
+
+from micro.cellset import CellSet
+from micro.errors import InputError
+from micro.hexahedron import CORNERS, element_matrices
+from micro.homogenize import homogenize_octants
+from micro.tensor import SOLID
+from multiscale.case import parse_case
+from multiscale.directory import RunDirectory
+from multiscale.elasticity import Elasticity, SolverOptions
+from multiscale.lattice import Lattice
+from multiscale.problem import build_problem
+from multiscale.reduction import Reduction
+from multiscale.verify import difference, predict, solve_full_scale, structures, verify
+from multiscale.verify_model import corner_displacements, forces, voxel_model
+from multiscale.verify_multigrid import Team
+
+
+def make_case(elements=(4, 4, 2), *, mirror="auto", hole=True, loads=None, tensor=None):
+    """A block clamped below and sheared above, with a ring and a square hole through its middle."""
+    nx, ny, nz = elements
+    middle = [[nx / 2 - 1, ny / 2 - 1, 0], [nx / 2 + 1, ny / 2 + 1, nz]]
+    regions = [
+        {"name": "around", "role": "fixed", "material": "m", "shape": {"type": "all"}},
+        {
+            "name": "ring",
+            "role": "design",
+            "shape": {"type": "box", "min": [nx / 2 - 1, 0, 0], "max": middle[1]},
+        },
+    ]
+    if hole:
+        regions.append(
+            {"name": "hole", "role": "void", "shape": {"type": "box", "min": middle[0], "max": middle[1]}}
+        )
+    return parse_case(
+        {
+            "case": {"name": "block"},
+            "grid": {"elements": list(elements), "cell_size_mm": 1.0, "mirror": mirror},
+            "base_material": {"young_modulus_mpa": 1000.0, "poisson": 0.3},
+            "materials": {"m": {"tensor": list(tensor if tensor is not None else SOLID)}},
+            "regions": regions,
+            "loads": loads
+            or [
+                {
+                    "name": "shear",
+                    "fixed": [{"where": "y-"}],
+                    "tractions": [{"where": "y+", "vector_mpa": [1.0, 0.0, 0.0]}],
+                }
+            ],
+            "objective": {"type": "displacement_distortion", "observe": ["around"], "reference": "m"},
+        }
+    )
+
+
+def octant_of(removed, n=2):
+    octant = np.ones((n, n, n), dtype=bool)
+    octant[removed] = False
+    return octant
+
+
+HOLLOW = octant_of((1, 1, 1))  # a cavity in the cell's middle
+CORNERLESS = octant_of((0, 0, 0))  # the cell's corners are void
+
+
+def make_lattice(problem, octants, index=None):
+    octants = np.stack(octants)
+    cells = CellSet.from_octants(octants, homogenize_octants(octants, rtol=1e-8).C)
+    filled = np.zeros(problem.shape, dtype=np.int32) if index is None else index
+    return Lattice(cells, np.where(problem.solid, filled, -1), problem.cell_size_m, problem.young_pa, 0.3)
+
+
+def solved(case, lattice, per_cell, rtol=1e-8, threads=1):
+    problem = build_problem(case)
+    team = Team(threads)
+    full = solve_full_scale(case, problem, Reduction(problem), lattice, per_cell, team, rtol=rtol)
+    team.close()
+    return full
+
+
+def direct(lattice, per_cell, fixed, force):
+    """Displacements (nodes, 3) of the whole lattice by a sparse direct solve, in voxel edges."""
+    solid = lattice.voxels(per_cell=per_cell)
+    nodes = np.array(solid.shape) + 1
+    corner = np.argwhere(solid)[:, None, :] + CORNERS
+    node = (corner[..., 0] * nodes[1] + corner[..., 1]) * nodes[2] + corner[..., 2]
+    dof = (3 * node[..., None] + np.arange(3)).reshape(-1, 24)
+    k = np.tensordot(SOLID, element_matrices(), axes=1)
+    rows, columns = np.repeat(dof, 24, axis=1).ravel(), np.tile(dof, (1, 24)).ravel()
+    count = 3 * int(np.prod(nodes))
+    a = sparse.csr_array((np.tile(k.ravel(), len(dof)), (rows, columns)), shape=(count, count))
+    free = np.zeros(count, dtype=bool)
+    free[dof] = True
+    free &= ~fixed.reshape(-1)
+    where = np.flatnonzero(free)
+    u = np.zeros(count)
+    u[where] = spsolve(a[where][:, where].tocsc(), force.reshape(-1)[where])
+    return u.reshape(*nodes, 3)
+
+
+@pytest.mark.parametrize("mirror", ["auto", []])
+def test_a_tiny_lattice_equals_a_direct_solve(mirror):
+    """Unlike cells, a hole, corners in the void; with mirror planes and without."""
+    case = make_case((4, 4, 2), mirror=mirror)
+    problem = build_problem(case)
+    assert len(problem.mirror_axes) == (2 if mirror == "auto" else 0)
+    lattice = make_lattice(problem, [HOLLOW, CORNERLESS], problem.design.astype(np.int32))
+    full = solved(case, lattice, 4)
+    v = 4
+    top = lattice.voxels(per_cell=v)[:, -1, :]
+    share = np.zeros((17, 9))
+    for i in range(4):
+        for k in range(2):
+            block = slice(v * i, v * i + v), slice(v * k, v * k + v)
+            weight = top[block] * (1e-3 * v**2 / top[block].sum() / 4)
+            for di in (0, 1):
+                for dk in (0, 1):
+                    share[v * i + di : v * i + v + di, v * k + dk : v * k + v + dk] += weight
+    force = np.zeros((17, 17, 9, 3))
+    force[:, -1, :, 0] = share
+    fixed = np.zeros(force.shape, dtype=bool)
+    fixed[:, 0] = True
+    u = direct(lattice, v, fixed, force)
+    reduction = Reduction(problem)
+    expanded = reduction.expand_displacement(full.corners[0], reduction.loads[0])
+    wanted = problem.observed_nodes.copy()
+    # Where the corner itself is solid the displacement is the node's, to the solver's tolerance.
+    solid = lattice.voxels(per_cell=v)
+    near = np.pad(solid, 1)
+    active = np.zeros(np.array(solid.shape) + 1, dtype=bool)
+    for dx, dy, dz in CORNERS:
+        active |= near[dx : dx + 17, dy : dy + 17, dz : dz + 9]
+    wanted &= active[::v, ::v, ::v]
+    assert wanted.sum() > 20
+    # Relative residual 1e-8 times the condition number of so small a block.
+    assert np.abs(expanded - u[::v, ::v, ::v] / v)[wanted].max() < 1e-6 * np.abs(u / v).max()
+
+
+def test_solid_cells_are_the_refined_mesh():
+    """All voxels solid: the voxel model is the hex8 mesh of the problem refined ``per_cell`` times."""
+    case = make_case((4, 4, 2))
+    problem = build_problem(case)
+    lattice = make_lattice(problem, [np.ones((2, 2, 2), dtype=bool)])
+    full = solved(case, lattice, 4)
+    fine = build_problem(case, refine=4)
+    reduction = Reduction(fine)
+    load = reduction.loads[0]
+    operator = Elasticity(reduction.shape, load.constrained, SolverOptions(rtol=1e-10))
+    operator.assemble(reduction.elements(np.where(fine.solid[..., None], SOLID, 0.0)))
+    u = operator.solve(load.force, load.prescribed)[::4, ::4, ::4] / 4
+    wanted = Reduction(problem).nodes(problem.observed_nodes)
+    assert np.abs(full.corners[0] - u)[wanted].max() < 1e-6 * np.abs(u).max()
+    assert full.averaged == full.removed == 0
+
+
+def test_the_size_effect_fades_with_the_number_of_cells():
+    """Full scale approaches the homogenised prediction from the cells' own tensors, about as 1/N."""
+    errors = []
+    for n in (4, 8):
+        case = make_case((n, n, n), hole=False)
+        problem = build_problem(case)
+        lattice = make_lattice(problem, [CORNERLESS])
+        full = solved(case, lattice, 4, rtol=1e-6)
+        assert full.averaged > 0
+        prediction = predict(problem, structures(problem, lattice), SolverOptions(rtol=1e-8))["reference"]
+        errors.append(difference(problem, Reduction(problem), full.corners[0], prediction[0]))
+    # Clamped corners are singular and the macro mesh is coarse, so the rate stays a little below one.
+    assert errors[1] < 0.65 * errors[0]
+    assert errors[1] < 0.05
+
+
+def test_a_stretched_block_moves_linearly():
+    """Prescribed displacements on a solid block with free sides: u = e y and -nu e x, exactly."""
+    load = {
+        "name": "pull",
+        "fixed": [
+            {"where": "y-", "components": "y"},
+            {"where": "x-", "components": "x"},
+            {"where": "z-", "components": "z"},
+        ],
+        "displacements": [{"where": "y+", "y_mm": 0.01}],
+    }
+    case = make_case((2, 4, 2), hole=False, loads=[load], mirror=[])
+    problem = build_problem(case)
+    lattice = make_lattice(problem, [np.ones((2, 2, 2), dtype=bool)])
+    full = solved(case, lattice, 4)
+    x, y, z = np.indices((3, 5, 3)).astype(float)
+    e = 0.01 / 4
+    exact = np.stack([-0.3 * e * x, e * y, -0.3 * e * z], axis=-1)
+    wanted = problem.observed_nodes
+    assert np.abs(full.corners[0] - exact)[wanted].max() < 1e-7 * 0.01
+
+
+def test_threads_change_nothing():
+    case = make_case((4, 4, 2))
+    lattice = make_lattice(build_problem(case), [HOLLOW])
+    one, two = (solved(case, lattice, 4, rtol=1e-4, threads=t) for t in (1, 2))
+    assert one.iterations == two.iterations
+    assert np.array_equal(one.corners[0], two.corners[0])
+
+
+def test_forces_are_the_traction_times_the_area():
+    """Every loaded cell carries its share, whatever of its face is solid; mirror halves add up."""
+    case = make_case((4, 4, 2))
+    problem = build_problem(case)
+    reduction = Reduction(problem)
+    model = voxel_model(make_lattice(problem, [CORNERLESS]), reduction, 4)
+    index, value = forces(case, 0, problem, reduction, model)
+    # 1 MPa of 1000 MPa over 8 cells of 16 voxel faces, a quarter of it on the reduced grid.
+    assert value.sum() == pytest.approx(1e-3 * 8 * 16 / 4, rel=1e-12)
+    x, y, component, _ = np.unravel_index(index, (9, 17, 3, 5))
+    assert set(component) == {0}
+    assert set(y) == {16}
+    assert x.max() == 8
+
+
+def test_corners_in_the_void_take_the_mean_around_them():
+    """A linear field is reproduced exactly at inner corners, whose surroundings are symmetric."""
+    case = make_case((4, 4, 4), hole=False, mirror=[])
+    problem = build_problem(case)
+    reduction = Reduction(problem)
+    model = voxel_model(make_lattice(problem, [CORNERLESS]), reduction, 4)
+    at = np.stack(np.indices(np.array(model.solid.shape) + 1), axis=-1) / 4.0
+    u = (4 * at @ np.array([[1.0, 2.0, 3.0], [0.5, -1.0, 4.0], [2.0, 0.0, 1.0]])).transpose(0, 1, 3, 2)
+    wanted = np.zeros((5, 5, 5), dtype=bool)
+    wanted[1:4, 1:4, 1:4] = True
+    found, averaged = corner_displacements(u, model, reduction.loads[0], wanted)
+    assert averaged == 27
+    exact = u[::4, ::4, :, ::4].transpose(0, 1, 3, 2) / 4
+    assert found[wanted] == pytest.approx(exact[wanted], abs=1e-12)
+
+
+def test_pieces_that_nothing_holds_are_removed_and_counted():
+    case = make_case((4, 4, 2), hole=False)
+    problem = build_problem(case)
+    island = np.zeros((4, 4, 4), dtype=bool)
+    island[2:, 2:, 2:] = True  # a cube in the cell's middle that touches nothing
+    index = np.zeros(problem.shape, dtype=np.int32)
+    index[1:3, 3, :] = 1
+    lattice = make_lattice(problem, [np.ones((4, 4, 4), dtype=bool), island], index)
+    model = voxel_model(lattice, Reduction(problem), 8)
+    assert model.removed == 4**3
+    with pytest.raises(InputError, match="no solid on the loaded face"):
+        forces(case, 0, problem, Reduction(problem), model)
+
+
+# ----------------------------------------------------------------- the command
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """What `multiscale run` leaves, as far as the verification reads it."""
+    tensor = homogenize_octants(HOLLOW[None]).C[0]
+    case = make_case((4, 4, 2), tensor=tensor)
+    problem = build_problem(case)
+    octants = [np.kron(o, np.ones((2, 2, 2))).astype(bool) for o in (HOLLOW, CORNERLESS)]
+    path = tmp_path_factory.mktemp("verify") / "run"
+    directory = RunDirectory(path, case)
+    make_lattice(problem, octants, problem.design.astype(np.int32)).save(path / "lattice.zarr")
+    directory.finish("fill", {"fill": 1.0}, {"lattice": {"components": 1}})
+    return path
+
+
+def test_verify_adds_to_the_metrics(run_dir, run_cli):
+    done = run_cli("multiscale", "verify", run_dir, "--voxels-per-cell", 4)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "GB of memory" in done.stdout
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    v = metrics["verify"]
+    assert metrics["lattice"]["components"] == 1
+    assert v["voxels"] == 2 * 4 * 1 * 4**3
+    assert v["unknowns"] <= 3 * 9 * 17 * 5
+    assert v["residual"] <= v["rtol"] == 1e-5
+    assert v["seconds"] > 0 < v["peak_bytes"]
+    assert set(v["iterations"]) == {"reference", "void", "lattice"}
+    # The hole shows, at full scale as in the homogenised model; on four cells they agree by tens of percent.
+    for key in ("distortion", "distortion_void"):
+        assert v[key] > 0.01
+        assert v[key] == pytest.approx(v[f"{key}_homogenised"], rel=0.5)
+    with np.load(run_dir / "verify.npz", allow_pickle=False) as fields:
+        assert fields["shear.lattice"].shape == (5, 5, 3, 3)
+
+
+def test_memory_is_bounded_before_the_work(run_dir):
+    before = (run_dir / "run.json").read_text()
+    with pytest.raises(InputError, match="take fewer --voxels-per-cell"):
+        verify(run_dir, voxels_per_cell=8, max_memory=1e8)
+    assert (run_dir / "run.json").read_text() == before
+
+
+def test_bad_input_is_refused(run_dir, tmp_path):
+    with pytest.raises(InputError, match="voxels per cell must be one of"):
+        verify(run_dir, voxels_per_cell=6)
+    with pytest.raises(InputError, match="not the directory of a run"):
+        verify(tmp_path)
