@@ -32,7 +32,7 @@ def build(
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 1000,
     extremes: Annotated[
         int, typer.Option(help="Cells pushed over the edge by inverse homogenisation; 0: no extremes.")
-    ] = 40,
+    ] = 42,
     workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
     work: WorkOption = None,
     finished: Annotated[
