@@ -45,8 +45,8 @@ def optimize(
     start: Annotated[
         str,
         typer.Option(
-            help="Initial field: cos, cos-product, sin, sin-product, waves, noise, schwarz-p, i-wp, neovius, "
-            "f-rd, o,c-to, or a .npy file (octant or whole cell)."
+            help="Initial field: cos, cos-product, sin, sin-product, waves, noise, walls, schwarz-p, i-wp, "
+            "neovius, f-rd, o,c-to, or a .npy file (octant or whole cell)."
         ),
     ] = "schwarz-p",
     wave: Annotated[int, typer.Option(help="Wave number k of cos and sin (2 pi k x).")] = 1,
@@ -67,7 +67,7 @@ def optimize(
     homogenised tensor. Where it ends depends on where it starts: try several starts.
 
     * The stiffest cell under pressure, near the Hashin-Shtrikman bound:
-      `micro optimize --objective bulk --volume 0.3 --out stiff`
+      `micro optimize --objective bulk --volume 0.3 --start walls --out stiff`
     * One that widens when pulled:
       `micro optimize --objective poisson --volume 0.2 --start i-wp --out auxetic`
     * Equally stiff in shear in all directions:

@@ -2,7 +2,7 @@
 
 from micro.inverse.goal import Goal
 from micro.inverse.matching import Match, match_target
-from micro.inverse.optimise import Result, Settings, State, begin, finish, optimise, step
+from micro.inverse.optimiser import Result, Settings, State, begin, finish, optimise, step
 
 __all__ = [
     "Goal",

@@ -11,7 +11,7 @@ import numpy as np
 
 from micro.errors import InputError
 from micro.files import atomic_path, write_json
-from micro.inverse.optimise import Settings, State
+from micro.inverse.optimiser import Settings, State
 
 
 def description(settings: Settings) -> dict[str, Any]:

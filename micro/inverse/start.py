@@ -3,7 +3,8 @@
 ``cos`` and ``sin`` are trigonometric, prod cos 2 pi k x and prod |sin 2 pi k x| over the axes (a sine is odd
 about the mirror planes; its modulus is its mirrored continuation) or their means over the axes; the minimal
 surfaces are those of :mod:`micro.families`; ``noise`` is white noise smoothed by the filter; ``waves`` a
-random trigonometric sum. A field becomes a density between 0 and 1 about the wanted volume.
+random trigonometric sum; ``walls`` is high on the cell's faces and falls towards a cavity like a rounded
+cube. A field becomes a density between 0 and 1 about the wanted volume.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Floats = NDArray[np.float64]
 _CONTRAST = 0.25
 """Standard deviation of the starting density: far from black and white, so that all may change."""
 
-STARTS = ("cos", "cos-product", "sin", "sin-product", "waves", "noise", *MINIMAL_SURFACES)
+STARTS = ("cos", "cos-product", "sin", "sin-product", "waves", "noise", "walls", *MINIMAL_SURFACES)
 """Names of initial fields."""
 
 
@@ -70,6 +71,8 @@ def _field(name: str, n: int, wave: int, seed: int) -> Floats:
         return np.asarray(FAMILIES["trig-solid"].draw(rng) @ grid.waves)
     if name == "noise":
         return rng.standard_normal(len(grid.weights))
+    if name == "walls":
+        return np.asarray(((0.5 - grid.points) ** 6).sum(axis=0) ** (1 / 6))
     turn = np.cos if name.startswith("cos") else np.sin
     factors = turn(2 * np.pi * wave * grid.points)
     if name.startswith("sin"):

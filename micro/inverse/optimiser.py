@@ -24,6 +24,7 @@ from micro.homogenize import Status
 from micro.inverse.binary import BinaryCell, binary_cell
 from micro.inverse.goal import Goal
 from micro.inverse.matching import match_target
+from micro.inverse.polish import polished
 from micro.inverse.projection import Design
 from micro.inverse.start import as_density, start_density
 from micro.inverse.update import Evaluation, mma, optimality_criteria
@@ -219,6 +220,7 @@ def step(
 def finish(state: State, settings: Settings, seconds: float = 0.0) -> Result:
     """The binary cell of the last stage's design, corrected where it must be.
 
+    The surface of a stiff cell is moved to its optimum (:mod:`micro.inverse.polish`).
     A cell that shall match a tensor is moved onto it, and one that shall be isotropic but came out not to
     be is moved to the isotropic tensor of its own bulk and shear moduli (:func:`match_target`).
 
@@ -234,7 +236,11 @@ def finish(state: State, settings: Settings, seconds: float = 0.0) -> Result:
             "the design is not connected when made solid and void; another start, a larger filter radius "
             "or a larger volume may help"
         )
-    octant, C, solves = found.octant, found.C, state.solves + 1
+    solves = state.solves + 1
+    if goal.monotone:
+        found, more = polished(found, goal, settings.nu)
+        solves += more
+    octant, C = found.octant, found.C
     target = None
     if goal.target is not None:
         target = np.array(goal.target)
