@@ -102,16 +102,22 @@ def run(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", show_default=False, help="Run directory; made if missing.")
     ],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing unless something goes wrong.")] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Progress for programs: one JSON object a line.")
+    ] = False,
 ) -> None:
-    """Design, fill, evaluate and export a case; everything goes into one directory.
+    """Design, fill, evaluate, export and report a case; everything goes into one directory.
 
     The stages are kept in the directory: after an interruption the same command goes on where it
     stopped. Under MPI (mpiexec -n 2 multiscale run ...) the solves are shared between ranks.
     """
     with reporting("multiscale run", resumes=True):
+        if quiet and json_lines:
+            raise InputError("say either, not both", key="--quiet, --json-lines")
         from multiscale.run import run_case
 
-        run_case(case, out)
+        run_case(case, out, "quiet" if quiet else "json" if json_lines else "text")
 
 
 @app.command()
@@ -253,6 +259,99 @@ def printability(
 
         if first_rank():
             report_printability(run_dir, direction=direction, density_kg_m3=density, json_output=json_output)
+
+
+@app.command()
+def verify(
+    run_dir: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Run directory.")],
+    per_cell: Annotated[
+        int,
+        typer.Option(
+            "--voxels-per-cell", metavar="N", help="Voxels along a cell's edge: an even divisor of its own."
+        ),
+    ] = 8,
+    max_memory: Annotated[
+        float | None,
+        typer.Option("--max-memory", metavar="GB", show_default="0.9 of what is free", help="Refuse above."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, show_default="OMP_NUM_THREADS, or the cores"),
+    ] = None,
+    rtol: Annotated[
+        float, typer.Option("--rtol", min=1e-10, max=0.1, help="Relative residual of the solves.")
+    ] = 1e-5,
+) -> None:
+    """Solve a run's lattice at full scale, voxel by voxel, and compare with what homogenisation says.
+
+    The lattice, the same without a cloak and the reference lattice without a hole are solved under the
+    case's own loads; the distortions go into metrics.json under "verify". Memory is announced first.
+    """
+    with reporting("multiscale verify"):
+        from multiscale.verify import verify as work
+
+        if first_rank():
+            bytes_allowed = None if max_memory is None else max_memory * 1e9
+            work(run_dir, voxels_per_cell=per_cell, max_memory=bytes_allowed, threads=threads, rtol=rtol)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Run directory.")],
+) -> None:
+    """Write a run's report.html, one file to open or send, and report.md, with its figures linked.
+
+    `multiscale run` ends with it; after `printability` or `verify` this brings it up to date.
+    """
+    with reporting("multiscale report"):
+        from multiscale.report import write_report
+
+        if first_rank():
+            for file in write_report(run_dir):
+                _console().print(str(file), soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="DIR DIR ...", show_default=False, help="Run directories.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", show_default=False, help="Write FILE.html or FILE.md too."),
+    ] = None,
+) -> None:
+    """Put runs side by side: their numbers, and the settings in which their cases differ."""
+    with reporting("multiscale compare"):
+        from multiscale.compare import compare_runs
+
+        if first_rank():
+            compare_runs(runs, out, _console())
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The case's name; the file is NAME.toml.")],
+    template: Annotated[
+        str, typer.Option("--template", metavar="TEMPLATE", help="What to start from; --list shows them.")
+    ] = "cloak",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", show_default="NAME.toml", help="File to write."),
+    ] = None,
+    list_templates: Annotated[bool, typer.Option("--list", help="List the templates and stop.")] = False,
+) -> None:
+    """Write a commented case file to start from; an existing file is left alone."""
+    with reporting("multiscale new"):
+        from multiscale.templates import describe, new_case
+
+        if not first_rank():
+            return
+        if list_templates:
+            for key, text in describe().items():
+                _console().print(f"{key:10} {text}", soft_wrap=True)
+            return
+        _console().print(f"{new_case(name, template, out)}: now `multiscale check` it", soft_wrap=True)
 
 
 @app.command()

@@ -11,7 +11,8 @@ displacements.npz       displacements by load and field, whole grid
 fields.vti              all fields for ParaView
 lattice.zarr            the filled lattice
 region.stl              a part of it, as a mesh in millimetres
-figures/*.png
+figures/*.png, *.svg
+report.html, report.md  all of it for a reader
 verify.npz              displacements of the cells' corners at full scale, after `multiscale verify`
 ======================  =====================================================
 

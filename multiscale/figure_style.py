@@ -96,8 +96,12 @@ def add_title(figure: Figure, title: str, note: str) -> None:
         figure.suptitle(text, fontsize=13, color=INK)
 
 
-def save(figure: Figure, path: PathLike) -> Path:
-    """Write a figure as PNG, atomically."""
+def save(figure: Figure, path: PathLike, *, vector: bool = False) -> Path:
+    """Write a figure as PNG, atomically; with ``vector`` as SVG beside it too, for papers."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
+    if vector:
+        with atomic_path(Path(path).with_suffix(".svg")) as temporary:
+            # Without a date the same figure gives the same file.
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
     return Path(path)

@@ -255,7 +255,7 @@ def property_space_figure(
     Parameters
     ----------
     path : path
-        PNG to write.
+        PNG to write; an SVG goes beside it.
     library : array, shape (m, 3)
     design : array, shape (d, 3)
         In units of E_s, both.
@@ -277,7 +277,16 @@ def property_space_figure(
     figure = new_figure((15, 5.2))
     for ax, (x, y) in zip(figure.subplots(1, 3), ((0, 1), (0, 2), (1, 2)), strict=True):
         ax.scatter(cells[:, x], cells[:, y], s=5, color=LIBRARY, linewidths=0, zorder=1, rasterized=True)
-        ax.scatter(chosen[:, x], chosen[:, y], s=11, color=DESIGN, alpha=0.55, linewidths=0, zorder=3)
+        ax.scatter(
+            chosen[:, x],
+            chosen[:, y],
+            s=11,
+            color=DESIGN,
+            alpha=0.55,
+            linewidths=0,
+            zorder=3,
+            rasterized=True,
+        )
         silhouette = values.max(axis=3 - x - y)
         if silhouette.min() < 0 < silhouette.max():
             ax.contour(ticks[x], ticks[y], silhouette.T, [0.0], colors=ACCENT, linewidths=1.4, zorder=2)
@@ -309,7 +318,7 @@ def property_space_figure(
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     add_title(figure, title, "")
-    return save(figure, path)
+    return save(figure, path, vector=True)
 
 
 def convergence_figure(path: PathLike, records: Sequence[Mapping[str, Any]], *, title: str = "") -> Path:
@@ -318,7 +327,7 @@ def convergence_figure(path: PathLike, records: Sequence[Mapping[str, Any]], *, 
     Parameters
     ----------
     path : path
-        PNG to write.
+        PNG to write; an SVG goes beside it.
     records : sequence of mappings
         In order, each with ``stage``, ``distortion``, ``constraint`` (feasible where <= 0), and
         optionally ``kind`` (``"projection"`` marks the projected design that ends a stage).
@@ -388,7 +397,7 @@ def convergence_figure(path: PathLike, records: Sequence[Mapping[str, Any]], *, 
     add_title(
         figure, title, f"distortion {100 * distortion[0]:.2f} % at the start, {100 * best[-1]:.2f} % at best"
     )
-    return save(figure, path)
+    return save(figure, path, vector=True)
 
 
 def summary_figure(
@@ -399,7 +408,7 @@ def summary_figure(
     Parameters
     ----------
     path : path
-        PNG to write.
+        PNG to write; an SVG goes beside it.
     distortions : mapping
         Label to fraction; or load case to such a mapping.
     title : str
@@ -451,4 +460,4 @@ def summary_figure(
     ax.set_ylabel("distortion (log scale)")
     tidy(ax, grid=True, which="y")
     add_title(figure, title, "")
-    return save(figure, path)
+    return save(figure, path, vector=True)

@@ -1,20 +1,28 @@
 """What a run shows while it works: stage, counts, objective, time left.
 
 On a terminal one live line; elsewhere (a log file, a pipe) a plain line now and
-then. Ranks other than 0 show nothing.
+then; or JSON lines for programs; or nothing. Ranks other than 0 show nothing.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+Style = Literal["text", "quiet", "json"]
 
 #: Seconds between two plain lines.
 _INTERVAL = 10.0
+#: Seconds between two JSON lines of one task, unless they carry values.
+_JSON_INTERVAL = 1.0
 
 
 class Task:
@@ -32,24 +40,38 @@ class Task:
         if owner.live is not None:
             self._bar = owner.live.add_task(name, total=total, completed=done, detail="")
 
-    def advance(self, count: int = 1, detail: str = "") -> None:
-        """``count`` more are done; ``detail`` is shown beside the bar."""
+    def advance(self, count: int = 1, detail: str = "", values: Mapping[str, Any] | None = None) -> None:
+        """``count`` more are done; ``detail`` is shown beside the bar, ``values`` go into JSON lines."""
         self.done += count
+        if self._owner.style == "json":
+            self._line(detail, values or {})
+            return
         if self._owner.live is not None and self._bar is not None:
             self._owner.live.update(self._bar, completed=self.done, detail=detail)
             return
         now = time.monotonic()
         if self._owner.verbose and (now - self._last >= _INTERVAL or self.done >= self.total):
             self._last = now
-            self._owner.say(f"{self.name}: {self.done}/{self.total} {detail}{self._left(now)}")
+            left = self._left(now)
+            foretold = "" if left is None else f" (about {left:.0f} s left)"
+            self._owner.say(f"{self.name}: {self.done}/{self.total} {detail}{foretold}")
 
-    def _left(self, now: float) -> str:
-        """Time left, once there is something to judge it by."""
+    def _line(self, detail: str, values: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        if not values and now - self._last < _JSON_INTERVAL and self.done < self.total:
+            return
+        self._last = now
+        left = self._left(now)
+        known = {} if left is None else {"seconds_left": round(left, 1)}
+        count = {"task": self.name, "done": self.done, "total": self.total, "detail": detail}
+        self._owner.event("progress", {**values, **count, **known})
+
+    def _left(self, now: float) -> float | None:
+        """Seconds left, once there is something to judge it by."""
         made = self.done - self._first
         if not self._steady or made < 1 or self.done >= self.total:
-            return ""
-        left = (self.total - self.done) * (now - self._start) / made
-        return f" (about {left:.0f} s left)"
+            return None
+        return (self.total - self.done) * (now - self._start) / made
 
     def close(self) -> None:
         """Leave the bar as it stands: it may end before its total."""
@@ -58,22 +80,42 @@ class Task:
 
 
 class Reporter:
-    """Talks to the user; silent when ``verbose`` is false."""
+    """Talks to the user.
 
-    def __init__(self, verbose: bool = True):
-        self.verbose = verbose
-        self.console = Console(highlight=False, quiet=not verbose)
+    Parameters
+    ----------
+    verbose : bool
+        False says nothing, whatever the style: ranks other than 0.
+    style : {"text", "quiet", "json"}
+        "json": one JSON object a line on standard output, each with ``event`` ("message", "progress" or
+        "result") and ``seconds`` since the start.
+    """
+
+    def __init__(self, verbose: bool = True, style: Style = "text"):
+        self.verbose = verbose and style != "quiet"
+        self.style = style
+        self.console = Console(highlight=False, quiet=not self.verbose)
         self.live: Progress | None = None
         self._start = time.monotonic()
 
     def say(self, text: str) -> None:
         """One line, with the seconds since the start."""
+        if self.style == "json":
+            self.event("message", {"text": Text.from_markup(text).plain})
+            return
         self.console.print(f"[dim]{time.monotonic() - self._start:7.1f} s[/dim]  {text}", soft_wrap=True)
+
+    def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """One JSON line, if that is the style."""
+        if self.verbose and self.style == "json":
+            line = {**values, "event": name, "seconds": round(time.monotonic() - self._start, 3)}
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0, steady: bool = True) -> Iterator[Task]:
         """A bar for ``total`` steps, ``done`` of them done before; ``steady`` ones foretell their end."""
-        if self.verbose and self.console.is_terminal and self.live is None:
+        if self.verbose and self.style == "text" and self.console.is_terminal and self.live is None:
             self.live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),

@@ -33,7 +33,7 @@ from multiscale.lattice import Lattice
 from multiscale.objective import Distortion, DistortionObjective
 from multiscale.optimize import Optimiser, Record, Settings
 from multiscale.problem import Problem, build_problem
-from multiscale.progress import Reporter
+from multiscale.progress import Reporter, Style
 from multiscale.tensor_field import load_tensors, save_tensors
 
 Array = NDArray[np.float64]
@@ -127,8 +127,8 @@ class Session:
         return fine.distortion(field)
 
 
-def run_case(path: str | Path, out: str | Path) -> dict[str, Any]:
-    """Run a case file into a directory; returns the metrics.
+def run_case(path: str | Path, out: str | Path, style: Style = "text") -> dict[str, Any]:
+    """Run a case file into a directory; returns the metrics. ``style``: how progress is shown.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def run_case(path: str | Path, out: str | Path) -> dict[str, Any]:
     NotConverged
         A solve failed.
     """
-    reporter = Reporter(parallel.is_root())
+    reporter = Reporter(parallel.is_root(), style)
     start = time.monotonic()
     case = load_case(path)
     session = Session(case, reporter)
@@ -163,6 +163,7 @@ def run_case(path: str | Path, out: str | Path) -> dict[str, Any]:
         else:
             work(session, directory)
     metrics = directory.metrics()
+    parallel.on_root(lambda: _report(directory, reporter))
     _summary(metrics, reporter)
     return metrics
 
@@ -196,7 +197,10 @@ def _design(session: Session, directory: RunDirectory) -> None:
 
         def show(record: Record) -> None:
             step = 0 if record["kind"] == "projection" else 1
-            task.advance(step, f"stage {record['stage']}, distortion {record['distortion']:.4f}")
+            detail = f"stage {record['stage']}, distortion {record['distortion']:.4f}"
+            if record["violations"]:
+                detail += f", {record['violations']} violations"
+            task.advance(step, detail, record)
 
         optimiser = Optimiser(objective, space, session.gamut, settings, keep, show)
         state = optimiser.load_state(directory.path)
@@ -394,6 +398,13 @@ def evaluate_case(
     return metrics
 
 
+def _report(directory: RunDirectory, reporter: Reporter) -> None:
+    from multiscale.report import write_report
+
+    page, _ = write_report(directory.path)
+    reporter.say(f"report: {page}")
+
+
 # ------------------------------------------------------------------------ files
 def _save_displacements(path: Path, session: Session, fields: dict[str, list[Array]]) -> None:
     """Whole-grid displacements (nx+1, ny+1, nz+1, 3) in element edges, float32, as LOAD.FIELD."""
@@ -421,6 +432,9 @@ def _finite(value: float) -> float | None:
 
 def _summary(metrics: dict[str, Any], reporter: Reporter) -> None:
     d, t = metrics["distortion"], metrics["time"]
+    if reporter.style == "json":
+        reporter.event("result", {"metrics": metrics})
+        return
     reporter.say(
         f"[bold]distortion[/bold] without cloak {d['void']:.4f}, designed {d['design']:.4f} "
         f"(refined mesh {d['design_refined']:.4f}), with the cells as built {d['lattice']:.4f}; "
