@@ -94,7 +94,6 @@ def generate(
     ``generate.json`` and ``cells.png`` in the directory ``out``. Returns the report.
     """
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     samples = generator.sample(
         targets, per_target, volume=volume, resolution=resolution, progress=progress, **settings
@@ -126,6 +125,7 @@ def generate(
         "cells": _per_target(C, good, samples, targets),
         "generator": generator.model.card.get("data", ""),
     }
+    folder.mkdir(parents=True, exist_ok=True)
     cells.save(folder / "cells.zarr.zip")
     if len(cells):
         save_sheet(folder / "cells.png", cells, targets)
