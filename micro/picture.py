@@ -26,7 +26,7 @@ _STEP = 0.7
 """Steps along a ray, in voxels."""
 
 
-def cell_image(octant: NDArray[np.bool_], pixels: int = 480) -> NDArray[np.uint8]:
+def cell_image(octant: NDArray[np.bool_], pixels: int = 360) -> NDArray[np.uint8]:
     """Shaded view of the cell of a bool octant (n, n, n), its near corner cut out; (pixels, pixels, 3)."""
     n = len(octant)
     solid = ndimage.gaussian_filter(cell_from_octant(octant).astype(np.float32), 0.7, mode="wrap")
@@ -70,7 +70,7 @@ def _shaded(solid: NDArray, origin: Floats, hit: Floats, towards: Floats) -> NDA
     return np.asarray(np.round(255 * np.clip(image, 0, 1)), dtype=np.uint8)
 
 
-def save_picture(path: str | PathLike[str], octant: NDArray[np.bool_], pixels: int = 480) -> None:
+def save_picture(path: str | PathLike[str], octant: NDArray[np.bool_], pixels: int = 360) -> None:
     """Write :func:`cell_image` as a PNG file."""
     from matplotlib.image import imsave
 

@@ -30,6 +30,9 @@ _SPAN: Floats = tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]
 _LARGEST = 1.5
 """Largest displacement of one iteration in voxels."""
 
+_SMALLEST = 0.2
+"""Least radius of a trial: below it hardly a voxel changes sides."""
+
 _NOISE = 2e-3
 """Foretold changes (in units of Eq. 4's ranges) below this teach the model little."""
 
@@ -38,6 +41,9 @@ _WEIGHT_STEPS = 12
 
 _WAVES, _CLOUD, _CLOUD_SCALES = 3, 40, (0.5, 0.5, 0.25, 0.25, 0.1, 0.05)
 """Random waves that take part in a displacement; random weights tried in a round; the rounds' spreads."""
+
+_FEW = 60
+"""Orbits flipped at once at most where the whole surface does not move."""
 
 _ATTEMPTS = 8
 """How often a displacement that would cut the cell in pieces is searched for again, and smaller."""
@@ -74,6 +80,7 @@ class _State:
     surface: Surface
     model: Floats  # (3, 6): actual change of C per change foretold, by removals and by additions
     radius: float  # largest displacement of the next trial, in voxels
+    few: bool = False  # whether the next trial flips a few orbits instead of moving the whole surface
 
 
 def match_target(
@@ -131,7 +138,7 @@ def match_target(
         raise InputError("the octant must be connected", key="octant")
     state = _begin(start, wanted, nu, rtol, keep)
     for _ in range(iterations):
-        if state.best.error <= tolerance or state.radius < 0.02:
+        if state.best.error <= tolerance or state.radius == 0:
             break
         state = _step(state, wanted, nu, rtol, keep)
         if progress is not None:
@@ -150,14 +157,15 @@ def _begin(octant: Bools, target: Floats, nu: float, rtol: float, keep: bool) ->
 def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> _State:
     """One trial: move, homogenise, learn, accept if nearer."""
     best, surface = state.best, state.surface
-    displacement, trial, radius = _trial(state, target)
+    displacement, trial, radius = _few_orbits(state, target) if state.few else _trial(state, target)
     if trial is None:
-        return replace(state, radius=0.0)
+        # Neither way leads on: the end. Otherwise the other way is tried.
+        return replace(state, radius=0.0 if state.few else radius, few=not state.few)
     result = sensitivities(trial, nu=nu, rtol=rtol)
     C = result.C[0]
     best = replace(best, homogenisations=best.homogenisations + 1)
     if result.status[0] != Status.OK:
-        return replace(state, best=best, radius=0.5 * radius)
+        return replace(state, best=best, radius=0.5 * radius, few=not state.few)
     if keep:
         best = replace(best, trail=(*best.trail, (trial, C)))
     foretold = (surface.foretold(displacement) / _SPAN).ravel()
@@ -168,7 +176,9 @@ def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> 
     if distance < best.error:
         best = replace(best, octant=trial, C=C, error=distance)
         return _State(best, Surface.of(trial, result.gradient[0]), model, min(_LARGEST, 1.5 * radius))
-    return _State(best, surface, model, 0.5 * min(radius, float(surface.size(displacement))))
+    if not state.few:
+        radius = 0.5 * min(radius, float(surface.size(displacement)))
+    return _State(best, surface, model, max(radius, _SMALLEST), not state.few)
 
 
 def _trial(state: _State, target: Floats) -> tuple[Floats, Bools | None, float]:
@@ -184,6 +194,36 @@ def _trial(state: _State, target: Floats) -> tuple[Floats, Bools | None, float]:
             return displacement, trial, radius
         else:
             radius = min(_LARGEST, 1.5 * radius)
+    return displacement, None, radius
+
+
+def _few_orbits(state: _State, target: Floats) -> tuple[Floats, Bools | None, float]:
+    """A few orbits at the surface flipped, as :func:`_trial` returns it.
+
+    Where a displacement fails, because it flips too many voxels at once or the wrong ones: matching pursuit
+    (Mallat and Zhang 1993) among a random half of the surface's orbits.
+    """
+    surface, radius = state.surface, state.radius
+    for attempt in range(_ATTEMPTS):
+        rng = np.random.default_rng(_ATTEMPTS * state.best.homogenisations + attempt)
+        near = np.flatnonzero((np.abs(surface.level) < 0.8) & (rng.random(len(surface.level)) < 0.5))
+        solid = surface.level[near] > 0
+        rate = surface.rate[:, near] / _SPAN[:, None]
+        effect = np.where(solid, -state.model[:, :3] @ rate, state.model[:, 3:] @ rate)
+        left = (target - state.best.C) / _SPAN
+        displacement = np.zeros(len(surface.level))
+        for _ in range(_FEW):
+            rest = ((left[:, None] - effect) ** 2).sum(axis=0)
+            rest[displacement[near] != 0] = np.inf
+            i = int(np.argmin(rest)) if len(rest) else 0
+            if not len(rest) or rest[i] >= left @ left:
+                break
+            left = left - effect[:, i]
+            displacement[near[i]] = -2 * surface.level[near[i]]
+        trial = surface.moved(displacement)
+        different = not np.array_equal(trial, state.best.octant)
+        if different and trial.any() and connectivity(trial).connected:
+            return displacement, trial, radius
     return displacement, None, radius
 
 
