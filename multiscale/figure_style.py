@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -101,7 +102,10 @@ def save(figure: Figure, path: PathLike, *, vector: bool = False) -> Path:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     if vector:
-        with atomic_path(Path(path).with_suffix(".svg")) as temporary:
-            # Without a date the same figure gives the same file.
+        # Without a date and with ids of its own content the same figure gives the same file.
+        with (
+            atomic_path(Path(path).with_suffix(".svg")) as temporary,
+            rc_context({"svg.hashsalt": "multiscale"}),
+        ):
             figure.savefig(temporary, format="svg", metadata={"Date": None})
     return Path(path)

@@ -108,7 +108,8 @@ class Reporter:
     def event(self, name: str, values: Mapping[str, Any]) -> None:
         """One JSON line, if that is the style."""
         if self.verbose and self.style == "json":
-            line = {**values, "event": name, "seconds": round(time.monotonic() - self._start, 3)}
+            head = {"event": name, "seconds": round(time.monotonic() - self._start, 3)}
+            line = {**head, **values, **head}  # first in the line, and not to be overwritten
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 

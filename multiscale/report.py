@@ -37,6 +37,8 @@ WORST = 10
 #: Pictures wider than this are made smaller before they are put into the report.
 WIDEST = 1800
 
+#: Kinds of figures that are a row of panels.
+_ROWS = ("property", "design", "displacement", "distortion")
 _CAPTIONS = {
     "convergence": "Convergence: distortion and feasibility over the optimiser's evaluations.",
     "distortions": "Distortion without a cloak, as designed, on a refined mesh, and with the cells as built.",
@@ -171,8 +173,10 @@ def pictures_of(run: Run) -> list[Picture]:
 
 def _figure(picture: Picture) -> str:
     caption = escape(picture.caption)
+    # Rows of panels need the page's width.
+    wide = " class='wide'" if picture.name.partition("_")[0] in _ROWS else ""
     return (
-        f"<figure><img src='{_embedded(picture.shown)}' alt='{caption}'>"
+        f"<figure{wide}><img src='{_embedded(picture.shown)}' alt='{caption}'>"
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

@@ -110,13 +110,13 @@ void main() {
   vec3 tint = value < 0.5 ? vec3(0.80, 0.82, 0.85)
     : texelFetch(palette, ivec2(categories ? int(value + 0.5) - 1 : int((value - 1.0) * 255.0 / 254.0 + 0.5), 0), 0).rgb;
   vec3 light = normalize(-ahead + 0.45 * normalize(up) - 0.35 * normalize(right));
-  float shade = 0.42 + 0.58 * max(dot(normal, light), 0.0);
+  float shade = 0.58 + 0.47 * max(dot(normal, light), 0.0);
   if (n == 0) {                       // thin lines where elements meet, as far as pixels can show them
     vec3 f = fract(eye + ray * t + 0.5) - 0.5;
     vec3 edge = mix(abs(f), vec3(1.0), greaterThan(abs(normal), vec3(0.5)));
     float pixel = t * 2.0 * length(up) / size.y;
     float line = 1.0 - smoothstep(0.5 * pixel, 1.5 * pixel, min(edge.x, min(edge.y, edge.z)));
-    shade *= 1.0 - 0.35 * line * clamp(0.16 / pixel, 0.0, 1.0);
+    shade *= 1.0 - 0.3 * line * clamp(0.16 / pixel, 0.0, 1.0);
   } else shade *= 0.25 + 0.75 * exp(-0.55 * within);
   colour = vec4(tint * shade, 1.0);
 }`;
@@ -301,12 +301,13 @@ class Viewer {
     const { eye } = this.camera();
     const gap = Math.hypot(...eye.map((v, i) => Math.max(this.lo[i] - v, 0, v - this.hi[i])));
     const pixels = height / (2 * Math.tan(FOV / 2) * Math.max(gap, 0.5));
-    return this.levels.find(l => 2 * l.n <= 1.3 * pixels) ?? this.levels.at(-1);
+    // At rest several passes are averaged, which shows voxels smaller than a pixel.
+    return this.levels.find(l => 2 * l.n <= (this.moving ? 1.3 : 2.6) * pixels) ?? this.levels.at(-1);
   }
 
   draw(width, height, shift, picking = false) {
     const gl = this.gl, w = this.where, { eye, ahead, right, up } = this.camera(), half = Math.tan(FOV / 2);
-    const level = this.level(picking ? this.canvas.height : height);
+    const level = this.level(height);
     gl.uniform3fv(w.eye, eye);
     gl.uniform3fv(w.ahead, ahead);
     gl.uniform3fv(w.right, right.map(v => v * half));

@@ -124,7 +124,12 @@ def test_a_figure_is_written_and_shows_its_input(tmp_path: Path, draw: Callable[
     np.testing.assert_array_equal(picture, imread(tmp_path / "again.png"))
     other = imread(tmp_path / "b.png")
     assert picture.shape != other.shape or not np.array_equal(picture, other)
-    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "again.png", "b.png"}
+    assert {p.name for p in tmp_path.glob("*.png")} == {"a.png", "again.png", "b.png"}
+    # Charts lie beside as vectors, the same each time.
+    vectors = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".png"}
+    assert set(vectors) in (set(), {"a.svg", "again.svg", "b.svg"})
+    if vectors:
+        assert vectors["a.svg"] == vectors["again.svg"] != vectors["b.svg"]
 
 
 def test_drawing_leaves_no_global_state(tmp_path: Path):
