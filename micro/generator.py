@@ -177,6 +177,8 @@ class Generator:
             row, j = of // n, of % n
             z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance)
             if steering:
+                # The choice among several has settled them already.
+                z = self._settle(z)[0] if draws == 1 else z
                 z = self._steered(z, wanted[row], steering)
             parts.append(self._delivered(z, row, resolution))
             if progress is not None:

@@ -29,8 +29,8 @@ _TRIALS = 2
 _REFINEMENTS = 4
 """Homogenisations that a generated cell is given, the first one included."""
 
-_DRAWS = 2
-"""Candidates drawn for each generated one; the selection chooses among several of those anyway."""
+_DRAWS = 1
+"""Candidates drawn for each generated one: a choice among several would cost the likeness of neighbours."""
 
 _STEERING = 2
 """Steps that a candidate is moved by the surrogate; the homogeniser does the rest."""
