@@ -28,6 +28,8 @@ uniform sampler2D palette;            // 256 colours
 uniform usampler2D atlas;             // octants: texel (cell n + i) n + j holds voxels k as bits
 uniform int n;                        // octant edge in voxels; 0 draws elements as boxes
 uniform bool categories, picking;
+uniform vec4 lines[15];               // ends in pixels, of the grid's edges and of the three axes
+uniform float thick;
 out vec4 colour;
 const int SHIFT = 12;
 
@@ -38,6 +40,18 @@ bool filled(int cell, ivec3 v) {
   return ((texelFetch(atlas, ivec2(t & ((1 << SHIFT) - 1), t >> SHIFT), 0).r >> uint(o.z)) & 1u) != 0u;
 }
 
+/** White paper with the grid's outline and the axes. */
+vec3 paper() {
+  vec3 out3 = vec3(1.0);
+  for (int i = 0; i < 15; i++) {
+    vec2 a = lines[i].xy, b = lines[i].zw - a, p = gl_FragCoord.xy + shift - a;
+    float gap = length(p - b * clamp(dot(p, b) / max(dot(b, b), 1e-6), 0.0, 1.0));
+    vec3 ink = i < 12 ? vec3(0.65, 0.69, 0.74) : i == 12 ? vec3(0.75, 0.22, 0.17) : i == 13 ? vec3(0.18, 0.55, 0.34) : vec3(0.17, 0.42, 0.69);
+    out3 = mix(ink, out3, smoothstep(0.0, 1.0, gap - 0.5 * thick + 0.5));
+  }
+  return out3;
+}
+
 void main() {
   vec2 q = (2.0 * (gl_FragCoord.xy + shift) - size) / size.y;
   vec3 ray = normalize(ahead + q.x * right + q.y * up);
@@ -46,8 +60,8 @@ void main() {
   vec3 a = (lo - eye) * inv, b = (hi - eye) * inv;
   vec3 near = min(a, b), far = max(a, b);
   float t = max(max(near.x, max(near.y, near.z)), 0.0), end = min(far.x, min(far.y, far.z));
-  colour = vec4(0.0);
-  if (t >= end) return;
+  colour = vec4(picking ? vec3(0.0) : vec3(1.0), 1.0);
+  if (t >= end) { if (!picking) colour.rgb = paper(); return; }
   ivec3 stride = ivec3(sgn);
   vec3 ahead1 = max(sgn, 0.0);
   vec3 normal = t == near.x ? vec3(-sgn.x, 0, 0) : t == near.y ? vec3(0, -sgn.y, 0) : vec3(0, 0, -sgn.z);
@@ -100,7 +114,7 @@ void main() {
     else { e.z += stride.z; normal = vec3(0, 0, -sgn.z); }
     if (any(lessThan(e, ivec3(0))) || any(greaterThanEqual(e, grid))) break;
   }
-  if (!hit) return;
+  if (!hit) { if (!picking) colour.rgb = paper(); return; }
   if (picking) {
     int id = (e.x * grid.y + e.y) * grid.z + e.z + 1;
     colour = vec4(id & 255, (id >> 8) & 255, (id >> 16) & 255, 255) / 255.0;
@@ -176,13 +190,13 @@ class Viewer {
     this.root = root;
     this.scene = scene;
     this.canvas = root.querySelector("canvas.picture");
-    this.frame = root.querySelector("canvas.frame");
     this.grid = scene.shape;
     this.lo = [0, 0, 0];
     this.hi = [...this.grid];
     this.cellsShown = false;
     this.hidden = new Set();
     this.scale = 1;
+    this.unit = 34;
     this.times = [];
     this.frames = 0;
     this.overview();
@@ -190,7 +204,7 @@ class Viewer {
 
   async start() {
     const s = this.scene;
-    const gl = this.canvas.getContext("webgl2", { antialias: false, alpha: true, preserveDrawingBuffer: true });
+    const gl = this.canvas.getContext("webgl2", { antialias: false, alpha: false, preserveDrawingBuffer: true });
     if (!gl) throw new Error("this browser has no WebGL2");
     this.gl = gl;
     this.region = await inflate(s.region);
@@ -225,7 +239,7 @@ class Viewer {
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
     this.at = name => gl.getUniformLocation(program, name);
     this.where = Object.fromEntries(["eye", "right", "up", "ahead", "size", "shift", "lo", "hi", "grid", "cells",
-      "field", "palette", "atlas", "n", "categories", "picking"].map(name => [name, this.at(name)]));
+      "field", "palette", "atlas", "n", "categories", "picking", "lines", "thick"].map(name => [name, this.at(name)]));
     ["cells", "field", "palette", "atlas"].forEach((name, unit) => gl.uniform1i(this.where[name], unit));
     gl.uniform3i(this.where.grid, ...this.grid);
     this.textures = [gl.TEXTURE_3D, gl.TEXTURE_3D, gl.TEXTURE_2D].map((target, unit) => this.texture(target, unit));
@@ -308,6 +322,8 @@ class Viewer {
   draw(width, height, shift, picking = false) {
     const gl = this.gl, w = this.where, { eye, ahead, right, up } = this.camera(), half = Math.tan(FOV / 2);
     const level = this.level(height);
+    gl.uniform4fv(w.lines, this.outline(width, height));
+    gl.uniform1f(w.thick, 1.2 * width / this.canvas.clientWidth);
     gl.uniform3fv(w.eye, eye);
     gl.uniform3fv(w.ahead, ahead);
     gl.uniform3fv(w.right, right.map(v => v * half));
@@ -325,25 +341,43 @@ class Viewer {
     this.drawn = level ? level.n : 0;
   }
 
-  /** One picture while something moves: small if need be, stretched over the canvas. */
+  /** Size of the picture while something moves. */
+  get small() { return this.full.map(v => Math.max(1, Math.round(v * this.scale))); }
+
+  /** One picture while something moves: small if need be, stretched by the browser. */
   quick() {
-    const gl = this.gl, { width, height } = this.canvas;
-    const w = Math.max(1, Math.round(width * this.scale)), h = Math.max(1, Math.round(height * this.scale));
+    const gl = this.gl, [w, h] = this.small;
+    this.fit(w, h);
+    gl.disable(gl.BLEND);
+    gl.viewport(0, 0, w, h);
+    this.draw(w, h, [0, 0]);
+    this.letters();
+  }
+
+  fit(width, height) {
+    if (this.canvas.width === width && this.canvas.height === height) return;
+    this.canvas.width = width;
+    this.canvas.height = height;
+  }
+
+  /** The same on a canvas of full size, to be sharpened band by band. */
+  settle() {
+    const gl = this.gl, [w, h] = this.small, [width, height] = this.full;
+    this.fit(width, height);
     gl.disable(gl.BLEND);
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.buffer);
     gl.viewport(0, 0, w, h);
-    gl.clearColor(0, 0, 0, 0);
     this.draw(w, h, [0, 0]);
-    gl.bindFramebuffer(gl.READ_FRAMEBUFFER, this.buffer);
     gl.bindFramebuffer(gl.DRAW_FRAMEBUFFER, null);
     gl.blitFramebuffer(0, 0, w, h, 0, 0, width, height, gl.COLOR_BUFFER_BIT, gl.LINEAR);
     gl.bindFramebuffer(gl.FRAMEBUFFER, null);
-    this.overlay();
+    this.letters();
   }
 
   /** A band of a jittered pass at full sharpness, averaged with those before it. */
   refine() {
-    const gl = this.gl, { width, height } = this.canvas;
+    const gl = this.gl, [width, height] = this.full;
+    if (this.pass === 0 && this.band === 0) this.settle();
     const bands = Math.max(1, Math.min(32, Math.ceil(this.cost * width * height / 60)));
     const tall = Math.ceil(height / bands);
     const pass = this.pass, low = this.band * tall;
@@ -358,7 +392,7 @@ class Viewer {
     this.draw(width, height, shift);
     gl.disable(gl.SCISSOR_TEST);
     this.band++;
-    if (this.band * tall >= height) { this.band = 0; this.pass++; this.overlay(); }
+    if (this.band * tall >= height) { this.band = 0; this.pass++; }
   }
 
   change() { this.moved = performance.now(); this.moving = true; this.dirty = true; this.pass = 0; this.band = 0; }
@@ -372,8 +406,10 @@ class Viewer {
       if (this.drew && interval > 0 && interval < 2000) {
         this.times.push(interval);
         if (this.times.length > 60) this.times.shift();
-        this.cost = 0.7 * (this.cost ?? 0) + 0.3 * interval / (this.canvas.width * this.canvas.height * this.scale ** 2);
-        this.scale = Math.min(1, Math.max(0.16, this.scale * Math.min(1.08, Math.max(0.6, Math.sqrt(34 / interval)))));
+        this.cost = 0.7 * (this.cost ?? 0) + 0.3 * interval / (this.full[0] * this.full[1] * this.scale ** 2);
+        // In steps, since each new size costs a new canvas; between them it stays as it is.
+        this.aim = Math.min(1, Math.max(0.16, (this.aim ?? 1) * Math.min(1.08, Math.max(0.6, Math.sqrt(34 / interval)))));
+        if (this.aim === 1 || Math.abs(Math.log(this.aim / this.scale)) > 0.25) this.scale = this.aim;
       }
       this.dirty = false;
       this.drew = true;
@@ -391,7 +427,7 @@ class Viewer {
     const box = this.canvas.parentElement.getBoundingClientRect();
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
     const width = Math.max(1, Math.round(box.width * ratio)), height = Math.max(1, Math.round(box.height * ratio));
-    for (const canvas of [this.canvas, this.frame]) { canvas.width = width; canvas.height = height; }
+    this.full = [width, height];
     const gl = this.gl;
     gl.activeTexture(gl.TEXTURE4);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, width, height, 0, gl.RGBA, gl.UNSIGNED_BYTE, null);
@@ -404,11 +440,11 @@ class Viewer {
 
   /** The element under a point of the canvas, or -1. */
   pick(x, y) {
-    const gl = this.gl, ratio = this.canvas.width / this.canvas.clientWidth, pixel = new Uint8Array(4);
+    const gl = this.gl, ratio = this.full[0] / this.canvas.clientWidth, pixel = new Uint8Array(4);
     gl.disable(gl.BLEND);
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.buffer);
     gl.viewport(0, 0, 1, 1);
-    this.draw(this.canvas.width, this.canvas.height, [x * ratio, this.canvas.height - y * ratio], true);
+    this.draw(...this.full, [x * ratio, this.full[1] - y * ratio], true);
     gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);
     gl.bindFramebuffer(gl.FRAMEBUFFER, null);
     return pixel[0] + 256 * pixel[1] + 65536 * pixel[2] - 1;
@@ -417,40 +453,37 @@ class Viewer {
   place(at) { const [, ny, nz] = this.grid; return [Math.floor(at / (ny * nz)), Math.floor(at / nz) % ny, at % nz]; }
 
   // ---- what stands around the picture
-  overlay() {
-    const c = this.frame.getContext("2d"), { width, height } = this.frame, { eye, ahead, right, up } = this.camera();
+  /** Ends of the grid's edges and of the axes, in pixels from below left. */
+  outline(width, height) {
+    const { eye, ahead, right, up } = this.camera(), scale = height / (2 * Math.tan(FOV / 2)), out = [];
     const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-    const half = Math.tan(FOV / 2);
-    const project = p => {
-      const d = p.map((v, i) => v - eye[i]), depth = Math.max(dot(d, ahead), 1e-3), s = height / (2 * half * depth);
-      return [width / 2 + dot(d, right) * s, height / 2 - dot(d, up) * s];
-    };
-    c.clearRect(0, 0, width, height);
-    c.strokeStyle = "#9aa4b2";
-    c.lineWidth = width / this.frame.clientWidth || 1;
     for (let axis = 0; axis < 3; axis++) for (let corner = 0; corner < 4; corner++) {
       const ends = [0, 1].map(end => {
         const p = [0, 0, 0];
         p[axis] = end * this.grid[axis];
         p[(axis + 1) % 3] = (corner & 1) * this.grid[(axis + 1) % 3];
         p[(axis + 2) % 3] = (corner >> 1) * this.grid[(axis + 2) % 3];
-        return project(p);
+        const d = p.map((v, i) => v - eye[i]);
+        return [dot(d, right), dot(d, up), dot(d, ahead)];
       });
-      c.beginPath();
-      c.moveTo(...ends[0]);
-      c.lineTo(...ends[1]);
-      c.stroke();
+      const near = 0.1, [a, b] = ends;
+      if (a[2] < near && b[2] < near) { out.push(-9, -9, -9, -9); continue; }
+      for (const [p, q] of [[a, b], [b, a]]) {      // what lies behind the eye is cut off
+        const share = p[2] < near ? (near - p[2]) / (q[2] - p[2]) : 0;
+        const [x, y, z] = p.map((v, i) => v + share * (q[i] - v));
+        out.push(width / 2 + x / z * scale, height / 2 + y / z * scale);
+      }
     }
-    const unit = 34 * c.lineWidth, centre = [1.5 * unit, height - 1.5 * unit];
-    c.font = `${13 * c.lineWidth}px sans-serif`;
-    ["#c0392b", "#2e8b57", "#2b6cb0"].forEach((colour, axis) => {
-      const tip = [centre[0] + right[axis] * unit, centre[1] - up[axis] * unit];
-      c.strokeStyle = c.fillStyle = colour;
-      c.beginPath();
-      c.moveTo(...centre);
-      c.lineTo(...tip);
-      c.stroke();
-      c.fillText("xyz"[axis], tip[0] + 3, tip[1]);
+    const unit = this.unit * width / this.canvas.clientWidth, at = 1.5 * unit;
+    for (let axis = 0; axis < 3; axis++) out.push(at, at, at + right[axis] * unit, at + up[axis] * unit);
+    return out;
+  }
+
+  letters() {
+    const { right, up } = this.camera(), height = this.canvas.clientHeight, unit = this.unit;
+    this.root.querySelectorAll(".axis").forEach((letter, axis) => {
+      const x = unit * (1.5 + 1.25 * right[axis]) - 4, y = height - unit * (1.5 + 1.25 * up[axis]) - 7;
+      letter.style.transform = `translate(${x}px, ${y}px)`;
     });
   }
 
@@ -609,7 +642,7 @@ class Viewer {
     await run(frames);
     this.gl.readPixels(0, 0, 1, 1, this.gl.RGBA, this.gl.UNSIGNED_BYTE, new Uint8Array(4)); // waits for the last
     return { fps: 1000 * (this.frames - before) / (performance.now() - start), scale: this.scale, octant: this.drawn,
-      width: this.canvas.width, height: this.canvas.height, renderer: this.gl.getParameter(this.gl.RENDERER) };
+      width: this.full[0], height: this.full[1], renderer: this.gl.getParameter(this.gl.RENDERER) };
   }
 }
 
