@@ -56,7 +56,12 @@ def test_constraints_cover_every_requirement():
 def test_every_third_party_import_is_declared():
     """Packages that only come along with others may leave with them."""
     # pydantic_core is a documented part of pydantic, of the same release.
-    modules = {"cc3d": "connected-components-3d", "skimage": "scikit-image", "pydantic_core": "pydantic"}
+    modules = {
+        "PIL": "pillow",
+        "cc3d": "connected-components-3d",
+        "pydantic_core": "pydantic",
+        "skimage": "scikit-image",
+    }
     declared = {re.match(r"[\w-]+", line).group() for line in PROJECT["dependencies"]} | {"petsc4py"}
     for package in PACKAGES:
         for path, tree in _sources(package):
@@ -125,7 +130,8 @@ def test_package_data_is_shipped():
     """Every data file beside the code matches a pattern of the wheel's package data."""
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.is_file() and path.suffix not in {".py", ".pyc"}:
+            # Compiled kernels (numba) are cached beside Python's own.
+            if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
                 assert path.relative_to(ROOT / package).parts[0] == "data", path
 
 
