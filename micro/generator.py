@@ -274,26 +274,25 @@ class Generator:
     def _settle(self, z: Singles) -> tuple[Singles, Floats, NDArray[np.bool_], Floats]:
         """Coordinates of the signed distance of each delivered solid, its raw cleanness, contacts, volume."""
         space = self.model.space
-        solid, clean, touches = self._solids(z, space.n)
-        kept = np.stack([cell.largest_component(octant) for octant in solid])
+        kept, clean, touches = self._solids(z, space.n)
         return space.encode(signed_distance(kept)), clean, touches, kept.mean(axis=(1, 2, 3))
 
     def _solids(self, z: Singles, n: int) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
-        """Raw octants, the share of their largest component, and whether it meets face and middle."""
-        solid = self.model.space.levels(z, n) > 0
-        found = [cell.connectivity(octant) for octant in solid]
+        """Octants' largest components, their shares of the raw solid, whether they meet face and middle."""
+        raw = self.model.space.levels(z, n) > 0
+        found = [cell.connectivity(octant) for octant in raw]
+        pieces = zip(raw, found, strict=True)
+        solid = np.stack([o if c.components == 1 else cell.largest_component(o) for o, c in pieces])
         clean = np.array([c.largest_fraction for c in found])
         return solid, clean, np.array([c.touches_face and c.touches_middle for c in found], dtype=bool)
 
     def _octants(self, z: Singles, n: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Octants as they are delivered, and whether they are connected."""
-        solid, _, touches = self._solids(z, n)
-        kept = np.stack([cell.largest_component(octant) for octant in solid])
+        kept, _, touches = self._solids(z, n)
         return kept, touches & kept.any(axis=(1, 2, 3))
 
     def _delivered(self, z: Singles, row: NDArray[np.intp], n: int) -> Samples:
-        solid, clean, touches = self._solids(z, n)
-        kept = np.stack([cell.largest_component(octant) for octant in solid])
+        kept, clean, touches = self._solids(z, n)
         predicted = predict(self.model.surrogate, z)
         return Samples(n, z, cell.pack(kept), row, predicted, clean, touches & kept.any(axis=(1, 2, 3)))
 

@@ -15,6 +15,9 @@ from micro.errors import InputError
 NUMBERS = 7
 """Numbers that describe a condition: six of the tensor, one of the volume."""
 
+_OF = [0] * (NUMBERS - 1) + [1]
+"""For each number whether it belongs to the tensor (0) or to the volume (1)."""
+
 _SOFTEST = 1e-5
 """Scaled moduli are cut off here before their logarithm."""
 
@@ -48,7 +51,7 @@ class Conditions:
         volumes = np.full(m, np.nan) if volume is None else np.asarray(volume, dtype=np.float64).reshape(m)
         numbers = np.concatenate([_tensor_numbers(tensors), (2 * volumes - 1)[:, None]], axis=1)
         given = np.isfinite(np.stack([tensors.sum(axis=1), volumes], axis=1))
-        numbers = np.where(_spread(given), numbers, 0.0)
+        numbers = np.where(given[:, _OF], numbers, 0.0)
         return Conditions(torch.from_numpy(numbers).float(), torch.from_numpy(given).float())
 
     def dropped(self) -> Conditions:
@@ -71,11 +74,7 @@ class Conditions:
 
 def per_number(given: Tensor) -> Tensor:
     """Flags (m, 2) of tensor and volume, one for each number: (m, NUMBERS)."""
-    return given[:, [0] * (NUMBERS - 1) + [1]]
-
-
-def _spread(given: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return given[:, [0] * (NUMBERS - 1) + [1]]
+    return given[:, _OF]
 
 
 def _tensor_numbers(C: NDArray[np.float64]) -> NDArray[np.float64]:

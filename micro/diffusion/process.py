@@ -85,12 +85,11 @@ def invert(network: Denoiser, x: Tensor, conditions: Conditions, *, steps: int) 
     for start in range(0, len(x), BLOCK):
         rows = _block(start, len(x), x.device)
         estimator = Estimator(network, conditions.rows(rows))
-        y = x[rows]
+        y = estimator.previous = x[rows]
         for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
             # Euler's step taken backwards, its end found by a few fixed-point iterations.
             ahead = y
             for _ in range(4):
-                estimator.previous = estimator.previous if estimator.previous is not None else y
                 clean = estimator(ahead, following)
                 ahead = clean + (y - clean) * (following / sigma)
             y = ahead

@@ -47,17 +47,20 @@ class Surrogate(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Tensors (m, 3)."""
-        bulk, tetragonal, shear = (self.logarithms(z).clamp(-14, 0.2).exp() * _SOLID.to(z)).unbind(-1)
-        return torch.stack([bulk + 4 * tetragonal / 3, bulk - 2 * tetragonal / 3, shear], dim=-1)
+        return _tensors(self.logarithms(z))
 
     def loss(self, z: Tensor, C: Tensor) -> Tensor:
-        """Mean of Eq. 4, with a tenth of the logarithms' error, which matters for soft cells."""
+        """Mean of Eq. 4, with a hundredth of the logarithms' error, which matters for soft cells."""
         low = self.logarithms(z)
-        bulk, tetragonal, shear = (low.clamp(-14, 0.2).exp() * _SOLID.to(z)).unbind(-1)
-        guess = torch.stack([bulk + 4 * tetragonal / 3, bulk - 2 * tetragonal / 3, shear], dim=-1)
         moduli = torch.stack([(C[:, 0] + 2 * C[:, 1]) / 3, (C[:, 0] - C[:, 1]) / 2, C[:, 2]], dim=-1)
         wanted = (moduli / _SOLID.to(z)).clamp_min(_SOFTEST).log()
-        return error(guess, C).mean() + 0.01 * functional.smooth_l1_loss(low, wanted)
+        return error(_tensors(low), C).mean() + 0.01 * functional.smooth_l1_loss(low, wanted)
+
+
+def _tensors(logarithms: Tensor) -> Tensor:
+    """Tensors (m, 3) of scaled moduli's logarithms."""
+    bulk, tetragonal, shear = (logarithms.clamp(-14, 0.2).exp() * _SOLID.to(logarithms)).unbind(-1)
+    return torch.stack([bulk + 4 * tetragonal / 3, bulk - 2 * tetragonal / 3, shear], dim=-1)
 
 
 def error(C: Tensor, wanted: Tensor) -> Tensor:

@@ -261,6 +261,9 @@ def train_denoiser(
     network = Denoiser(settings.dimension, settings.width, settings.depth, settings.dropout)
     _begin(network, start, data)
     run = Run(network, settings, settings.samples, folder, "denoiser")
+    if run.step == run.steps:
+        assert isinstance(run.average.network, Denoiser)
+        yield run.average.network
     conditions, asked = (
         Conditions.of(d.C.cpu().numpy(), d.volume.cpu().numpy()).to(d.z.device) for d in (data, check)
     )
@@ -297,8 +300,6 @@ def _drive(run: Run, loss: Callable[[torch.Generator], Tensor], pause: float) ->
             run.save()
             yield float(np.mean(values))
             values, last = [], time.perf_counter()
-    if not values and run.step == run.steps and run.seconds == 0:
-        yield float("nan")
 
 
 def _line(phase: str, run: Run, value: float, off: float) -> dict[str, Any]:

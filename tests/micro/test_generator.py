@@ -95,6 +95,16 @@ def test_training_resumes_where_it_was(run, tmp_path):
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
 
 
+def test_a_finished_training_is_taken_as_it_is(run):
+    model, folder, data, _ = run
+    lines: list[dict] = []
+    again = train(data, folder, SMALL, report=lines.append, command="test")
+    assert [line["phase"] for line in lines] == ["check"]
+    np.testing.assert_array_equal(again.space.basis, model.space.basis)
+    for mine, other in zip(model.denoiser.parameters(), again.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
 def test_other_settings_do_not_take_up_a_run(run):
     _, folder, data, _ = run
     with pytest.raises(InputError, match="other settings"):
