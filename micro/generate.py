@@ -112,6 +112,7 @@ def generate(
         )
         C = result.C
     ended = time.perf_counter()
+    asked = np.isfinite(targets).all(axis=1)
     figures = tensor_figures(C, good, samples, targets) | cleanliness(samples)
     report = {
         **figures,
@@ -120,7 +121,7 @@ def generate(
         "settings": {k: np.asarray(v).tolist() for k, v in settings.items()},
         "seconds_per_cell": (drawn - started) / len(samples),
         "seconds_per_cell_homogenise": (ended - drawn) / len(samples),
-        "outside_gamut": int((load_gamut().phi(targets) < 0).sum()),
+        "outside_gamut": int((load_gamut().phi(targets[asked]) < 0).sum()),
         "per_target": per_target,
         "cells": _per_target(C, good, samples, targets),
         "generator": generator.model.card.get("data", ""),
@@ -145,16 +146,18 @@ def _spread(cells: CellSet, samples: Samples) -> tuple[Floats, NDArray[np.bool_]
 def _per_target(
     C: Floats, good: NDArray[np.bool_], samples: Samples, targets: Floats
 ) -> list[dict[str, Any]]:
+    """For each target its cells' tensors and errors; None where no tensor was asked for."""
     lines = []
     for row, wanted in enumerate(targets):
         mine = np.flatnonzero((samples.target == row) & good)
-        error = tensor.tensor_error(C[mine], wanted) if len(mine) else np.empty(0)
+        asked = bool(np.isfinite(wanted).all())
+        error = tensor.tensor_error(C[mine], wanted) if asked else np.empty(0)
         lines.append(
             {
-                "target": wanted.tolist(),
+                "target": wanted.tolist() if asked else None,
                 "C": C[mine].round(6).tolist(),
                 "error": np.round(error, 6).tolist(),
-                "error_best": float(error.min()) if len(mine) else None,
+                "error_best": float(error.min()) if len(error) else None,
             }
         )
     return lines

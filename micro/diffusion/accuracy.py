@@ -19,21 +19,22 @@ def tensor_figures(
 ) -> dict[str, Any]:
     """Errors of samples with tensors C (m, 3), where homogenised (``good``), against their targets (q, 3).
 
-    Cells that have no tensor (not connected, or not converged) count as ``failed``, not in the means.
+    Cells that have no tensor (not connected, or not converged) count as ``failed``, not in the means; the
+    errors are None where nothing has one, or no tensor was asked for (targets of NaN).
     """
     wanted = np.asarray(targets, dtype=np.float64)[samples.target]
     error = np.where(good, tensor.tensor_error(C, wanted), np.inf)
     count = int(np.bincount(samples.target).max())
     best = error.reshape(-1, count).min(axis=1)
-    known = error[np.isfinite(error)]
+    known, best_known = error[np.isfinite(error)], best[np.isfinite(best)]
     return {
         "targets": len(best),
         "per_target": count,
-        "error_mean": float(known.mean()),
-        "error_median": float(np.median(known)),
-        "error_p95": float(np.quantile(known, 0.95)),
-        "error_best_mean": float(best[np.isfinite(best)].mean()),
-        "failed": float(np.mean(~np.isfinite(error))),
+        "error_mean": float(known.mean()) if len(known) else None,
+        "error_median": float(np.median(known)) if len(known) else None,
+        "error_p95": float(np.quantile(known, 0.95)) if len(known) else None,
+        "error_best_mean": float(best_known.mean()) if len(best_known) else None,
+        "failed": float(1 - np.mean(good)),
     }
 
 

@@ -30,6 +30,20 @@ def test_cells_report_and_picture(run_cli, tmp_path):
     assert (out / "cells.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_cells_by_volume_alone(run_cli, tmp_path):
+    out = tmp_path / "cells"
+    done = run_cli("micro", "generate", "--volume", "0.3", "--per-target", "2", "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "generate.json").read_text())
+    assert report["error_mean"] is None
+    assert report["cells"][0]["target"] is None
+    assert report["outside_gamut"] == 0
+    cells = CellSet.load(out / "cells.zarr.zip")
+    assert len(cells) == 2
+    # Asked for by a number that the network sees, not cut to it: a few hundredths off.
+    np.testing.assert_allclose(cells.volume, 0.3, atol=0.06)
+
+
 def test_refined_cells_are_nearer(run_cli, tmp_path):
     single = ("--c11", "0.30", "--c12", "0.11", "--c44", "0.09", "--per-target", "2", "--seed", "3")
     errors = []
