@@ -23,8 +23,6 @@ from micro.solids import ABSENT
 
 Floats = NDArray[np.float64]
 
-_SPAN: Floats = tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]
-
 _VOLUME_STEP = 0.02
 _SHAPE_STEP = 0.1
 """Differences: volume fraction, and parameters in units of the level's standard deviation. Large against
@@ -102,8 +100,8 @@ class Search:
 
     def propose(self) -> Floats:
         """The least-norm step that meets the target in the linear model, within the trust radius; (d,)."""
-        A = self.jacobian / _SPAN[:, None]
-        b = (self.target - self.C) / _SPAN
+        A = self.jacobian / tensor.PAPER_SPAN[:, None]
+        b = (self.target - self.C) / tensor.PAPER_SPAN
         gram = A @ A.T
         # Damping keeps directions that hardly move C from taking long steps.
         z = A.T @ np.linalg.solve(gram + 1e-3 * (np.trace(gram) / 3 + 1e-12) * np.eye(3), b)

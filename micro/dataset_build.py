@@ -30,6 +30,7 @@ from micro.dataset_extremes import designs, pushes, run
 from micro.duplicates import fingerprints
 from micro.errors import InputError
 from micro.families import FAMILIES, family
+from micro.files import cache_path
 from micro.labelling import SMALLEST_MODULUS, Labels, Report, Shards, load_labels, presentable
 from micro.library_build import Recipe, label_pool
 
@@ -39,8 +40,7 @@ POOL = Recipe(n=32, count=16000, seed=2, coarse=32, pool=16000, round_size=1000,
 
 def dataset_directory() -> Path:
     """Where data sets are made: ``$XDG_CACHE_HOME/multiscale/dataset``, by default in ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "multiscale" / "dataset"
+    return cache_path("dataset")
 
 
 PUSHES = 42

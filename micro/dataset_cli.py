@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from micro import tensor
 from micro.cellset import CellSet
 from micro.errors import InputError
+from micro.stage_bar import stage_bar
 
 app = typer.Typer(help="The data set that generators learn from: build it, describe it.")
 
@@ -55,15 +55,7 @@ def build(
     if finished:
         cells = assemble(folder, recipe, command=command)
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        with Progress(*columns, TextColumn("{task.fields[left]}"), console=Console(stderr=True)) as bar:
-            tasks: dict[str, Any] = {}
-
-            def report(stage: str, done: int, total: int, left: float) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage, total=total, left="")
-                bar.update(tasks[stage], completed=done, total=total, left=f"{left:.0f} s left")
-
+        with stage_bar() as report:
             cells = build_dataset(folder, recipe, extremes, workers=workers, report=report, command=command)
     cells.save(out)
     print(f"{out}: {len(cells)} cells of n = {cells.n}")

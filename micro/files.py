@@ -39,6 +39,12 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def cache_path(name: str) -> Path:
+    """``$XDG_CACHE_HOME/multiscale/<name>``, by default in ~/.cache: where long work waits to go on."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "multiscale" / name
+
+
 def _plain(value: Any) -> Any:
     """Numpy scalars and arrays, and paths, as plain JSON values."""
     if hasattr(value, "tolist"):

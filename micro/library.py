@@ -19,8 +19,6 @@ from micro.families import family
 
 Floats = NDArray[np.float64]
 
-_SPAN: Floats = tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]
-
 
 @lru_cache(maxsize=1)
 def load_library() -> CellSet:
@@ -52,7 +50,7 @@ def nearest(cells: CellSet, targets: ArrayLike, k: int = 1) -> tuple[NDArray[np.
     if not 1 <= k <= len(cells):
         raise InputError(f"must lie in 1..{len(cells)}", key="k", value=k)
     # Eq. 4 is a third of the L1 distance once each constant is divided by its range.
-    distance, index = cKDTree(cells.C / _SPAN).query(wanted / _SPAN, k=k, p=1)
+    distance, index = cKDTree(cells.C / tensor.PAPER_SPAN).query(wanted / tensor.PAPER_SPAN, k=k, p=1)
     return np.asarray(index).reshape(len(wanted), k), np.asarray(distance).reshape(len(wanted), k) / 3
 
 
@@ -88,7 +86,7 @@ def correctable(
     m = np.clip(tensor.to_moduli(cells.C) / solid, 1e-6, 1.0)
     gap = np.maximum(1 - cells.volume, 0.02)[:, None]
     slope = tensor.from_moduli(3 * m ** (2 / 3) * (1 - m ** (1 / 3)) / gap * solid)
-    a, r = slope[index] / _SPAN, (wanted[:, None] - cells.C[index]) / _SPAN
+    a, r = slope[index] / tensor.PAPER_SPAN, (wanted[:, None] - cells.C[index]) / tensor.PAPER_SPAN
     # The least sum of absolute values along a line lies where one of them vanishes (or where it starts).
     stops = np.divide(r, a, out=np.zeros_like(r), where=np.abs(a) > 1e-9)
     stops = np.clip(stops, -0.1, 0.1)

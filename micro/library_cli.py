@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from micro import tensor
 from micro.cellset import CellSet
 from micro.errors import InputError
+from micro.files import cache_path
+from micro.stage_bar import stage_bar
 
 app = typer.Typer(help="Cells by formula: build a library of them, show it, find cells by tensor.")
 
@@ -48,15 +48,7 @@ def build(
     if workers is not None and workers < 1:
         raise InputError("at least one process is needed", key="--workers", value=workers)
     folder = cache_directory() if cache is None else cache
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TextColumn("{task.fields[left]}"), console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, done: int, total: int, left: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total, left="")
-            bar.update(tasks[stage], completed=done, total=total, left=f"{left:.0f} s left")
-
+    with stage_bar() as report:
         command = " ".join(["micro library build", *recipe_arguments(recipe)])
         cells = build_library(recipe, folder, workers=workers, report=report, command=command)
     cells.save(out)
@@ -113,8 +105,7 @@ def nearest(
 
 def cache_directory() -> Path:
     """Where unfinished libraries wait: ``$XDG_CACHE_HOME/multiscale/library``, by default in ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "multiscale" / "library"
+    return cache_path("library")
 
 
 def _cells(path: Path | None) -> CellSet:

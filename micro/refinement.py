@@ -27,8 +27,6 @@ Settle = Callable[[Singles], tuple[Singles, NDArray[np.bool_]]]
 Deliver = Callable[[Singles], tuple[NDArray[np.bool_], NDArray[np.bool_]]]
 """Coordinates (m, d) to octants (m, n, n, n) and whether each is connected (m,)."""
 
-_SPAN: Floats = tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]
-
 _RTOL = 3e-3
 """Residual tolerance of a trial; on the library's cells C is then right to 2e-5."""
 
@@ -53,7 +51,7 @@ def slopes(surrogate: Surrogate, z: Singles) -> Floats:
 
     def block(rows: Singles) -> Floats:
         at = torch.from_numpy(rows).to(device).requires_grad_(True)
-        scaled = surrogate(at) / torch.from_numpy(_SPAN).to(at)
+        scaled = surrogate(at) / torch.from_numpy(tensor.PAPER_SPAN.copy()).to(at)
         grads = [torch.autograd.grad(scaled[:, i].sum(), at, retain_graph=i < 2)[0] for i in range(3)]
         return torch.stack(grads, dim=1).double().cpu().numpy()
 
@@ -85,7 +83,7 @@ def steer(
     longest = np.full(len(z), _LONGEST)
     for _ in range(rounds):
         error = np.asarray(tensor.tensor_error(C, targets))
-        step = least_norm(slopes(surrogate, z), (targets - C) / _SPAN, longest)
+        step = least_norm(slopes(surrogate, z), (targets - C) / tensor.PAPER_SPAN, longest)
         tried, whole = settle((z + step).astype(np.float32))
         C_new = predict(surrogate, tried)
         better = whole & (np.asarray(tensor.tensor_error(C_new, targets)) < error)
@@ -169,7 +167,7 @@ def refine(
         if len(rows) == 0:
             break
         known = np.asarray(np.isfinite(C[rows]).all(axis=1))
-        missing = np.where(known[:, None], (targets[rows] - np.nan_to_num(C[rows])) / _SPAN, 0.0)
+        missing = np.where(known[:, None], (targets[rows] - np.nan_to_num(C[rows])) / tensor.PAPER_SPAN, 0.0)
         step = least_norm(slope[rows], missing, longest[rows])
         tried = (z[rows] + step).astype(np.float32)
         new, connected = deliver(tried)
@@ -180,7 +178,7 @@ def refine(
             # A cell without a tensor of its own yet is replaced by any that has one.
             better = solved and not float(tensor.tensor_error(C_new[i], targets[row])) >= error[row]
             if solved and known[i]:
-                learned = (C_new[i] - C[row]) / _SPAN - slope[row] @ step[i]
+                learned = (C_new[i] - C[row]) / tensor.PAPER_SPAN - slope[row] @ step[i]
                 slope[row] += np.outer(learned, step[i]) / max(float(step[i] @ step[i]), 1e-12)
             if better:
                 z[row], octants[row], C[row] = tried[i], new[i], C_new[i]

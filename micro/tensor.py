@@ -66,6 +66,10 @@ PAPER_RANGE: Floats = np.array([[0.0118, 1.3426], [-0.0924, 0.5749], [0.00043, 0
 """Smallest and largest C11, C12, C44 of the founding paper's data, shape (3, 2): the scale of Eq. 4."""
 PAPER_RANGE.setflags(write=False)
 
+PAPER_SPAN: Floats = PAPER_RANGE[:, 1] - PAPER_RANGE[:, 0]
+"""Lengths of these ranges, shape (3,): the unit of each constant's error."""
+PAPER_SPAN.setflags(write=False)
+
 
 def bulk(C: ArrayLike) -> Floats:
     """Bulk modulus K = (C11 + 2 C12) / 3; shape (...)."""
@@ -167,8 +171,7 @@ def tensor_error(C: ArrayLike, C_ref: ArrayLike) -> Floats:
     array, shape (...)
         A fraction (0.01 is one percent).
     """
-    span = PAPER_RANGE[:, 1] - PAPER_RANGE[:, 0]
-    return (np.abs(_tensor(C) - _tensor(C_ref)) / span).mean(axis=-1)
+    return (np.abs(_tensor(C) - _tensor(C_ref)) / PAPER_SPAN).mean(axis=-1)
 
 
 def hashin_shtrikman(volume: ArrayLike, poisson: Any = 0.3) -> tuple[Floats, Floats]:

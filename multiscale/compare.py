@@ -15,6 +15,7 @@ from rich.table import Table
 
 from micro.errors import InputError
 from micro.files import atomic_path
+from multiscale.directory import read_record
 from multiscale.report import page
 from multiscale.report_tables import Row, flat, markdown_table, rows_of, text_of, value_at
 
@@ -51,7 +52,7 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None, console: C
     if file is not None and file.suffix not in (".html", ".md"):
         raise InputError("must end in .html or .md", key="--out", value=str(file))
     runs = [
-        Compared(name, _metrics(Path(path)), _settings(Path(path)))
+        Compared(name, read_record(Path(path) / "metrics.json"), _settings(Path(path)))
         for name, path in zip(_names(paths), paths, strict=True)
     ]
     console.print(table(runs))
@@ -170,19 +171,6 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise InputError("the same run is given twice", key="DIR", value=[str(p) for p in paths])
-
-
-def _metrics(path: Path) -> dict[str, Any]:
-    file = path / "metrics.json"
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("is not the directory of a run: it has no metrics.json", file=path) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't be read as metrics ({error})", file=file) from None
-    if not isinstance(metrics, dict):
-        raise InputError("can't be read as metrics", file=file)
-    return metrics
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -119,6 +119,25 @@ class RunDirectory:
         write_json(self._file, self._data)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """One of a run's JSON files, such as ``metrics.json``.
+
+    Raises
+    ------
+    InputError
+        If it is missing, can't be read, or holds no object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"is not the directory of a run: it has no {path.name}", file=path.parent) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't be read ({error})", file=path) from None
+    if not isinstance(data, dict):
+        raise InputError("is not a run's record", file=path)
+    return data
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

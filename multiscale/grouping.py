@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.tensor import PAPER_RANGE, tensor_error
+from micro.tensor import PAPER_SPAN, tensor_error
 
 Array = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ def group_tensors(tensors: Array, tolerance: float) -> Groups:
     """
     if tolerance <= 0:
         raise ValueError("tolerance must be positive")
-    scaled = tensors / (PAPER_RANGE[:, 1] - PAPER_RANGE[:, 0])
+    scaled = tensors / PAPER_SPAN
     # Rounding keeps equal tensors, computed in different orders, in one box.
     box = np.floor(np.round((scaled - scaled.min(axis=0)) / tolerance, 9)).astype(np.int64)
     _, label, size = np.unique(box, axis=0, return_inverse=True, return_counts=True)

@@ -23,6 +23,7 @@ from micro.errors import InputError
 from micro.files import write_json
 from multiscale.case import load_case
 from multiscale.cavities import Cavities, find_cavities
+from multiscale.directory import read_record
 from multiscale.export.cell_mesh import octant_surface
 from multiscale.export.command import find_lattice
 from multiscale.lattice import Lattice
@@ -275,23 +276,12 @@ def assess_run(
     lattice = Lattice.load(where)
     if density_kg_m3 is None and (path / "case.toml").is_file():
         density_kg_m3 = load_case(path / "case.toml").base_material.density_kg_m3
-    metrics = _metrics(path / "metrics.json")
+    record = path / "metrics.json"
+    metrics = read_record(record) if record.is_file() else None
     report = assess(lattice, direction=direction, density_kg_m3=density_kg_m3, progress=progress)
     if metrics is not None:
-        write_json(path / "metrics.json", metrics | {"printability": asdict(report)})
+        write_json(record, metrics | {"printability": asdict(report)})
     return report
-
-
-def _metrics(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't be read as metrics ({error})", file=path) from None
-    if not isinstance(metrics, dict):
-        raise InputError("can't be read as metrics", file=path)
-    return metrics
 
 
 def described(report: Printability) -> list[str]:

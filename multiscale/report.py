@@ -26,6 +26,7 @@ from micro.errors import InputError
 from micro.files import atomic_path
 from multiscale.case import Case, parse_case
 from multiscale.contact import Interface
+from multiscale.directory import read_record
 from multiscale.lattice import Lattice
 from multiscale.problem import Problem, build_problem
 from multiscale.report_scene import run_fields, scene
@@ -63,8 +64,8 @@ class Run:
         self.path = Path(path)
         if not self.path.is_dir():
             raise InputError("there is no such run directory", file=path)
-        self.record = _json(self.path / "run.json")
-        self.metrics = _json(self.path / "metrics.json")
+        self.record = read_record(self.path / "run.json")
+        self.metrics = read_record(self.path / "metrics.json")
         if value_at(self.metrics, "distortion.design") is None:
             raise InputError("has no distortions yet: `multiscale run` goes on where it stopped", file=path)
 
@@ -363,15 +364,3 @@ def markdown(run: Run, pictures: Sequence[Picture]) -> str:
 
 def _resource(name: str) -> str:
     return files("multiscale").joinpath("data", name).read_text(encoding="utf-8")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"is not the directory of a run: it has no {path.name}", file=path.parent) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't be read ({error})", file=path) from None
-    if not isinstance(data, dict):
-        raise InputError("is not a run's record", file=path)
-    return data

@@ -9,7 +9,6 @@ way unlike neighbours meet, not the resolution.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import tomllib
@@ -26,6 +25,7 @@ from micro.files import atomic_path, write_json
 from micro.tensor import isotropic
 from multiscale import provenance
 from multiscale.case import Case, parse_case
+from multiscale.directory import read_record
 from multiscale.elasticity import SolverOptions
 from multiscale.lattice import Lattice
 from multiscale.objective import Distortion, DistortionObjective
@@ -220,7 +220,7 @@ def verify(
         raise InputError("the lattice is not of this case's grid", file=path, value=original.shape)
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
-    _read_json(path / "metrics.json")  # what can't be added to shows before the work
+    _record(path / "metrics.json")  # what can't be added to shows before the work
     announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
     coarse = coarse_lattice(original, voxels_per_cell)
     lattices = structures(problem, coarse.lattice)
@@ -264,7 +264,7 @@ def verify(
         "peak_bytes": provenance.peak_bytes(),
     }
     _save(path / "verify.npz", reduction, homogenised, solved)
-    write_json(path / "metrics.json", _read_json(path / "metrics.json") | {"verify": metrics})
+    write_json(path / "metrics.json", _record(path / "metrics.json") | {"verify": metrics})
     reporter.say(
         f"[bold]full scale[/bold] distortion {metrics['distortion']:.4f} "
         f"(homogenised, same voxels: {metrics['distortion_homogenised']:.4f}), without cloak "
@@ -363,16 +363,9 @@ def _read_case(path: Path) -> Case:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"is not the directory of a run ({error})", file=path) from None
-    return parse_case(data, _read_json(path / "run.json").get("case_file") or file)
+    return parse_case(data, _record(path / "run.json").get("case_file") or file)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't be read ({error})", file=file) from None
-    if not isinstance(data, dict):
-        raise InputError("holds no record", file=file)
-    return data
+def _record(file: Path) -> dict[str, Any]:
+    """A run's JSON file, empty if there is none."""
+    return read_record(file) if file.is_file() else {}

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from micro import tensor
 
-_SPAN = torch.from_numpy(tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]).float()
+_SPAN = torch.from_numpy(tensor.PAPER_SPAN.copy()).float()
 _SOLID = torch.from_numpy(tensor.to_moduli(tensor.SOLID)).float()
 _SOFTEST = 1e-5
 

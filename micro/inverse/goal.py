@@ -19,8 +19,6 @@ ZENER = (0.95, 1.05)
 _AIM = (0.965, 1.035)
 """Narrower bounds while designing: making the cell black and white moves the ratio a little."""
 
-_SPAN: Floats = tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]
-
 
 @dataclass(frozen=True)
 class Goal:
@@ -73,7 +71,7 @@ class Goal:
     def loss(self, C: Floats) -> float:
         """What is minimised, of the order of one."""
         if self.name == "match":
-            return float((((C - np.array(self.target)) / _SPAN) ** 2).sum() * 100)
+            return float((((C - np.array(self.target)) / tensor.PAPER_SPAN) ** 2).sum() * 100)
         value = self.value(C)
         return value if self.name == "poisson" else -value / self._scale
 

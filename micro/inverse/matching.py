@@ -25,8 +25,6 @@ from micro.sensitivity import sensitivities
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-_SPAN: Floats = tensor.PAPER_RANGE[:, 1] - tensor.PAPER_RANGE[:, 0]
-
 _LARGEST = 1.5
 """Largest displacement of one iteration in voxels."""
 
@@ -168,8 +166,8 @@ def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> 
         return replace(state, best=best, radius=0.5 * radius, few=not state.few)
     if keep:
         best = replace(best, trail=(*best.trail, (trial, C)))
-    foretold = (surface.foretold(displacement) / _SPAN).ravel()
-    change = (C - state.best.C) / _SPAN
+    foretold = (surface.foretold(displacement) / tensor.PAPER_SPAN).ravel()
+    change = (C - state.best.C) / tensor.PAPER_SPAN
     error = change - state.model @ foretold
     model = state.model + np.outer(error, foretold) / (float(foretold @ foretold) + _NOISE**2)
     distance = float(tensor.tensor_error(C, target))
@@ -208,9 +206,9 @@ def _few_orbits(state: _State, target: Floats) -> tuple[Floats, Bools | None, fl
         rng = np.random.default_rng(_ATTEMPTS * state.best.homogenisations + attempt)
         near = np.flatnonzero((np.abs(surface.level) < 0.8) & (rng.random(len(surface.level)) < 0.5))
         solid = surface.level[near] > 0
-        rate = surface.rate[:, near] / _SPAN[:, None]
+        rate = surface.rate[:, near] / tensor.PAPER_SPAN[:, None]
         effect = np.where(solid, -state.model[:, :3] @ rate, state.model[:, 3:] @ rate)
-        left = (target - state.best.C) / _SPAN
+        left = (target - state.best.C) / tensor.PAPER_SPAN
         displacement = np.zeros(len(surface.level))
         for _ in range(_FEW):
             rest = ((left[:, None] - effect) ** 2).sum(axis=0)
@@ -237,16 +235,16 @@ def _displacement(surface: Surface, model: Floats, change: Floats, radius: float
     rng = np.random.default_rng(seed)
     waves = chamber(len(surface.octant)).waves
     mixed = rng.standard_normal((_WAVES, len(waves))) @ waves / np.sqrt(len(waves))
-    basis, wanted = np.concatenate([surface.velocities, mixed]), change / _SPAN
+    basis, wanted = np.concatenate([surface.velocities, mixed]), change / tensor.PAPER_SPAN
 
     def cut(weights: Floats) -> Floats:
         return np.clip(weights @ basis, -radius, radius)
 
     def missing(weights: Floats) -> Floats:
         """What weights (c, b) leave to be done; (c, 3)."""
-        return wanted - (surface.foretold(cut(weights)) / _SPAN).reshape(-1, 6) @ model.T
+        return wanted - (surface.foretold(cut(weights)) / tensor.PAPER_SPAN).reshape(-1, 6) @ model.T
 
-    A = (model[:, :3] + model[:, 3:]) / 2 @ (surface.slope(basis[:3]) / _SPAN[:, None])
+    A = (model[:, :3] + model[:, 3:]) / 2 @ (surface.slope(basis[:3]) / tensor.PAPER_SPAN[:, None])
     damping = 1e-3 * np.trace(A @ A.T) / 3 * np.eye(3)
     best, left = np.zeros(len(basis)), wanted
     weights, rest = best, left
