@@ -180,6 +180,9 @@ class Objective(Table):
     """Names of the regions whose nodes are observed (all nodes of their elements)."""
     reference: Name
     """Name of the reference material."""
+    combine: Literal["mean_square", "sum", "worst"] = "mean_square"
+    """How the loads' values, with their weights w, make one number: "mean_square" (sum w v^2 / sum w)^(1/2),
+    "sum" sum w v / sum w, "worst" the smooth maximum (sum (w v)^12)^(1/12), w relative to the largest."""
 
 
 class Case(Table):

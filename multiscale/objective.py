@@ -1,24 +1,24 @@
-"""Displacement distortion and its sensitivity with respect to every element's tensor.
+"""What a design is judged by, and its sensitivity with respect to every element's tensor.
 
-For one load the distortion is ``d = ||u - u_ref|| / ||u_ref||`` (L2 over the
-nodes of the observed region, each node of the whole grid once); ``u_ref`` is
-the solution of the same grid and loads with the reference material in every
-element, holes filled. Several loads combine as the weighted power mean ::
+An :class:`Objective` gives each load a value v_l(u_l); :mod:`multiscale.combination` makes one number J of
+them. With ``K lambda_l = dJ/du_l`` the sensitivity is ``dJ/dC_i = - sum_l lambda_l^T K_i u_l``, one more
+solve a load unless the problem is self-adjoint.
 
-    J = (sum_l w_l d_l^p / sum_l w_l)^(1/p)
-
-(p = 2 is a mean square, large p approaches the worst load). The problem is
-not self-adjoint: with ``K lambda_l = dJ/du_l`` the sensitivity is
-``dJ/dC_i = - sum_l lambda_l^T K_i u_l``.
+:class:`DistortionObjective` is the displacement distortion ``v = ||u - u_ref|| / ||u_ref||`` (L2 over the
+nodes of the observed region, each node of the whole grid once); ``u_ref`` is the solution of the same grid
+and loads with the reference material in every element, holes filled.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.errors import InputError
+from multiscale.combination import Combination, Kind, Value
 from multiscale.elasticity import Elasticity, SolverOptions
 from multiscale.problem import Problem
 from multiscale.reduction import ReducedLoad, Reduction
@@ -29,23 +29,8 @@ Array = NDArray[np.float64]
 _REFERENCE_RTOL = 1e-9
 
 
-@dataclass(frozen=True)
-class Distortion:
-    """Distortions of one tensor field.
-
-    Attributes
-    ----------
-    total : float
-        The power mean over loads, J.
-    per_load : dict of str to float
-    """
-
-    total: float
-    per_load: dict[str, float]
-
-
-class DistortionObjective:
-    """Distortion of tensor fields on the reduced grid of a problem.
+class Objective(ABC):
+    """A function of tensor fields on the reduced grid of a problem.
 
     Parameters
     ----------
@@ -54,26 +39,32 @@ class DistortionObjective:
         ``rtol`` is the forward tolerance.
     adjoint_rtol : float
         Relative tolerance of the adjoint solves (1e-4 is enough for the gradient).
-    power : float
-        Exponent p of the mean over loads.
+    combine : {"mean_square", "sum", "worst"}, optional
+        How loads make up J; the problem's by default.
     axes : tuple of int, optional
         Mirrored axes to use; default all that the problem has.
     """
+
+    quantity: ClassVar[str]
+    """What is measured, in one word: the key of its figures in metrics and history."""
+    exponent: ClassVar[int]
+    """The optimiser is given J to this power, which makes it smooth (a norm squared is)."""
 
     def __init__(
         self,
         problem: Problem,
         options: SolverOptions | None = None,
         adjoint_rtol: float = 1e-4,
-        power: float = 2.0,
+        combine: Kind | None = None,
         axes: tuple[int, ...] | None = None,
     ):
         self.problem = problem
         self.reduction = Reduction(problem, axes)
         self.options = options or SolverOptions()
         self.adjoint_rtol = adjoint_rtol
-        self.power = power
         self.loads: tuple[ReducedLoad, ...] = self.reduction.loads
+        weights = tuple(load.weight for load in self.loads)
+        self.combination = Combination(combine or problem.combine, weights)
         # Loads with the same supports (after the mirrors) share one operator.
         self._operators: list[Elasticity] = []
         self._operator_of: list[Elasticity] = []
@@ -85,79 +76,66 @@ class DistortionObjective:
                 operator = Elasticity(self.reduction.shape, load.constrained, self.options)
                 self._operators.append(operator)
             self._operator_of.append(operator)
-        self._node_weight = self.reduction.node_weight * self.reduction.nodes(problem.observed_nodes)
-        self.reference = self._solve_reference()
-        self._reference_norm = [self._norm(u) for u in self.reference]
-        for load, norm in zip(self.loads, self._reference_norm, strict=True):
-            if norm == 0.0:
-                raise ValueError(f"load {load.name!r} does not move the observed nodes of the reference")
-        for operator in self._operators:
-            operator.iterations.clear()
         self._last: list[Array | None] = [None] * len(self.loads)
 
-    def _solve_reference(self) -> list[Array]:
-        tensors = self.reduction.elements(self.problem.reference)
-        for operator in self._operators:
-            operator.assemble(tensors)
+    @abstractmethod
+    def measure(self, number: int, displacement: Array) -> float:
+        """The value of load ``number`` for its displacements on the reduced grid; not negative."""
+
+    @abstractmethod
+    def slope(self, number: int, displacement: Array) -> Array | None:
+        """d value / du, a nodal field of the reduced grid; None where the value is stationary."""
+
+    def adjoint(self, number: int, displacement: Array) -> Array | None:
+        """The solution of ``K lambda = d value / du`` for the field assembled last."""
+        right = self.slope(number, displacement)
+        return None if right is None else self._operator_of[number].solve(right, rtol=self.adjoint_rtol)
+
+    def solve(self, tensors: Array, rtol: float) -> list[Array]:
+        """Displacements of every load from a cold start; warm starts stay as they are."""
+        self._assemble(tensors)
         return [
-            operator.solve(load.force, load.prescribed, rtol=_REFERENCE_RTOL)
+            operator.solve(load.force, load.prescribed, rtol=rtol)
             for operator, load in zip(self._operator_of, self.loads, strict=True)
         ]
 
-    def _norm(self, field: Array) -> float:
-        return float(np.sqrt(np.einsum("xyz,xyzc,xyzc->", self._node_weight, field, field)))
+    def _assemble(self, tensors: Array) -> None:
+        for operator in self._operators:
+            operator.assemble(tensors)
 
     def displacements(self, tensors: Array, rtol: float | None = None) -> list[Array]:
         """Displacements of every load, reduced grid; ``tensors`` (mx, my, mz, 3), zero = void."""
-        for operator in self._operators:
-            operator.assemble(tensors)
+        self._assemble(tensors)
         self._last = [
             operator.solve(load.force, load.prescribed, guess=guess, rtol=rtol)
             for operator, load, guess in zip(self._operator_of, self.loads, self._last, strict=True)
         ]
         return [u for u in self._last if u is not None]
 
-    def distortion_of(self, displacements: list[Array]) -> Distortion:
-        """Distortion of given displacement fields (one a load, reduced grid)."""
-        values = [
-            self._norm(u - r) / n
-            for u, r, n in zip(displacements, self.reference, self._reference_norm, strict=True)
-        ]
-        return Distortion(self._mean(values), dict(zip([q.name for q in self.loads], values, strict=True)))
+    def value_of(self, displacements: list[Array]) -> Value:
+        """J and the loads' values of given displacement fields (one a load, reduced grid)."""
+        values = {load.name: self.measure(i, displacements[i]) for i, load in enumerate(self.loads)}
+        return self.combination.of(values)
 
-    def distortion(self, tensors: Array, rtol: float | None = None) -> Distortion:
-        """Distortion of a tensor field on the reduced grid (mx, my, mz, 3)."""
-        return self.distortion_of(self.displacements(tensors, rtol))
+    def value(self, tensors: Array, rtol: float | None = None) -> Value:
+        """J and the loads' values of a tensor field on the reduced grid (mx, my, mz, 3)."""
+        return self.value_of(self.displacements(tensors, rtol))
 
-    def value_and_gradient(self, tensors: Array) -> tuple[Distortion, Array]:
-        """Distortion and dJ/dC, shape (mx, my, mz, 3).
+    def value_and_gradient(self, tensors: Array) -> tuple[Value, Array]:
+        """J and dJ/dC, shape (mx, my, mz, 3).
 
         The gradient is with respect to the tensors of the reduced grid's elements, that is, all
         mirror images of an element change together.
         """
         displacements = self.displacements(tensors)
-        value = self.distortion_of(displacements)
-        weights = np.array([load.weight for load in self.loads])
+        value = self.value_of(displacements)
+        shares = self.combination.slopes(np.array(list(value.per_load.values())))
         gradient = np.zeros((*self.reduction.shape, 3))
-        for i, (operator, load) in enumerate(zip(self._operator_of, self.loads, strict=True)):
-            d = value.per_load[load.name]
-            if d == 0.0:
-                continue
-            # dJ/dd_l of the power mean; dd/du = w (u - u_ref) / (d ||u_ref||^2)
-            share = weights[i] / weights.sum() * (d / value.total) ** (self.power - 1.0)
-            factor = share / (d * self._reference_norm[i] ** 2)
-            right = factor * self._node_weight[..., None] * (displacements[i] - self.reference[i])
-            adjoint = operator.solve(right, rtol=self.adjoint_rtol)
-            gradient -= operator.energies(adjoint, displacements[i])
+        for i, (operator, share) in enumerate(zip(self._operator_of, shares, strict=True)):
+            adjoint = self.adjoint(i, displacements[i])
+            if adjoint is not None:
+                gradient -= share * operator.energies(adjoint, displacements[i])
         return value, gradient
-
-    def _mean(self, values: list[float]) -> float:
-        d = np.array(values)
-        w = np.array([load.weight for load in self.loads])
-        top = d.max()
-        if top == 0.0:
-            return 0.0
-        return float(top * (np.sum(w * (d / top) ** self.power) / w.sum()) ** (1.0 / self.power))
 
     def forget(self) -> None:
         """Drop the warm starts (before fields that have nothing to do with the last ones)."""
@@ -166,11 +144,63 @@ class DistortionObjective:
             operator.iterations.clear()
 
     @property
+    def operators(self) -> list[Elasticity]:
+        """The operator of each load; loads with the same supports share one."""
+        return list(self._operator_of)
+
+    @property
     def unknowns(self) -> int:
         """Active degrees of freedom of the last assembled field (the largest operator)."""
         return max(operator.unknowns for operator in self._operators)
 
     @property
     def iterations(self) -> list[int]:
-        """CG iterations of every solve since the references."""
+        """CG iterations of every solve since the set-up."""
         return [n for operator in self._operators for n in operator.iterations]
+
+
+class DistortionObjective(Objective):
+    """How far the observed nodes are from where they would be in the reference material; no unit.
+
+    Raises
+    ------
+    InputError
+        If a load does not move the observed nodes of the reference.
+    """
+
+    quantity = "distortion"
+    exponent = 2
+
+    def __init__(
+        self,
+        problem: Problem,
+        options: SolverOptions | None = None,
+        adjoint_rtol: float = 1e-4,
+        combine: Kind | None = None,
+        axes: tuple[int, ...] | None = None,
+    ):
+        super().__init__(problem, options, adjoint_rtol, combine, axes)
+        self._node_weight = self.reduction.node_weight * self.reduction.nodes(problem.observed_nodes)
+        self.reference = self.solve(self.reduction.elements(problem.reference), _REFERENCE_RTOL)
+        self._reference_norm = [self._norm(u) for u in self.reference]
+        for load, norm in zip(self.loads, self._reference_norm, strict=True):
+            if norm == 0.0:
+                raise InputError(
+                    "does not move the observed nodes of the reference", key="loads", value=load.name
+                )
+        self.forget()
+
+    def _norm(self, field: Array) -> float:
+        return float(np.sqrt(np.einsum("xyz,xyzc,xyzc->", self._node_weight, field, field)))
+
+    def measure(self, number: int, displacement: Array) -> float:
+        """``||u - u_ref|| / ||u_ref||``."""
+        return self._norm(displacement - self.reference[number]) / self._reference_norm[number]
+
+    def slope(self, number: int, displacement: Array) -> Array | None:
+        """``w (u - u_ref) / (v ||u_ref||^2)``."""
+        v = self.measure(number, displacement)
+        if v == 0.0:
+            return None
+        factor = 1.0 / (v * self._reference_norm[number] ** 2)
+        return factor * self._node_weight[..., None] * (displacement - self.reference[number])

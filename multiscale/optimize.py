@@ -13,8 +13,8 @@ What is evaluated is always feasible: the filtered tensors are projected onto th
 gamut and the projection is differentiated. One aggregated constraint keeps the
 unprojected tensors within ``slack`` of the gamut, where the projection is well
 behaved; after each stage the variables take over what the projection moved. The
-objective given to nlopt is (J / J at the start of the stage)^2: a sum of squares
-of the displacement differences, smooth where J is a norm.
+objective given to nlopt is J / J at the start of the stage, squared if J is a
+norm: a sum of squares of displacement differences is smooth, their norm is not.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from micro.errors import InputError
 from micro.files import atomic_path
+from multiscale.combination import Value
 from multiscale.design_space import DesignSpace
 from multiscale.feasibility import (
     FeasibilityConstraint,
@@ -39,7 +40,7 @@ from multiscale.feasibility import (
     FeasibleSet,
     count_violations,
 )
-from multiscale.objective import Distortion, DistortionObjective
+from multiscale.objective import Objective
 
 Array = NDArray[np.float64]
 Record = dict[str, object]
@@ -143,11 +144,11 @@ def read_history(path: Path) -> list[Record]:
 
 
 class Optimiser:
-    """Minimises the distortion of a design under the feasibility constraint.
+    """Minimises an objective of a design under the feasibility constraint.
 
     Parameters
     ----------
-    objective : DistortionObjective
+    objective : Objective
     space : DesignSpace
     gamut : FeasibleSet
     settings : Settings
@@ -159,7 +160,7 @@ class Optimiser:
 
     def __init__(
         self,
-        objective: DistortionObjective,
+        objective: Objective,
         space: DesignSpace,
         gamut: FeasibleSet,
         settings: Settings,
@@ -235,7 +236,7 @@ class Optimiser:
         """Project every element onto the gamut, keep the design if it is the best so far."""
         raw = self.space.forward(state.x)
         projected = self.projection.forward(raw)
-        value = self.objective.distortion(self.space.field(projected))
+        value = self.objective.value(self.space.field(projected))
         record = self._record(state, value, projected, projection=True)
         if value.total < state.best_value:
             state = replace(state, best=projected, best_value=value.total)
@@ -246,14 +247,14 @@ class Optimiser:
         return state
 
     # --------------------------------------------------------------- records
-    def _record(self, state: State, value: Distortion, tensors: Array, projection: bool = False) -> Record:
+    def _record(self, state: State, value: Value, tensors: Array, projection: bool = False) -> Record:
         phi = self.gamut.phi(tensors)
         return {
             "stage": state.stage,
             "kind": "projection" if projection else "evaluation",
             "evaluation": state.evaluation,
             "count": len(state.records) + 1,
-            "distortion": value.total,
+            self.objective.quantity: value.total,
             "per_load": value.per_load,
             "constraint": float(self.settings.margin - phi.min()),
             "violations": count_violations(phi, self.settings.margin),
@@ -294,9 +295,11 @@ class _Search:
         self._scale = self._scale or value.total
         if gradient.size:
             pulled = owner.projection.backward(raw, tensors, sensitivity[owner.space.design])
-            gradient[:] = self._flat(owner.space.backward(pulled)) * (2.0 * value.total / self._scale**2)
+            power = owner.objective.exponent
+            slope = power * (value.total / self._scale) ** (power - 1) / self._scale
+            gradient[:] = self._flat(owner.space.backward(pulled)) * slope
         self._note(variables, raw, tensors, value)
-        return (value.total / self._scale) ** 2
+        return (value.total / self._scale) ** owner.objective.exponent
 
     def constraint(self, x: Array, gradient: Array) -> float:
         space = self.owner.space
@@ -309,7 +312,7 @@ class _Search:
     def _flat(self, gradient: Array) -> Array:
         return gradient.sum(axis=0) if self.uniform else gradient.reshape(-1)
 
-    def _note(self, variables: Array, raw: Array, tensors: Array, value: Distortion) -> None:
+    def _note(self, variables: Array, raw: Array, tensors: Array, value: Value) -> None:
         """Count the evaluation; the state's x follows the best point.
 
         Every evaluated design is feasible after its projection, so the lowest J counts, but points

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from micro.errors import InputError
 from multiscale import grid
 from multiscale.case import Case
+from multiscale.combination import Kind
 from multiscale.loads import LoadCase, build_load, freeze
 from multiscale.supports import check_supported
 from multiscale.symmetry import AXIS_NAMES, mirror_obstacle, parity
@@ -58,6 +59,8 @@ class Problem:
     refinement: int = 1
     """How many times finer than the case's own grid."""
     observed_names: tuple[str, ...] = field(default=())
+    combine: Kind = "mean_square"
+    """How the loads make up the objective."""
 
     def __post_init__(self) -> None:
         freeze(self.role, self.region, self.tensor, self.reference, self.observed)
@@ -135,6 +138,7 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
         density_kg_m3=case.base_material.density_kg_m3,
         refinement=refine,
         observed_names=case.objective.observe,
+        combine=case.objective.combine,
     )
 
 

@@ -23,6 +23,7 @@ from micro.library import load_library
 from multiscale import parallel, provenance
 from multiscale.case import Case, load_case
 from multiscale.cell_source import CellSource, GeneratorSource, SetSource
+from multiscale.combination import Value
 from multiscale.design_space import DesignSpace
 from multiscale.directory import RunDirectory
 from multiscale.elasticity import SolverOptions
@@ -30,7 +31,7 @@ from multiscale.feasibility import count_violations
 from multiscale.fill import fill
 from multiscale.filter import cone_filter
 from multiscale.lattice import Lattice
-from multiscale.objective import Distortion, DistortionObjective
+from multiscale.objective import DistortionObjective
 from multiscale.optimize import Optimiser, Record, Settings
 from multiscale.problem import Problem, build_problem
 from multiscale.progress import Reporter, Style
@@ -114,17 +115,17 @@ class Session:
         matrix = cone_filter(self.design_mask, self.case.filter.radius, self.objective.reduction.axes)
         return DesignSpace(self.design_mask, background, matrix, lower, upper)
 
-    def evaluate(self, field: Array) -> tuple[Distortion, list[Array]]:
+    def evaluate(self, field: Array) -> tuple[Value, list[Array]]:
         """Distortion and displacements of a reduced field at the reporting tolerance."""
         displacements = self.objective.displacements(field, self.case.solver.rtol_evaluate)
-        return self.objective.distortion_of(displacements), displacements
+        return self.objective.value_of(displacements), displacements
 
-    def evaluate_refined(self, field: Array) -> Distortion:
+    def evaluate_refined(self, field: Array) -> Value:
         """Distortion of the same structure on a mesh twice as fine."""
         fine = DistortionObjective(build_problem(self.case, refine=_REFINE), self.solver())
         for axis in range(3):
             field = np.repeat(field, _REFINE, axis=axis)
-        return fine.distortion(field)
+        return fine.value(field)
 
 
 def run_case(path: str | Path, out: str | Path, style: Style = "text") -> dict[str, Any]:
@@ -186,18 +187,19 @@ def _design(session: Session, directory: RunDirectory) -> None:
     )
     space = session.space()
     budget = settings.uniform_evaluations + settings.stages * settings.evaluations
-    void = objective.distortion(session.void_field)
+    void = objective.value(session.void_field)
     reporter.say(
         f"design: {3 * space.size} variables, {objective.unknowns} unknowns a solve; "
         f"distortion without cloak {void.total:.4f}"
     )
     objective.forget()
     keep = directory.path if parallel.is_root() else None
+    quantity = objective.quantity
     with reporter.task("design", budget) as task:
 
         def show(record: Record) -> None:
             step = 0 if record["kind"] == "projection" else 1
-            detail = f"stage {record['stage']}, distortion {record['distortion']:.4f}"
+            detail = f"stage {record['stage']}, {quantity} {record[quantity]:.4g}"
             if record["violations"]:
                 detail += f", {record['violations']} violations"
             task.advance(step, detail, record)
@@ -300,7 +302,7 @@ def _evaluate(session: Session, directory: RunDirectory) -> None:
     lattice = parallel.on_root(lambda: Lattice.load(directory.path / "lattice.zarr"))
     built = parallel.from_root(None if lattice is None else lattice.tensors(), (*problem.shape, 3))
     fields = {"void": session.void_field, "design": design, "lattice": objective.reduction.elements(built)}
-    results: dict[str, Distortion] = {}
+    results: dict[str, Value] = {}
     displacements = {"reference": objective.reference}
     with reporter.task("evaluate", 4) as task:
         for name, field in fields.items():
@@ -418,7 +420,7 @@ def _save_displacements(path: Path, session: Session, fields: dict[str, list[Arr
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _distortions(results: dict[str, Distortion]) -> dict[str, Any]:
+def _distortions(results: dict[str, Value]) -> dict[str, Any]:
     loads = next(iter(results.values())).per_load
     return {
         **{name: value.total for name, value in results.items()},

@@ -25,10 +25,11 @@ from micro.files import atomic_path, write_json
 from micro.tensor import isotropic
 from multiscale import provenance
 from multiscale.case import Case, parse_case
+from multiscale.combination import Combination, Value
 from multiscale.directory import read_record
 from multiscale.elasticity import SolverOptions
 from multiscale.lattice import Lattice
-from multiscale.objective import Distortion, DistortionObjective
+from multiscale.objective import DistortionObjective
 from multiscale.problem import Problem, Role, build_problem
 from multiscale.progress import Reporter
 from multiscale.reduction import Reduction
@@ -155,13 +156,12 @@ def predict(problem: Problem, lattices: dict[str, Lattice], options: SolverOptio
 
 def distortion(
     problem: Problem, reduction: Reduction, displacements: list[Array], reference: list[Array]
-) -> Distortion:
+) -> Value:
     """Distortion of corner displacements against those of a reference, as in the optimisation."""
     values = [difference(problem, reduction, u, r) for u, r in zip(displacements, reference, strict=True)]
     names = [load.name for load in reduction.loads]
-    weights = np.array([load.weight for load in reduction.loads])
-    total = float(np.sqrt(np.sum(weights * np.square(values)) / weights.sum()))
-    return Distortion(total, dict(zip(names, values, strict=True)))
+    weights = tuple(load.weight for load in reduction.loads)
+    return Combination(problem.combine, weights).of(dict(zip(names, values, strict=True)))
 
 
 def difference(problem: Problem, reduction: Reduction, a: Array, b: Array) -> float:
@@ -303,7 +303,7 @@ def _metrics(
     homogenised: dict[str, list[Array]],
     solved: dict[str, FullScale],
 ) -> dict[str, Any]:
-    def of(fields: dict[str, list[Array]], name: str) -> Distortion:
+    def of(fields: dict[str, list[Array]], name: str) -> Value:
         return distortion(problem, reduction, fields[name], fields["reference"])
 
     full = {name: s.corners for name, s in solved.items()}

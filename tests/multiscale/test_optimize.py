@@ -49,7 +49,7 @@ def test_every_algorithm_improves_and_stays_feasible(parts, algorithm):
     assert state.best_value < 0.5 * first
     assert gamut.phi(state.best).min() > -1e-9
     assert all(record["violations"] == 0 for record in state.records)
-    assert objective.distortion(space.field(state.best)).total == pytest.approx(state.best_value, rel=1e-6)
+    assert objective.value(space.field(state.best)).total == pytest.approx(state.best_value, rel=1e-6)
 
 
 def test_elementwise_design_beats_the_uniform_one(parts):
