@@ -194,7 +194,7 @@ class Generator:
         trials: int = 6,
         progress: Progress | None = None,
     ) -> CellSet:
-        """Cells moved onto their targets (q, 3) with the homogeniser (:mod:`micro.refinement`).
+        """Cells moved onto their targets (q, 3) by the homogeniser's own slopes (:mod:`micro.refinement`).
 
         Returns a CellSet of the samples that could be homogenised, in their order, with the row of the
         target, the number of the sample and the homogenisations spent as parameters.
@@ -216,7 +216,7 @@ class Generator:
     ) -> Refinement:
         """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each."""
         return refine(
-            self.model.surrogate,
+            self.model.space,
             samples.z,
             targets,
             lambda z: self._octants(z, samples.n),

@@ -1,8 +1,10 @@
-"""Bringing generated cells onto their targets: few homogenisations, slopes from the surrogate.
+"""Bringing generated cells onto their targets, by the surrogate's slopes or by the homogeniser's own.
 
-A cell moves in its shape space by the least-norm step that the tensor's slope asks for. The first slope is
-the surrogate's; Broyden's update (1965) corrects it with every homogenised trial. Each trial is delivered as
-it would be (binary, largest component, connected) and replaces the cell only if it is nearer to its target.
+A cell moves in its shape space by the least-norm step that the tensor's slope asks for. To *steer* is to
+follow the surrogate: nothing is homogenised. To *refine* is to follow the derivatives that come with each
+homogenisation (:mod:`micro.shape_slopes`). Each trial is delivered as it would be (binary, largest component,
+connected) and replaces the cell only if it is nearer to its target; one that is not corrects the slope by
+Broyden's update (1965) and shortens the next step.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micro import tensor
+from micro import shape_slopes, tensor
 from micro.diffusion.surrogate import Surrogate
-from micro.homogenize import Status, homogenize_octants
-from micro.shape_space import in_blocks
+from micro.homogenize import Status
+from micro.sensitivity import sensitivities
+from micro.shape_space import ShapeSpace, in_blocks
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -30,8 +33,18 @@ Deliver = Callable[[Singles], tuple[NDArray[np.bool_], NDArray[np.bool_]]]
 _RTOL = 3e-3
 """Residual tolerance of a trial; on the library's cells C is then right to 2e-5."""
 
-_LONGEST = 2.0
-"""Longest step at first, in coordinates whose root mean square is one (so a cell has a norm of about 16)."""
+_LONGEST, _SHORTEST = 3.0, 0.01
+"""Longest step at first, in coordinates whose root mean square is one (so a cell has a norm of about 16), and
+that at which a cell is given up."""
+
+_STEERED = 2.0
+"""Longest step that trusts the surrogate."""
+
+_THICKER = 0.25
+"""Voxels by which the surface of a cell in pieces moves outward in one trial."""
+
+_TOGETHER = 64
+"""Cells homogenised at once: what their solutions take in memory (7 MB each at n = 32)."""
 
 
 def predict(surrogate: Surrogate, z: Singles) -> Floats:
@@ -80,7 +93,7 @@ def steer(
     surrogate's tensors.
     """
     C = predict(surrogate, z)
-    longest = np.full(len(z), _LONGEST)
+    longest = np.full(len(z), _STEERED)
     for _ in range(rounds):
         error = np.asarray(tensor.tensor_error(C, targets))
         step = least_norm(slopes(surrogate, z), (targets - C) / tensor.PAPER_SPAN, longest)
@@ -125,7 +138,7 @@ class Refinement:
 
 
 def refine(
-    surrogate: Surrogate,
+    space: ShapeSpace,
     z: Singles,
     targets: Floats,
     deliver: Deliver,
@@ -138,7 +151,7 @@ def refine(
 
     Parameters
     ----------
-    surrogate : Surrogate
+    space : ShapeSpace
     z : float32 array, shape (m, d)
     targets : array, shape (m, 3)
         Units of E_s.
@@ -153,45 +166,51 @@ def refine(
     """
     z = z.astype(np.float32).copy()
     octants, connected = deliver(z)
-    C = _homogenized(octants, connected)
+    C, slope = _evaluated(space, z, octants, connected)
     start, start_C = octants.copy(), C.copy()
     used = np.ones(len(z), dtype=np.int64)
-    slope = slopes(surrogate, z)
     longest = np.full(len(z), _LONGEST)
     for trial in range(1, trials):
         error: Floats = np.asarray(tensor.tensor_error(C, targets))
         # Not `error > tolerance`: NaN is a cell that is not connected yet.
-        rows = np.flatnonzero(~np.less_equal(error, tolerance) & (longest > 0.01))
+        rows = np.flatnonzero(~np.less_equal(error, tolerance) & (longest > _SHORTEST))
         if progress is not None:
             progress(trial, len(rows))
         if len(rows) == 0:
             break
         known = np.asarray(np.isfinite(C[rows]).all(axis=1))
-        missing = np.where(known[:, None], (targets[rows] - np.nan_to_num(C[rows])) / tensor.PAPER_SPAN, 0.0)
-        step = least_norm(slope[rows], missing, longest[rows])
+        missing = (targets[rows] - np.nan_to_num(C[rows])) / tensor.PAPER_SPAN
+        step = least_norm(np.nan_to_num(slope[rows]), missing, longest[rows])
+        # A cell in pieces has no tensor and no slope: it is thickened until it holds together.
+        step[~known] = _THICKER / (2 * space.n) * space.shift()
         tried = (z[rows] + step).astype(np.float32)
         new, connected = deliver(tried)
-        C_new = _homogenized(new, connected)
+        C_new, slope_new = _evaluated(space, tried, new, connected)
         used[rows] += 1
         for i, row in enumerate(rows):
             solved = bool(np.isfinite(C_new[i]).all())
-            # A cell without a tensor of its own yet is replaced by any that has one.
-            better = solved and not float(tensor.tensor_error(C_new[i], targets[row])) >= error[row]
-            if solved and known[i]:
-                learned = (C_new[i] - C[row]) / tensor.PAPER_SPAN - slope[row] @ step[i]
-                slope[row] += np.outer(learned, step[i]) / max(float(step[i] @ step[i]), 1e-12)
-            if better:
-                z[row], octants[row], C[row] = tried[i], new[i], C_new[i]
+            nearer = solved and float(tensor.tensor_error(C_new[i], targets[row])) < error[row]
+            if nearer or not known[i]:
+                z[row], octants[row], C[row], slope[row] = tried[i], new[i], C_new[i], slope_new[i]
             else:
                 longest[row] = 0.4 * min(longest[row], float(np.linalg.norm(step[i])))
+                if solved:
+                    learned = (C_new[i] - C[row]) / tensor.PAPER_SPAN - slope[row] @ step[i]
+                    slope[row] += np.outer(learned, step[i]) / max(float(step[i] @ step[i]), 1e-12)
     return Refinement(z, octants, C, start, start_C, used)
 
 
-def _homogenized(octants: NDArray[np.bool_], connected: NDArray[np.bool_]) -> Floats:
-    """Tensors (m, 3), NaN where a cell is not connected or its solve did not converge."""
+def _evaluated(
+    space: ShapeSpace, z: Singles, octants: NDArray[np.bool_], connected: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Tensors (m, 3) and their slopes (m, 3, d), NaN where a cell is in pieces or its solve failed."""
     C = np.full((len(octants), 3), np.nan)
-    if connected.any():
-        result = homogenize_octants(octants[connected], rtol=_RTOL)
-        good = result.status == Status.OK
-        C[np.flatnonzero(connected)[good]] = result.C[good]
-    return C
+    slope = np.full((len(octants), 3, space.dimension), np.nan)
+    for rows in np.array_split(np.flatnonzero(connected), -(-int(connected.sum()) // _TOGETHER) or 1):
+        if len(rows):
+            result = sensitivities(octants[rows], rtol=_RTOL)
+            good = result.status == Status.OK
+            C[rows[good]] = result.C[good]
+            solved = rows[good]
+            slope[solved] = shape_slopes.slopes(space, z[solved], octants[solved], result.gradient[good])
+    return C, slope

@@ -62,6 +62,15 @@ def carried_over(gradient: Floats, octant: Bools, width: float) -> Floats:
     return np.stack(means) / np.maximum(weight, 1e-3)
 
 
+def voxel_rates(gradient: Floats, octant: Bools) -> Floats:
+    """Estimated change of C by each voxel that changes sides, (3, n, n, n).
+
+    That by becoming solid of a void voxel, and that by becoming void, times -1, of a solid one;
+    ``gradient`` (3, n, n, n) is dC / d(modulus), zero in the void.
+    """
+    return np.where(octant, _REMOVAL * gradient, _ADDITION * carried_over(gradient, octant, _NEAR))
+
+
 @dataclass(frozen=True)
 class Surface:
     """A binary octant ready to move, on the voxels i <= j <= k of its fundamental domain.
@@ -89,11 +98,8 @@ class Surface:
         n = len(octant)
         inside, _ = fundamental_domain(n)
         level = level_field(octant).ravel()[inside]
-        near, smooth = (
-            carried_over(gradient, octant, width).reshape(3, -1)[:, inside] for width in (_NEAR, _SMOOTH)
-        )
-        own = gradient.reshape(3, -1)[:, inside]
-        rate: Floats = np.where(level > 0, _REMOVAL * own, _ADDITION * near) * chamber(n).weights
+        smooth = carried_over(gradient, octant, _SMOOTH).reshape(3, -1)[:, inside]
+        rate: Floats = voxel_rates(gradient, octant).reshape(3, -1)[:, inside] * chamber(n).weights
         typical = np.quantile(np.abs(smooth[:, np.abs(level) < _SKIN]), 0.75, axis=1)
         return Surface(octant, level, rate, smooth / np.where(typical > 0, typical, 1.0)[:, None])
 
