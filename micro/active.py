@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from micro import cell, tensor
 from micro.cellset import CellSet
-from micro.generator import Generator
+from micro.generator import Generator, Samples
 from micro.homogenize import Status, homogenize_octants
 from micro.labelling import COARSE_RTOL, SMALLEST_MODULUS, presentable
 from micro.library_build import goals
@@ -23,6 +23,9 @@ Floats = NDArray[np.float64]
 
 _CHUNK = 50
 """Cells between two reports of progress."""
+
+_NEAR = 0.01
+"""Tensor error (Eq. 4) at which a cell of a round has arrived: holes are wider."""
 
 
 def aims(C: Floats, count: int, rng: np.random.Generator) -> Floats:
@@ -41,6 +44,7 @@ def active_round(
     *,
     seed: int,
     draws: int = 4,
+    trials: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> CellSet:
     """New cells with their tensors, at the resolution of the known ones.
@@ -56,6 +60,9 @@ def active_round(
         Decides targets and cells.
     draws : int
         Candidates for each; fewer leave more variety.
+    trials : int
+        Homogenisations of a cell at most: 1 takes it as it is generated, more move it on toward its target
+        (:mod:`micro.refinement`), further out where targets lie beyond the rim.
     progress : callable, optional
         Called with (targets done, count).
     """
@@ -65,16 +72,29 @@ def active_round(
         wanted = targets[start : start + _CHUNK]
         seeds = seed * 10**6 + start + np.arange(len(wanted))
         samples = generator.sample(wanted, 1, seed=seeds, draws=draws, resolution=known.n)
-        octants = samples.octants()[samples.connected]
-        octants = octants[[presentable(octant) for octant in octants]]
+        octants, C = _homogenised(samples, generator, wanted, trials)
         if len(octants):
-            result = homogenize_octants(octants, rtol=COARSE_RTOL)
-            stiff = (tensor.to_moduli(result.C) >= SMALLEST_MODULUS).all(axis=1)
-            good = (result.status == Status.OK) & stiff
-            parts.append((octants[good], result.C[good]))
+            clean = np.array([presentable(octant) for octant in octants])
+            clean &= (tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=1)
+            parts.append((octants[clean], C[clean]))
         if progress is not None:
             progress(min(start + _CHUNK, count), count)
     octants, C = (np.concatenate(column) for column in zip(*parts, strict=True))
     _, first = np.unique(cell.pack(octants), axis=0, return_index=True)
     rows = np.sort(first)
     return CellSet.from_octants(octants[rows], C[rows], family="generated", attrs={"seed": seed})
+
+
+def _homogenised(
+    samples: Samples, generator: Generator, targets: Floats, trials: int
+) -> tuple[NDArray[np.bool_], Floats]:
+    """Octants and tensors of the samples in one piece whose solves converge."""
+    if trials > 1:
+        moved = generator.refined(samples, targets[samples.target], tolerance=_NEAR, trials=trials)
+        return moved.octants[moved.known], moved.C[moved.known]
+    octants = samples.octants()[samples.connected]
+    if not len(octants):
+        return octants, np.empty((0, 3))
+    result = homogenize_octants(octants, rtol=COARSE_RTOL)
+    good = result.status == Status.OK
+    return octants[good], result.C[good]

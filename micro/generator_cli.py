@@ -128,6 +128,7 @@ def train(
     ] = None,
     samples: Annotated[int, typer.Option(help="Cells shown to the denoiser in all.")] = 3_500_000,
     surrogate_samples: Annotated[int, typer.Option(help="Cells shown to the surrogate.")] = 2_000_000,
+    slopes: Annotated[int, typer.Option(help="Cells whose derivatives the surrogate learns from too.")] = 0,
     width: Annotated[int, typer.Option(help="Of the denoiser's layers.")] = 512,
     depth: Annotated[int, typer.Option(help="Number of the denoiser's layers.")] = 5,
     dimension: Annotated[int, typer.Option(help="Coordinates of the shape space.")] = 256,
@@ -155,6 +156,7 @@ def train(
         rate=rate,
         samples=samples,
         surrogate_samples=surrogate_samples,
+        slopes=slopes,
         seed=seed,
     )
     for key, value in (("--samples", samples), ("--width", width), ("--depth", depth), ("--batch", batch)):
@@ -177,6 +179,8 @@ def _brief(line: dict[str, Any]) -> str:
     if line["phase"] == "check":
         return "check: " + json.dumps({k: v for k, v in line.items() if k != "phase"})
     left = line["seconds_left"] / 60
+    if line["phase"] == "slopes":
+        return f"slopes: {line['cells']} cells, {left:.0f} min left"
     return (
         f"{line['phase']}: step {line['step']}/{line['steps']}, loss {line['loss']:.4f}, "
         f"validation {line['validation']:.4f}, {left:.0f} min left"
@@ -191,6 +195,9 @@ def active(
         typer.Option(help="The data known so far (default: the packaged set).", show_default=False),
     ] = None,
     generator: GeneratorOption = "default",
+    trials: Annotated[
+        int, typer.Option(help="Homogenisations of a cell: with more than 1 it is moved on to its target.")
+    ] = 1,
     work: Annotated[
         Path | None, typer.Option(help="Work directory of the data set.", show_default="the cache")
     ] = None,
@@ -206,8 +213,9 @@ def active(
     from micro.dataset_build import dataset_directory
     from micro.generator import Generator
 
-    if number < 1 or count < 1:
-        raise InputError("at least 1", key="--round" if number < 1 else "--count", value=min(number, count))
+    for key, value in (("--round", number), ("--count", count), ("--trials", trials)):
+        if value < 1:
+            raise InputError("at least 1", key=key, value=value)
     path = (dataset_directory() if work is None else work) / "active" / f"round{number:03d}.zarr.zip"
     if path.exists():
         print(f"{path} is there already")
@@ -220,6 +228,7 @@ def active(
             known,
             count,
             seed=number,
+            trials=trials,
             progress=lambda done, total: bar.update(task, completed=done),
         )
     cells.save(path)

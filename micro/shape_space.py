@@ -219,6 +219,13 @@ class ShapeSpace:
         fields = np.stack([grid.unfold(row) for row in low]) if len(low) else low.reshape(0, *(self.n,) * 3)
         return fields if n == self.n else resampled(fields, n)
 
+    def half_period_map(self) -> Singles:
+        """The matrix M (d, d) of the half-period shift, z -> z M + constant, its own inverse.
+
+        Slopes (..., d) of the shifted cell are those of the cell times M^T.
+        """
+        return self.basis[:, half_period(self.n)] @ self._encoder
+
     def shift(self) -> Singles:
         """The coordinates' change (d,) per unit of level added everywhere (thicker by so much)."""
         return np.ones((1, len(self.mean)), np.float32)[0] @ self._encoder

@@ -14,21 +14,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micro import dataset
+from micro import dataset, shape_slopes
 from micro.cellset import CellSet
 from micro.diffusion import ranks
 from micro.diffusion.accuracy import measure
-from micro.diffusion.training import Data, Settings, assemble, train_denoiser, train_surrogate
+from micro.diffusion.training import Data, Settings, Slopes, assemble, train_denoiser, train_surrogate
 from micro.diffusion.weights import Model
 from micro.errors import InputError
 from micro.files import atomic_path, write_json
 from micro.generator import Generator
+from micro.sensitivity import sensitivities
 from micro.shape_space import ShapeSpace, signed_distance
 
 Report = Callable[[dict[str, Any]], None]
 
 _CHECKED = 48
 """Validation targets of the figures taken while training."""
+
+_SLOPES, _SLOPE_RTOL = 25, 3e-3
+"""Cells of a block of slopes, and the residual tolerance of their solves."""
 
 
 def train(
@@ -94,8 +98,15 @@ def train(
             file.write(json.dumps(line) + "\n")
         report(line)
 
+    slopes = _slopes(work / "slopes", parts["train"], space, settings, log) if settings.slopes else None
     surrogate = train_surrogate(
-        data["train"], data["validation"], settings, work, log, start.surrogate if start else None
+        data["train"],
+        data["validation"],
+        settings,
+        work,
+        log,
+        start.surrogate if start else None,
+        slopes.to(place) if slopes else None,
     )
     card: dict[str, Any] = {
         "data": cells.digest(),
@@ -170,6 +181,29 @@ def _distances(path: Path, cells: CellSet) -> NDArray[np.float32]:
     with atomic_path(path) as temporary:
         np.save(temporary, out, allow_pickle=False)
     return out
+
+
+def _slopes(folder: Path, cells: CellSet, space: ShapeSpace, settings: Settings, log: Report) -> Slopes:
+    """Derivatives of some cells drawn at random, computed once, in blocks that are kept."""
+    folder.mkdir(exist_ok=True)
+    order = np.random.default_rng(settings.seed).permutation(len(cells))[: settings.slopes]
+    blocks = [order[i : i + _SLOPES] for i in range(0, len(order), _SLOPES)]
+    started, fresh = time.monotonic(), 0
+    for number, rows in enumerate(blocks):
+        path = folder / f"{number:04d}.npy"
+        if ranks.rank() == 0 and not path.exists():
+            octants = cells.octants(rows)
+            gradient = sensitivities(octants, rtol=_SLOPE_RTOL).gradient
+            values = shape_slopes.slopes(space, space.encode(signed_distance(octants)), octants, gradient)
+            with atomic_path(path) as temporary:
+                np.save(temporary, values.astype(np.float16), allow_pickle=False)
+            fresh += 1
+            if fresh % 10 == 0 or number + 1 == len(blocks):
+                left = (len(blocks) - number - 1) * (time.monotonic() - started) / fresh
+                log({"phase": "slopes", "cells": number * _SLOPES + len(rows), "seconds_left": round(left)})
+    ranks.wait()
+    found = [np.load(folder / f"{i:04d}.npy", allow_pickle=False) for i in range(len(blocks))]
+    return Slopes.encode(space, order, np.concatenate(found), len(cells))
 
 
 def _space(path: Path, distance: NDArray[np.float32], n: int, dimension: int) -> ShapeSpace:

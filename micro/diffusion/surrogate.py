@@ -56,6 +56,19 @@ class Surrogate(nn.Module):
         wanted = (moduli / _SOLID.to(z)).clamp_min(_SOFTEST).log()
         return error(_tensors(low), C).mean() + 0.01 * functional.smooth_l1_loss(low, wanted)
 
+    def slope_loss(self, z: Tensor, slopes: Tensor, mix: Tensor) -> Tensor:
+        """Square error of the derivative of a mix (m, 3) of the scaled constants, relative to its size.
+
+        ``slopes`` (m, 3, d) are the homogeniser's (:mod:`micro.shape_slopes`). A cell has three constants
+        but three times d slopes: they say far more of the map near the cell than its tensor does
+        (Czarnecki et al. 2017, "Sobolev training for neural networks").
+        """
+        at = z.detach().requires_grad_(True)
+        scaled = self(at) / _SPAN.to(at)
+        (found,) = torch.autograd.grad((scaled * mix).sum(), at, create_graph=True)
+        wanted = torch.einsum("mc,mcd->md", mix, slopes)
+        return ((found - wanted) ** 2).sum() / (wanted**2).sum().clamp_min(1e-12)
+
 
 def _tensors(logarithms: Tensor) -> Tensor:
     """Tensors (m, 3) of scaled moduli's logarithms."""

@@ -52,6 +52,10 @@ class Settings:
         Cells shown to the denoiser in all.
     surrogate_samples : int
         Cells shown to the surrogate in all.
+    slopes : int
+        Cells whose derivatives the surrogate learns from too (each costs a homogenisation, once).
+    slope_weight : float
+        Of the surrogate's slopes, if there are any to learn from, beside its tensors.
     decay : float
         Of the averaged weights, per step.
     seed : int
@@ -67,6 +71,8 @@ class Settings:
     surrogate_samples: int = 3_000_000
     surrogate_width: int = 384
     surrogate_depth: int = 4
+    slopes: int = 0
+    slope_weight: float = 0.02
     decay: float = 0.999
     seed: int = 0
 
@@ -95,6 +101,25 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.z)
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Derivatives (k, 3, d) of the tensor by the coordinates, of some rows (k,) of the data."""
+
+    rows: Tensor
+    values: Tensor
+
+    @staticmethod
+    def encode(space: ShapeSpace, rows: NDArray, values: NDArray, count: int) -> Slopes:
+        """Those (k, 3, d) of cells ``rows`` (k,) of ``count``, and of their half-period shifts."""
+        turn = torch.from_numpy(space.half_period_map())
+        own, at = torch.from_numpy(np.asarray(values, dtype=np.float32)), torch.from_numpy(rows)
+        return Slopes(torch.cat([at, at + count]), torch.cat([own, own @ turn.T]).half())
+
+    def to(self, device: torch.device) -> Slopes:
+        """The same on another device."""
+        return Slopes(self.rows.to(device), self.values.to(device))
 
 
 class Averaged:
@@ -226,9 +251,15 @@ def _key(settings: Settings) -> str:
 
 
 def train_surrogate(
-    data: Data, check: Data, settings: Settings, folder: Path, report: Report, start: Surrogate | None = None
+    data: Data,
+    check: Data,
+    settings: Settings,
+    folder: Path,
+    report: Report,
+    start: Surrogate | None = None,
+    slopes: Slopes | None = None,
 ) -> Surrogate:
-    """The surrogate, trained to the end or taken up where it was."""
+    """The surrogate, trained to the end or taken up where it was; with ``slopes`` on them too."""
     torch.manual_seed(settings.seed)
     network = Surrogate(settings.dimension, settings.surrogate_width, settings.surrogate_depth, 0.05)
     _begin(network, start, data)
@@ -236,7 +267,14 @@ def train_surrogate(
 
     def loss(rng: torch.Generator) -> Tensor:
         rows = torch.randint(len(data), (settings.batch,), generator=rng).to(data.z.device)
-        return network.loss(data.z[rows], data.C[rows])
+        value = network.loss(data.z[rows], data.C[rows])
+        if slopes is None:
+            return value
+        some = torch.randint(len(slopes.rows), (settings.batch // 4,), generator=rng)
+        mix = nn.functional.normalize(torch.randn(len(some), 3, generator=rng)).to(data.z)
+        some = some.to(data.z.device)
+        at = data.z[slopes.rows[some]]
+        return value + settings.slope_weight * network.slope_loss(at, slopes.values[some].to(at), mix)
 
     for value in _drive(run, loss, 120.0):
         network_now = run.average.network

@@ -1,13 +1,14 @@
 """The generator on a small model trained here in seconds; the packaged one on a few targets."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from small_cells import octants
 
-from micro import cell, dataset, tensor
+from micro import cell, dataset, shape_slopes, tensor
 from micro.active import active_round, aims
 from micro.cellset import CellSet
 from micro.diffusion import process
@@ -20,6 +21,7 @@ from micro.errors import InputError
 from micro.generator import Generator
 from micro.homogenize import homogenize_octants
 from micro.refinement import least_norm, predict, slopes
+from micro.sensitivity import sensitivities
 from micro.shape_space import signed_distance
 from micro.training import train
 
@@ -119,6 +121,38 @@ def test_training_goes_on_from_weights(run, tmp_path):
         not torch.equal(a, b)
         for a, b in zip(model.denoiser.parameters(), more.denoiser.parameters(), strict=True)
     )
+
+
+def test_slopes_are_learned_from(run, tmp_path):
+    _, _, data, _ = run
+    lines: list[dict] = []
+    settings = replace(SMALL, slopes=40, slope_weight=0.1)
+    model = train(data, tmp_path, settings, report=lines.append)
+    assert [line["cells"] for line in lines if line["phase"] == "slopes"] == [40]
+    mine = dataset.part(data, "train")
+    rows = np.random.default_rng(SMALL.seed).permutation(len(mine))[:40]
+    octants = mine.octants(rows)
+    z = model.space.encode(signed_distance(octants))
+    wanted = shape_slopes.slopes(model.space, z, octants, sensitivities(octants).gradient)
+    off = {
+        name: float(np.linalg.norm(slopes(net, z) - wanted) / np.linalg.norm(wanted))
+        for name, net in (("with", model.surrogate), ("without", run[0].surrogate))
+    }
+    # Of few cells tensors alone say little of the slopes, which are then no better than zero (error 1).
+    assert off["with"] < 0.8 * off["without"]
+    # Taken up as they are: no slope is computed again.
+    again: list[dict] = []
+    train(data, tmp_path, settings, report=again.append)
+    assert [line["phase"] for line in again] == ["check"]
+
+
+def test_slope_loss_is_zero_for_the_own_slopes(small):
+    surrogate = small.model.surrogate
+    z = torch.randn((5, SMALL.dimension), generator=torch.Generator().manual_seed(1))
+    mix = torch.eye(3)[[0, 1, 2, 0, 1]]
+    own = torch.from_numpy(slopes(surrogate, z.numpy())).float()
+    assert surrogate.slope_loss(z, own, mix).item() < 1e-10
+    assert surrogate.slope_loss(z, 0 * own + 1, mix).item() > 1e-3
 
 
 def test_weights_come_back_as_they_were(run):
@@ -251,6 +285,18 @@ def test_active_round_gives_clean_homogenised_cells(small, run):
     np.testing.assert_allclose(homogenize_octants(cells.octants()).C, cells.C, rtol=1e-3, atol=1e-6)
     again = active_round(small, run[2], 12, seed=3)
     assert again.digest() == cells.digest()
+
+
+def test_a_round_with_trials_gets_nearer_to_its_holes(small, run):
+    known = run[2]
+    targets = aims(known.C, 12, np.random.default_rng([3, 12]))
+
+    def distance(cells):
+        return np.mean([tensor.tensor_error(cells.C, t).min() for t in targets])
+
+    once, moved = (active_round(small, known, 12, seed=3, trials=k) for k in (1, 4))
+    assert all(cell.connectivity(octant).connected for octant in moved.octants())
+    assert distance(moved) < distance(once)
 
 
 def test_aims_are_positive_definite(run):

@@ -46,6 +46,17 @@ def test_half_period_is_the_shift_of_the_octant():
     assert not np.array_equal(shifted, signed_distance(octant))
 
 
+def test_half_period_map_shifts_coordinates():
+    distance = signed_distance(octants(24, 8))
+    space = ShapeSpace.fit(distance, 8, 12)
+    plain, shifted = space.encode(distance), space.encode(distance[:, half_period(8)])
+    M = space.half_period_map()
+    # A difference of two cells' coordinates: the constant drops out. Float32, coordinates of order one.
+    np.testing.assert_allclose((plain[1:] - plain[0]) @ M, shifted[1:] - shifted[0], atol=2e-4)
+    assert not np.allclose(plain, shifted, atol=0.1)
+    np.testing.assert_allclose(M @ M, np.eye(12), atol=1e-4)
+
+
 def test_all_coordinates_reproduce_the_solid():
     solid = octants(24, 8)
     distance = signed_distance(solid)
