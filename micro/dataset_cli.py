@@ -78,6 +78,22 @@ def gamut(
 
 
 @app.command()
+def least_volume(
+    out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
+    file: Annotated[
+        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
+    ] = None,
+) -> None:
+    """Learn v(C), how light a cell of a tensor can be, from a data set: what mass limits are made of."""
+    from micro.least_volume import learn_least_volume
+
+    learned = learn_least_volume(_cells(file))
+    learned.save(out)
+    shares = ", ".join(f"{100 * v:.1f} % of {k}" for k, v in learned.attrs["below"].items())
+    print(f"{out}: lighter than v are {shares} cells")
+
+
+@app.command()
 def info(
     file: Annotated[Path | None, typer.Argument(help="A data set (default: the packaged one).")] = None,
 ) -> None:
