@@ -25,6 +25,7 @@ from micro.files import atomic_path, write_json
 from micro.generator import Generator
 from micro.sensitivity import sensitivities
 from micro.shape_space import ShapeSpace, signed_distance
+from micro.training_figures import save_training
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -53,7 +54,8 @@ def train(
     cells : CellSet
         A data set (:mod:`micro.dataset`); its validation part steers nothing but the figures reported.
     folder : path
-        Checkpoints, ``history.jsonl`` and ``generator.safetensors``; the same call takes up what is there.
+        Checkpoints, ``history.jsonl``, ``training.png`` and ``generator.safetensors``; the same call takes
+        up what is there.
     settings : Settings
         Sizes of networks that are started from are those of ``start``.
     report : callable
@@ -96,6 +98,8 @@ def train(
             return
         with open(history, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if line["phase"] == "check":
+            save_training(history, work / "training.png")
         report(line)
 
     slopes = _slopes(work / "slopes", parts["train"], space, settings, log) if settings.slopes else None

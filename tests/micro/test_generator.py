@@ -64,6 +64,7 @@ def test_training_learns_and_reports(run):
     model, folder, data, lines = run
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert history == lines
+    assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
     assert {line["phase"] for line in lines} == {"surrogate", "denoiser", "check"}
     denoiser = [line for line in lines if line["phase"] == "denoiser"][-1]
     assert denoiser["step"] == denoiser["steps"] == 200
