@@ -130,7 +130,7 @@ class Elasticity:
         self._padded = tuple(-(-m // factor) * factor for m in shape)
         self._dm = self._create_grid()
         self._own = self._own_elements()
-        self._matrix = self._dm.createMatrix()
+        self._matrix = self._dm.createMat()
         self._matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, True)
         self._right = self._dm.createGlobalVec()
         self._solution = self._dm.createGlobalVec()
