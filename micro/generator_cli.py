@@ -180,7 +180,7 @@ def _brief(line: dict[str, Any]) -> str:
         return "check: " + json.dumps({k: v for k, v in line.items() if k != "phase"})
     left = line["seconds_left"] / 60
     if line["phase"] == "slopes":
-        return f"slopes: {line['cells']} cells, {left:.0f} min left"
+        return f"slopes of {line['cells']} cells, {left:.0f} min left"
     return (
         f"{line['phase']}: step {line['step']}/{line['steps']}, loss {line['loss']:.4f}, "
         f"validation {line['validation']:.4f}, {left:.0f} min left"

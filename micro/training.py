@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -188,26 +189,51 @@ def _distances(path: Path, cells: CellSet) -> NDArray[np.float32]:
 
 
 def _slopes(folder: Path, cells: CellSet, space: ShapeSpace, settings: Settings, log: Report) -> Slopes:
-    """Derivatives of some cells drawn at random, computed once, in blocks that are kept."""
+    """Derivatives of some cells, computed once.
+
+    They are kept in blocks with their cells' keys: blocks of an earlier run with the same space, put into
+    the folder, are taken up, and a data set that has grown asks only for the slopes of what is new.
+    """
     folder.mkdir(exist_ok=True)
-    order = np.random.default_rng(settings.seed).permutation(len(cells))[: settings.slopes]
-    blocks = [order[i : i + _SLOPES] for i in range(0, len(order), _SLOPES)]
-    started, fresh = time.monotonic(), 0
-    for number, rows in enumerate(blocks):
-        path = folder / f"{number:04d}.npy"
-        if ranks.rank() == 0 and not path.exists():
+    keys = np.array([_key(bits) for bits in cells.packed], dtype=np.uint64)
+    # In the order of the keys, which is random, but the same for a cell in whatever data set it is.
+    chosen = np.argsort(keys, kind="stable")[: settings.slopes]
+    if ranks.rank() == 0:
+        known = _stored(folder, space)
+        missing = np.array([row for row in chosen if int(keys[row]) not in known], dtype=np.intp)
+        blocks = [missing[i : i + _SLOPES] for i in range(0, len(missing), _SLOPES)]
+        started = time.monotonic()
+        for done, rows in enumerate(blocks, start=1):
             octants = cells.octants(rows)
             gradient = sensitivities(octants, rtol=_SLOPE_RTOL).gradient
             values = shape_slopes.slopes(space, space.encode(signed_distance(octants)), octants, gradient)
-            with atomic_path(path) as temporary:
-                np.save(temporary, values.astype(np.float16), allow_pickle=False)
-            fresh += 1
-            if fresh % 10 == 0 or number + 1 == len(blocks):
-                left = (len(blocks) - number - 1) * (time.monotonic() - started) / fresh
-                log({"phase": "slopes", "cells": number * _SLOPES + len(rows), "seconds_left": round(left)})
+            path = folder / f"{keys[rows[0]]:016x}.npz"
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, keys=keys[rows], values=values.astype(np.float16), space=_digest(space))
+            if done % 10 == 0 or done == len(blocks):
+                left = (len(blocks) - done) * (time.monotonic() - started) / done
+                log({"phase": "slopes", "cells": len(chosen), "seconds_left": round(left)})
     ranks.wait()
-    found = [np.load(folder / f"{i:04d}.npy", allow_pickle=False) for i in range(len(blocks))]
-    return Slopes.encode(space, order, np.concatenate(found), len(cells))
+    known = _stored(folder, space)
+    return Slopes.encode(space, chosen, np.stack([known[int(keys[row])] for row in chosen]), len(cells))
+
+
+def _key(bits: NDArray[np.uint8]) -> int:
+    return int.from_bytes(hashlib.blake2b(bits.tobytes(), digest_size=8).digest(), "big")
+
+
+def _digest(space: ShapeSpace) -> str:
+    return hashlib.sha256(space.mean.tobytes() + space.basis.tobytes()).hexdigest()[:16]
+
+
+def _stored(folder: Path, space: ShapeSpace) -> dict[int, NDArray[np.float16]]:
+    """Slopes (3, d) by the key of their cell, of all blocks in the folder that belong to the space."""
+    found: dict[int, NDArray[np.float16]] = {}
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as block:
+            if str(block["space"]) == _digest(space):
+                found.update(zip(block["keys"].tolist(), block["values"], strict=True))
+    return found
 
 
 def _space(path: Path, distance: NDArray[np.float32], n: int, dimension: int) -> ShapeSpace:
@@ -216,6 +242,8 @@ def _space(path: Path, distance: NDArray[np.float32], n: int, dimension: int) ->
         with np.load(path, allow_pickle=False) as stored:
             return ShapeSpace(n, stored["mean"], stored["basis"])
     space = ShapeSpace.fit(distance, n, dimension)
+    # As it will be stored with the weights: what is learned in it stays right, slopes can be used again.
+    space = ShapeSpace(n, space.mean, torch.from_numpy(space.basis).bfloat16().float().numpy())
     with atomic_path(path) as temporary:
         np.savez(temporary, mean=space.mean, basis=space.basis)
     return space

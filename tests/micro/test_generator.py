@@ -1,6 +1,7 @@
 """The generator on a small model trained here in seconds; the packaged one on a few targets."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -131,8 +132,7 @@ def test_slopes_are_learned_from(run, tmp_path):
     model = train(data, tmp_path, settings, report=lines.append)
     assert [line["cells"] for line in lines if line["phase"] == "slopes"] == [40]
     mine = dataset.part(data, "train")
-    rows = np.random.default_rng(SMALL.seed).permutation(len(mine))[:40]
-    octants = mine.octants(rows)
+    octants = mine.octants(np.arange(40))
     z = model.space.encode(signed_distance(octants))
     wanted = shape_slopes.slopes(model.space, z, octants, sensitivities(octants).gradient)
     off = {
@@ -145,6 +145,10 @@ def test_slopes_are_learned_from(run, tmp_path):
     again: list[dict] = []
     train(data, tmp_path, settings, report=again.append)
     assert [line["phase"] for line in again] == ["check"]
+    # Nor by another run in the same space that is given them.
+    shutil.copytree(tmp_path / "slopes", tmp_path / "other" / "slopes")
+    train(data, tmp_path / "other", settings, report=again.append, start=model)
+    assert {line["phase"] for line in again} == {"check", "surrogate", "denoiser"}
 
 
 def test_slope_loss_is_zero_for_the_own_slopes(small):
