@@ -197,8 +197,9 @@ def _slopes(folder: Path, cells: CellSet, space: ShapeSpace, settings: Settings,
     folder.mkdir(exist_ok=True)
     keys = np.array([_key(bits) for bits in cells.packed], dtype=np.uint64)
     known = _stored(folder, space)
+    absent = np.array([int(key) not in known for key in keys])
     # What is there first, then in the order of the keys, which is random.
-    chosen = np.lexsort((keys, [int(key) not in known for key in keys]))[: settings.slopes]
+    chosen = np.lexsort((keys, absent))[: settings.slopes]
     if ranks.rank() == 0:
         missing = np.array([row for row in chosen if int(keys[row]) not in known], dtype=np.intp)
         blocks = [missing[i : i + _SLOPES] for i in range(0, len(missing), _SLOPES)]
