@@ -9,6 +9,7 @@ error. ``docs/case-format.md`` tells the same for readers.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tomllib
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, WithJsonSchema, model_validator
 
 from micro.errors import InputError
-from multiscale.boundary import Load
+from multiscale.boundary import Load, Where
 from multiscale.messages import finding, first_error, unknown_name
 from multiscale.settings import (
     ExportSettings,
@@ -27,7 +28,7 @@ from multiscale.settings import (
     OptimizerSettings,
     SolverSettings,
 )
-from multiscale.shapes import AnyShape, Name, Number, Table
+from multiscale.shapes import AnyShape, Axis, Length, Name, Number, Table
 from multiscale.toml import toml_text
 
 MAX_ELEMENTS = 512**3
@@ -154,7 +155,8 @@ class Region(Table):
     material: Name | None = None
     """Fixed regions: name of the material ("solid" is the base material)."""
     initial: Name | None = None
-    """Design regions: name of the material the optimisation starts from; objective.reference if left out."""
+    """Design regions: name of the material the optimisation starts from; objective.reference if left out,
+    or else an isotropic one of E = 0.2 E_s."""
 
     @model_validator(mode="after")
     def _role_keys(self) -> Region:
@@ -170,19 +172,77 @@ class Region(Table):
         return self
 
 
+class Target(Table):
+    """Where some nodes shall be when a load acts; components that are left out do not matter."""
+
+    load: Name
+    """Name of the load."""
+    where: Where
+    """A face ("y+") or a table { face = "y+", within = SHAPE }."""
+    along: Axis | None = None
+    """Axis along which the wanted displacement varies."""
+    at: tuple[Length, ...] = ()
+    """With along: ascending positions on that axis, in elements; between them values are interpolated by a
+    monotone cubic."""
+    x_mm: Number | tuple[Number, ...] | None = None
+    """Wanted displacement along x, mm: one number, or with along one for each position."""
+    y_mm: Number | tuple[Number, ...] | None = None
+    """Wanted displacement along y, mm: one number, or with along one for each position."""
+    z_mm: Number | tuple[Number, ...] | None = None
+    """Wanted displacement along z, mm: one number, or with along one for each position."""
+
+    @model_validator(mode="after")
+    def _profile(self) -> Target:
+        given = {key: getattr(self, key) for key in ("x_mm", "y_mm", "z_mm")}
+        if all(value is None for value in given.values()):
+            raise finding("x_mm", "give at least one of x_mm, y_mm, z_mm")
+        if (self.along is None) != (not self.at):
+            raise finding("at", "along and at go together")
+        if self.at and (len(self.at) < 2 or any(a >= b for a, b in itertools.pairwise(self.at))):
+            raise finding("at", "must be two positions or more, ascending", list(self.at))
+        for key, value in given.items():
+            if isinstance(value, tuple) and len(value) != len(self.at):
+                raise finding(key, f"must be one number or {len(self.at)}, one for each of 'at'", list(value))
+        return self
+
+
 class Objective(Table):
     """What the design is for."""
 
-    type: Literal["displacement_distortion"] = "displacement_distortion"
+    type: Literal["displacement_distortion", "compliance", "target_displacement"] = "displacement_distortion"
     """"displacement_distortion": ||u - u_ref|| / ||u_ref|| over the observed nodes, where u_ref is the
-    displacement of the same grid and loads with the reference material everywhere (holes filled)."""
-    observe: Annotated[tuple[Name, ...], Field(min_length=1)]
-    """Names of the regions whose nodes are observed (all nodes of their elements)."""
-    reference: Name
-    """Name of the reference material."""
+    displacement of the same grid and loads with the reference material everywhere (holes filled);
+    "compliance": the work of the loads, under a mass_limit; "target_displacement": ||u - u*|| / ||u*||
+    over the targets."""
+    observe: tuple[Name, ...] = ()
+    """displacement_distortion: names of the regions of which all nodes are observed."""
+    reference: Name | None = None
+    """displacement_distortion: name of the reference material."""
+    targets: tuple[Target, ...] = ()
+    """target_displacement: what is wanted; every load needs at least one."""
+    mass_limit: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
+    """Largest mean volume fraction of the design regions; compliance needs one."""
     combine: Literal["mean_square", "sum", "worst"] = "mean_square"
     """How the loads' values, with their weights w, make one number: "mean_square" (sum w v^2 / sum w)^(1/2),
     "sum" sum w v / sum w, "worst" the smooth maximum (sum (w v)^12)^(1/12), w relative to the largest."""
+
+    @model_validator(mode="after")
+    def _keys_of_the_type(self) -> Objective:
+        needs = {
+            "displacement_distortion": ("observe", "reference"),
+            "compliance": ("mass_limit",),
+            "target_displacement": ("targets",),
+        }
+        given = {key: getattr(self, key) for key in ("observe", "reference", "targets", "mass_limit")}
+        for key in needs[self.type]:
+            if given[key] is None:
+                raise finding(key, f"the objective {self.type} needs it")
+            if given[key] == ():
+                raise finding(key, f"the objective {self.type} needs at least 1", [])
+        for key, value in given.items():
+            if key not in needs[self.type] and key != "mass_limit" and value not in (None, ()):
+                raise finding(key, f"means nothing for the objective {self.type}")
+        return self
 
 
 class Case(Table):
@@ -251,7 +311,7 @@ class Case(Table):
                 if name in names[:index]:
                     raise finding(f"{kind}[{index}].name", "this name is used twice", name)
         known = [*self.materials, SOLID_NAME]
-        uses = [("objective.reference", self.objective.reference)]
+        uses = [("objective.reference", self.objective.reference)] if self.objective.reference else []
         for index, region in enumerate(self.regions):
             uses += [
                 (f"regions[{index}].{key}", name)
@@ -268,6 +328,7 @@ class Case(Table):
                 raise unknown_name("region", name, regions, key)
             if regions[name].role == "void":
                 raise finding(key, "a void region has no nodes to observe", name)
+        self._check_objective()
         if not any(region.role == "design" for region in self.regions):
             raise finding("regions", 'at least one region needs role = "design"')
         box = self.export.stl_box
@@ -276,11 +337,34 @@ class Case(Table):
             raise finding("export.stl_box", reason, [list(corner) for corner in box])
         return self
 
+    def _check_objective(self) -> None:
+        """Raise a finding where the objective and the loads do not go together."""
+        loads = [load.name for load in self.loads]
+        for index, target in enumerate(self.objective.targets):
+            if target.load not in loads:
+                raise unknown_name("load", target.load, loads, f"objective.targets[{index}].load")
+        for index, load in enumerate(self.loads):
+            if self.objective.type == "compliance" and load.displacements:
+                raise finding(
+                    f"loads[{index}].displacements", "compliance is the work of forces: prescribe none"
+                )
+            if self.objective.targets and load.name not in [t.load for t in self.objective.targets]:
+                raise finding("objective.targets", f"load '{load.name}' has no target")
+
+    def start_of(self, region: Region) -> tuple[float, float, float]:
+        """(C11, C12, C44) from which the design of a region starts."""
+        name = region.initial or self.objective.reference
+        return DEFAULT_START if name is None else self.tensor_of(name)
+
 
 def isotropic_tensor(young: float, poisson: float) -> tuple[float, float, float]:
     """(C11, C12, C44) of an isotropic material, in the unit of ``young``."""
     scale = young / ((1 + poisson) * (1 - 2 * poisson))
     return scale * (1 - poisson), scale * poisson, young / (2 * (1 + poisson))
+
+
+DEFAULT_START = isotropic_tensor(0.2, 0.3)
+"""Start of designs without a reference: soft, isotropic, and well within the gamut."""
 
 
 def load_case(path: str | Path) -> Case:

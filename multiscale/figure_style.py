@@ -75,6 +75,12 @@ def percent_axis(ax: Axes, values: Floats, room: tuple[float, float] = (1.3, 1.3
     percent_ticks(ax)
 
 
+def number_axis(ax: Axes, values: Floats, room: tuple[float, float] = (1.3, 1.3)) -> None:
+    """A logarithmic vertical axis around the positive ones of ``values``, labelled with plain numbers."""
+    percent_axis(ax, values, room)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:.3g}")
+
+
 def percent_ticks(ax: Axes, subs: tuple[int, ...] = (1, 2, 5)) -> None:
     """Ticks of a logarithmic vertical axis at ``subs`` times powers of ten, in percent."""
     ax.yaxis.set_major_locator(LogLocator(subs=subs))

@@ -32,6 +32,7 @@ from multiscale.figure_style import (
     PathLike,
     add_title,
     new_figure,
+    number_axis,
     panels,
     percent_axis,
     percent_ticks,
@@ -116,12 +117,12 @@ def displacement_figure(
         section_axes(ax, section, margin=0.17)
     bar = figure.colorbar(mappable, ax=axes, shrink=0.82, pad=0.015)
     bar.set_label("displacement |u| (mm)")
-    handles = [
-        Line2D([], [], color=INK, linewidth=1.6, label="hole"),
+    handles = [Line2D([], [], color=INK, linewidth=1.6, label="hole")] if hole.any() else []
+    handles += [
         Line2D([], [], color=ACCENT, linewidth=1.1, label="design region"),
         Line2D([], [], color=FAINT, linestyle=(0, (4, 3)), label="undeformed"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     add_title(figure, title, f"{sections[0].name}, deformation × {factor:g}")
     return save(figure, path)
 
@@ -321,17 +322,21 @@ def property_space_figure(
     return save(figure, path, vector=True)
 
 
-def convergence_figure(path: PathLike, records: Sequence[Mapping[str, Any]], *, title: str = "") -> Path:
-    """Distortion and feasibility over the evaluations of an optimisation, its stages shaded.
+def convergence_figure(
+    path: PathLike, records: Sequence[Mapping[str, Any]], *, title: str = "", quantity: str = "distortion"
+) -> Path:
+    """Objective and feasibility over the evaluations of an optimisation, its stages shaded.
 
     Parameters
     ----------
     path : path
         PNG to write; an SVG goes beside it.
     records : sequence of mappings
-        In order, each with ``stage``, ``distortion``, ``constraint`` (feasible where <= 0), and
+        In order, each with ``stage``, ``quantity``, ``constraint`` (feasible where <= 0), and
         optionally ``kind`` (``"projection"`` marks the projected design that ends a stage).
     title : str
+    quantity : str
+        What is minimised; all but ``"compliance"`` (in N mm) are fractions.
 
     Raises
     ------
@@ -341,7 +346,8 @@ def convergence_figure(path: PathLike, records: Sequence[Mapping[str, Any]], *, 
     if not records:
         raise InputError("there is no history to draw", key="history")
     count = np.arange(1, len(records) + 1)
-    distortion = np.array([float(r["distortion"]) for r in records])
+    distortion = np.array([float(r[quantity]) for r in records])
+    unit, say = _quantity_text(quantity)
     constraint = np.array([float(r["constraint"]) for r in records])
     projected = np.array([r.get("kind") == "projection" for r in records])
     figure = new_figure((10, 6.4))
@@ -349,8 +355,11 @@ def convergence_figure(path: PathLike, records: Sequence[Mapping[str, Any]], *, 
     best = np.minimum.accumulate(np.where(np.isfinite(distortion), distortion, np.inf))
     upper.semilogy(count, distortion, ".-", color=DESIGN, linewidth=0.8, markersize=4, label="evaluation")
     upper.semilogy(count, best, color=INK, linewidth=1.4, drawstyle="steps-post", label="least so far")
-    upper.set_ylabel("distortion (log scale)")
-    percent_axis(upper, distortion)
+    upper.set_ylabel(f"{quantity}{unit} (log scale)")
+    if unit:
+        number_axis(upper, distortion)
+    else:
+        percent_axis(upper, distortion)
     lower.axhline(0, color=INK, linewidth=0.8)
     lower.plot(count, constraint, ".-", color=ACCENT, linewidth=0.8, markersize=4)
     lower.set_ylabel("constraint\n" + r"margin $-\,\min\,\varphi$")
@@ -394,14 +403,23 @@ def convergence_figure(path: PathLike, records: Sequence[Mapping[str, Any]], *, 
     lower.set_xlim(0.5, len(records) + 0.5)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     upper.legend(frameon=False, loc="upper right")
-    add_title(
-        figure, title, f"distortion {100 * distortion[0]:.2f} % at the start, {100 * best[-1]:.2f} % at best"
-    )
+    add_title(figure, title, f"{quantity} {say(distortion[0])} at the start, {say(best[-1])} at best")
     return save(figure, path, vector=True)
 
 
+def _quantity_text(quantity: str) -> tuple[str, Callable[[float], str]]:
+    """Unit for axes, empty for fractions, and how a value is written."""
+    if quantity == "compliance":
+        return " (N mm)", lambda v: f"{v:.4g}"
+    return "", lambda v: f"{100 * v:.3g} %"
+
+
 def summary_figure(
-    path: PathLike, distortions: Mapping[str, float | Mapping[str, float]], *, title: str = ""
+    path: PathLike,
+    distortions: Mapping[str, float | Mapping[str, float]],
+    *,
+    title: str = "",
+    quantity: str = "distortion",
 ) -> Path:
     """Distortion of void, design, refined design and lattice as bars; in groups for several loads.
 
@@ -412,6 +430,8 @@ def summary_figure(
     distortions : mapping
         Label to fraction; or load case to such a mapping.
     title : str
+    quantity : str
+        What is shown: a fraction, or ``"compliance"`` in N mm.
     """
     groups: dict[str, dict[str, float]] = {}
     for name, value in distortions.items():
@@ -424,6 +444,7 @@ def summary_figure(
         raise InputError(
             "distortions are fractions, at least one", key="distortions", value=dict(distortions)
         )
+    unit, say = _quantity_text(quantity)
     palette = dict(
         zip(labels, [FAINT, DESIGN, "#5aa6d8", "#e08a1e", "#3aa794", "#7d6bb0"] * len(labels), strict=False)
     )
@@ -441,7 +462,7 @@ def summary_figure(
             value = group[label]
             ax.bar(place, value, 0.92 * width, color=palette[label], zorder=2)
             ax.annotate(
-                f"{100 * value:.3g} %" if alone else f"{100 * value:.3g}",
+                say(value) if alone or unit else f"{100 * value:.3g}",
                 (place, value),
                 (0, 3),
                 textcoords="offset points",
@@ -450,14 +471,14 @@ def summary_figure(
             )
     everything = np.array([v for group in groups.values() for v in group.values() if v > 0])
     ax.set_yscale("log")
-    percent_axis(ax, everything, room=(2.0, 1.6))
+    (number_axis if unit else percent_axis)(ax, everything, room=(2.0, 1.6))
     if alone:
         ax.set_xticks(range(len(labels)), labels)
     else:
         ax.set_xticks(range(len(groups)), list(groups))
         handles = [Patch(color=palette[label], label=label) for label in labels]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), frameon=False)
-    ax.set_ylabel("distortion (log scale)")
+    ax.set_ylabel(f"{quantity}{unit} (log scale)")
     tidy(ax, grid=True, which="y")
     add_title(figure, title, "")
     return save(figure, path, vector=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from micro.errors import InputError
 from multiscale import grid
 from multiscale.boundary import Load, Place
-from multiscale.case import Case
+from multiscale.case import Case, Target
 from multiscale.shapes import All
 
 AXIS_NAMES = "xyz"
@@ -74,6 +74,73 @@ def build_load(case: Case, index: int, solid: NDArray[np.bool_], refine: int = 1
         value = np.where(fine, grid.prolong_nodes(value, refine) * refine, 0.0)
         fixed = fine
     return LoadCase(load.name, load.weight, fixed, value, _force(case, index, solid, refine))
+
+
+@dataclass(frozen=True, eq=False)
+class TargetField:
+    """The displacements wanted under one load, on the full grid."""
+
+    mask: NDArray[np.bool_]
+    """(nx+1, ny+1, nz+1, 3): components that are asked for."""
+    value: NDArray[np.float64]
+    """Same shape: what is wanted, in element edges (0 where nothing is asked for)."""
+
+    def __post_init__(self) -> None:
+        freeze(self.mask, self.value)
+
+
+def build_target(case: Case, index: int, solid: NDArray[np.bool_], refine: int = 1) -> TargetField:
+    """What the case wants of its load number ``index``, on a grid ``refine`` times finer than its own.
+
+    Raises
+    ------
+    InputError
+        A place with no nodes or with void only, positions that do not reach as far as the nodes, or a
+        target that wants no displacement.
+    """
+    size = case.grid.elements
+    mask = np.zeros((*grid.node_size(size), 3), dtype=bool)
+    value = np.zeros(mask.shape)
+    for number, target in enumerate(case.objective.targets):
+        if target.load != case.loads[index].name:
+            continue
+        key = f"objective.targets[{number}]"
+        here = _nodes(case, target.where, solid, f"{key}.where") & grid.nodes_of(solid)
+        for component, wanted in enumerate((target.x_mm, target.y_mm, target.z_mm)):
+            if wanted is None:
+                continue
+            mask[here, component] = True
+            value[here, component] = _profile(case, target, wanted, here, key) / case.grid.cell_size_mm
+    if not value.any():
+        raise InputError(
+            "the wanted displacement is zero everywhere: support these nodes instead",
+            file=case.file,
+            key="objective.targets",
+        )
+    if refine > 1:
+        fine = grid.prolong_mask(mask, refine)
+        value = np.where(fine, grid.prolong_nodes(value, refine) * refine, 0.0)
+        mask = fine
+    return TargetField(mask, value)
+
+
+def _profile(
+    case: Case, target: Target, wanted: float | tuple[float, ...], here: NDArray[np.bool_], key: str
+) -> NDArray[np.float64]:
+    """Wanted displacement in mm at the nodes ``here``."""
+    if target.along is None or not isinstance(wanted, tuple):
+        return np.full(int(here.sum()), wanted)
+    position = np.nonzero(here)[AXIS_NAMES.index(target.along)]
+    if position.min() < target.at[0] - 1e-9 or position.max() > target.at[-1] + 1e-9:
+        raise InputError(
+            f"the nodes reach from {position.min()} to {position.max()} along {target.along}",
+            file=case.file,
+            key=f"{key}.at",
+            value=list(target.at),
+        )
+    from scipy.interpolate import PchipInterpolator
+
+    return np.asarray(PchipInterpolator(target.at, wanted)(position))
 
 
 def _prescribed(load: Load, cell_size_mm: float) -> dict[str, tuple[Place, dict[int, float]]]:

@@ -40,6 +40,7 @@ from multiscale.feasibility import (
     FeasibleSet,
     count_violations,
 )
+from multiscale.mass import MassLimit
 from multiscale.objective import Objective
 
 Array = NDArray[np.float64]
@@ -49,6 +50,9 @@ ALGORITHMS = ("mma", "ccsaq", "lbfgs")
 
 #: The first stage only has to find the right basin: it ends at this relative change of J^2.
 _UNIFORM_TOLERANCE = 1e-3
+
+#: A design may exceed the mass limit by this share: what MMA's iterates do.
+_LIMIT_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,8 @@ class Optimiser:
         Where ``state.npz`` and ``history.jsonl`` are kept; None keeps nothing (other MPI ranks).
     report : callable, optional
         Called with each record as it is made.
+    limit : MassLimit, optional
+        A further constraint, on the projected tensors.
     """
 
     def __init__(
@@ -166,6 +172,7 @@ class Optimiser:
         settings: Settings,
         directory: Path | None = None,
         report: Callable[[Record], None] | None = None,
+        limit: MassLimit | None = None,
     ):
         if settings.algorithm not in ALGORITHMS:
             raise InputError(
@@ -178,6 +185,7 @@ class Optimiser:
         self.settings = settings
         self.directory = directory
         self.report = report
+        self.limit = limit
         self._start = time.monotonic()
 
     # ------------------------------------------------------------------ run
@@ -194,8 +202,17 @@ class Optimiser:
         return state
 
     def initial_state(self, tensors: Array) -> State:
-        """Start from the tensors (N, 3) of the case's initial design."""
-        return State(self.space.variables(self.gamut.project(tensors, self.settings.margin)))
+        """Start from the tensors (N, 3) of the case's initial design, softened to the mass limit."""
+        start = self.gamut.project(tensors, self.settings.margin)
+        if self.limit is not None and self.limit.density(start) > self.limit.limit:
+            # MMA keeps within a constraint more easily than it comes back to it.
+            low, high = 0.0, 1.0
+            for _ in range(30):
+                middle = (low + high) / 2
+                start = self.gamut.project(middle * tensors, self.settings.margin)
+                low, high = (low, middle) if self.limit.density(start) > self.limit.limit else (middle, high)
+            start = self.gamut.project(low * tensors, self.settings.margin)
+        return State(self.space.variables(start))
 
     def load_state(self, directory: Path) -> State | None:
         """The state left by an earlier run in ``directory``, if any."""
@@ -221,6 +238,8 @@ class Optimiser:
         optimiser.set_upper_bounds(1.0)
         optimiser.set_min_objective(search.objective)
         optimiser.add_inequality_constraint(search.constraint, 1e-6)
+        if self.limit is not None:
+            optimiser.add_inequality_constraint(search.limit, 1e-6)
         optimiser.set_maxeval(budget - state.evaluation)
         optimiser.set_ftol_rel(max(settings.tolerance, _UNIFORM_TOLERANCE) if uniform else settings.tolerance)
         # Roundoff: no further progress is possible in floating point, and the best point so far stands.
@@ -238,7 +257,7 @@ class Optimiser:
         projected = self.projection.forward(raw)
         value = self.objective.value(self.space.field(projected))
         record = self._record(state, value, projected, projection=True)
-        if value.total < state.best_value:
+        if value.total < state.best_value and self._excess(projected) == 0.0:
             state = replace(state, best=projected, best_value=value.total)
         # The variables move by what the projection moved, so that filtering does not blur them again.
         x = self.space.variables(self.space.unfiltered(state.x) + projected - raw)
@@ -246,9 +265,16 @@ class Optimiser:
         self._keep(state, record)
         return state
 
+    def _excess(self, tensors: Array) -> float:
+        """By what share tensors (N, 3) exceed the mass limit and its tolerance; 0 if they don't."""
+        if self.limit is None:
+            return 0.0
+        return max(0.0, self.limit.density(tensors) / self.limit.limit - 1 - _LIMIT_TOLERANCE)
+
     # --------------------------------------------------------------- records
     def _record(self, state: State, value: Value, tensors: Array, projection: bool = False) -> Record:
         phi = self.gamut.phi(tensors)
+        limited = {} if self.limit is None else {self.limit.name: self.limit.density(tensors)}
         return {
             "stage": state.stage,
             "kind": "projection" if projection else "evaluation",
@@ -256,6 +282,7 @@ class Optimiser:
             "count": len(state.records) + 1,
             self.objective.quantity: value.total,
             "per_load": value.per_load,
+            **limited,
             "constraint": float(self.settings.margin - phi.min()),
             "violations": count_violations(phi, self.settings.margin),
             "seconds": round(time.monotonic() - self._start, 3),
@@ -281,16 +308,13 @@ class _Search:
         self.aggregate = constraint
         self.uniform = uniform
         self._scale = 0.0
+        self._seen: tuple[Array, Array, Array] | None = None
         self._best_merit = (float("inf"), float("inf"))
 
     def objective(self, x: Array, gradient: Array) -> float:
         owner = self.owner
         variables = owner._expand(x, self.uniform)
-        raw = owner.space.forward(variables)
-        if self.uniform:  # one tensor for all: the filter keeps constants, so one projection serves
-            tensors = np.tile(owner.projection.forward(raw[:1]), (len(raw), 1))
-        else:
-            tensors = owner.projection.forward(raw)
+        raw, tensors = self._design(x)
         value, sensitivity = owner.objective.value_and_gradient(owner.space.field(tensors))
         self._scale = self._scale or value.total
         if gradient.size:
@@ -300,6 +324,27 @@ class _Search:
             gradient[:] = self._flat(owner.space.backward(pulled)) * slope
         self._note(variables, raw, tensors, value)
         return (value.total / self._scale) ** owner.objective.exponent
+
+    def _design(self, x: Array) -> tuple[Array, Array]:
+        """Tensors (N, 3) before and after their projection; the last ones are kept."""
+        if self._seen is None or not np.array_equal(self._seen[0], x):
+            raw = self.owner.space.forward(self.owner._expand(x, self.uniform))
+            if self.uniform:  # one tensor for all: the filter keeps constants, so one projection serves
+                tensors = np.tile(self.owner.projection.forward(raw[:1]), (len(raw), 1))
+            else:
+                tensors = self.owner.projection.forward(raw)
+            self._seen = np.array(x), raw, tensors
+        return self._seen[1], self._seen[2]
+
+    def limit(self, x: Array, gradient: Array) -> float:
+        owner = self.owner
+        assert owner.limit is not None
+        raw, tensors = self._design(x)
+        value, sensitivity = owner.limit.value_and_gradient(tensors)
+        if gradient.size:
+            pulled = owner.projection.backward(raw, tensors, sensitivity)
+            gradient[:] = self._flat(owner.space.backward(pulled))
+        return value
 
     def constraint(self, x: Array, gradient: Array) -> float:
         space = self.owner.space
@@ -316,12 +361,13 @@ class _Search:
         """Count the evaluation; the state's x follows the best point.
 
         Every evaluated design is feasible after its projection, so the lowest J counts, but points
-        whose unprojected tensors are far beyond the slack (twice it, in the aggregate) come last.
+        whose unprojected tensors are far beyond the slack (twice it, in the aggregate) come last,
+        and so do those that are too heavy.
         """
         state = replace(self.state, evaluation=self.state.evaluation + 1)
         record = self.owner._record(state, value, tensors)
-        refused = self.aggregate.value(raw) > self.owner.settings.slack
-        merit = (float(refused), value.total)
+        beyond = max(0.0, self.aggregate.value(raw) - self.owner.settings.slack)
+        merit = (beyond + self.owner._excess(tensors), value.total)
         x = self.state.x
         if merit < self._best_merit:
             self._best_merit = merit

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from micro.errors import InputError
 from multiscale import grid
-from multiscale.case import Case
+from multiscale.case import DEFAULT_START, Case
 from multiscale.combination import Kind
-from multiscale.loads import LoadCase, build_load, freeze
+from multiscale.loads import LoadCase, TargetField, build_load, build_target, freeze
 from multiscale.supports import check_supported
 from multiscale.symmetry import AXIS_NAMES, mirror_obstacle, parity
 
@@ -48,7 +48,7 @@ class Problem:
     tensor: NDArray[np.float64]
     """(nx, ny, nz, 3): C11, C12, C44 in units of E_s; fixed: the material, design: the start, void: 0."""
     reference: NDArray[np.float64]
-    """(nx, ny, nz, 3): the reference material everywhere."""
+    """(nx, ny, nz, 3): the reference material everywhere, or that of the start if there is none."""
     observed: NDArray[np.bool_]
     """(nx, ny, nz): elements whose nodes are observed."""
     loads: tuple[LoadCase, ...]
@@ -61,6 +61,8 @@ class Problem:
     observed_names: tuple[str, ...] = field(default=())
     combine: Kind = "mean_square"
     """How the loads make up the objective."""
+    targets: tuple[TargetField, ...] = ()
+    """Wanted displacements, one field a load, if the objective is a target."""
 
     def __post_init__(self) -> None:
         freeze(self.role, self.region, self.tensor, self.reference, self.observed)
@@ -111,15 +113,19 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
     role, tensor = _materials(case, region)
     observed_index = [i for i, r in enumerate(case.regions) if r.name in case.objective.observe]
     observed = np.isin(region, observed_index)
-    reference = np.broadcast_to(np.array(case.tensor_of(case.objective.reference)), tensor.shape)
+    name = case.objective.reference
+    reference_tensor = case.tensor_of(name) if name else DEFAULT_START
+    reference = np.broadcast_to(np.array(reference_tensor), tensor.shape)
 
     solid = role != Role.VOID
     loads = [build_load(case, index, solid) for index in range(len(case.loads))]
     for index, load in enumerate(loads):
         check_supported(load.fixed, solid, case.file, f"loads[{index}].fixed")
-    mirror = _mirror_axes(case, role, tensor, observed, loads)
+    targets = _targets(case, solid)
+    mirror = _mirror_axes(case, role, tensor, observed, loads, targets)
     if refine > 1:
         loads = [build_load(case, index, solid, refine) for index in range(len(case.loads))]
+        targets = _targets(case, solid, refine)
     fine = tuple(n * refine for n in size)
     return Problem(
         name=case.name,
@@ -139,7 +145,14 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
         refinement=refine,
         observed_names=case.objective.observe,
         combine=case.objective.combine,
+        targets=targets,
     )
+
+
+def _targets(case: Case, solid: NDArray[np.bool_], refine: int = 1) -> tuple[TargetField, ...]:
+    if not case.objective.targets:
+        return ()
+    return tuple(build_target(case, index, solid, refine) for index in range(len(case.loads)))
 
 
 def _paint(case: Case) -> NDArray[np.int16]:
@@ -182,7 +195,7 @@ def _materials(case: Case, region: NDArray[np.int16]) -> tuple[NDArray[np.int8],
             assert item.material is not None
             tensors[index] = case.tensor_of(item.material)
         elif item.role == "design":
-            tensors[index] = case.tensor_of(item.initial or case.objective.reference)
+            tensors[index] = case.start_of(item)
     return roles[region], tensors[region]
 
 
@@ -192,12 +205,13 @@ def _mirror_axes(
     tensor: NDArray[np.float64],
     observed: NDArray[np.bool_],
     loads: list[LoadCase],
+    targets: tuple[TargetField, ...],
 ) -> tuple[int, ...]:
     asked = case.grid.mirror
     axes = range(3) if asked == "auto" else [AXIS_NAMES.index(name) for name in asked]
     found = []
     for axis in axes:
-        obstacle = mirror_obstacle(axis, role, tensor, observed, loads)
+        obstacle = mirror_obstacle(axis, role, tensor, observed, loads, targets)
         if obstacle is None:
             found.append(axis)
         elif asked != "auto":

@@ -29,8 +29,9 @@ from multiscale.contact import Interface
 from multiscale.directory import read_record
 from multiscale.lattice import Lattice
 from multiscale.problem import Problem, build_problem
+from multiscale.purpose import PURPOSES
 from multiscale.report_scene import run_fields, scene
-from multiscale.report_tables import markdown_table, percent, rows_of, text_of, value_at
+from multiscale.report_tables import Format, markdown_table, percent, rows_of, text_of, unit, value_at
 from multiscale.tensor_field import load_tensors
 
 #: Interfaces of least contact that are shown.
@@ -41,13 +42,23 @@ WIDEST = 1800
 #: Kinds of figures that are a row of panels.
 _ROWS = ("property", "design", "displacement", "distortion")
 _CAPTIONS = {
-    "convergence": "Convergence: distortion and feasibility over the optimiser's evaluations.",
+    "convergence": "Convergence: objective and feasibility over the optimiser's evaluations.",
     "distortions": "Distortion without a cloak, as designed, on a refined mesh, and with the cells as built.",
+    "compliance": "Compliance of the best uniform cell of the same mass, and of the graded part.",
+    "mismatch": "Distance from the target displacement: initial material, design, refined mesh, as built.",
     "property_space": "Property space: the library's cells, the gamut's edge, and the designed tensors.",
     "design": "Designed tensors on the mid-section.",
     "lattice": "The lattice, rendered.",
     "displacement": "Displacement on the mid-section, drawn deformed",
     "distortion": "Where the displacements differ from the reference",
+}
+
+
+#: Of each quantity: the tiles' heading, what the baseline is called, and how values are written.
+_TILES: dict[str, tuple[str, str, Format]] = {
+    "distortion": ("Displacement distortion over the observed region:", "without a cloak", percent),
+    "compliance": ("Compliance, the work of the loads:", "best uniform cell, as heavy", unit("N mm")),
+    "mismatch": ("Distance from the target displacement, relative:", "initial material", percent),
 }
 
 
@@ -66,8 +77,10 @@ class Run:
             raise InputError("there is no such run directory", file=path)
         self.record = read_record(self.path / "run.json")
         self.metrics = read_record(self.path / "metrics.json")
-        if value_at(self.metrics, "distortion.design") is None:
+        known = [p for p in PURPOSES.values() if value_at(self.metrics, f"{p.quantity}.design") is not None]
+        if not known:
             raise InputError("has no distortions yet: `multiscale run` goes on where it stopped", file=path)
+        self.purpose = known[0]
 
     @cached_property
     def case(self) -> Case:
@@ -251,16 +264,25 @@ def page(title: str, body: Sequence[str], scripts: str = "") -> str:
 
 def _tiles(run: Run) -> str:
     metrics = run.metrics
-    void, built = metrics["distortion"]["void"], metrics["distortion"].get("lattice")
+    purpose = run.purpose
+    found = metrics[purpose.quantity]
+    before, built = found[purpose.baseline], found.get("lattice")
+    heading, name, show = _TILES[purpose.quantity]
     tiles = [
-        ("", "without a cloak", percent(void)),
-        ("good", "designed", percent(metrics["distortion"]["design"])),
-        ("", "on a refined mesh", percent(metrics["distortion"]["design_refined"])),
+        ("", name, show(before)),
+        ("good", "designed", show(found["design"])),
+        ("", "on a refined mesh", show(found["design_refined"])),
     ]
-    if built is not None:
+    if built and purpose.quantity == "compliance":
+        tiles.append(("good", f"as built: {percent(before / built - 1)} stiffer", show(built)))
+    elif built is not None:
         tiles.append(
-            ("good", f"as built: {void / built:.0f} times less" if built else "as built", percent(built))
+            ("good", f"as built: {before / built:.0f} times less" if built else "as built", show(built))
         )
+    for key, label in (("mass.design", "density, designed"), ("mass.lattice", "density, as built")):
+        value = value_at(metrics, key)
+        if value is not None:
+            tiles.append(("", label, percent(value)))
     full = value_at(metrics, "verify.distortion")
     if full is not None:
         tiles.append(("", "at full scale, voxel by voxel", percent(full)))
@@ -275,8 +297,7 @@ def _tiles(run: Run) -> str:
             wrong = (key.endswith("unconnected") and value > 0) or (key.endswith("components") and value != 1)
             tiles.append(("bad" if wrong else "", label, f"{value:,}"))
     inside = "".join(f"<div class='tile {kind}'><b>{value}</b>{label}</div>" for kind, label, value in tiles)
-    over = "Displacement distortion over the observed region:"
-    return f"<p class='soft'>{over}</p><div class='tiles'>{inside}</div>"
+    return f"<p class='soft'>{heading}</p><div class='tiles'>{inside}</div>"
 
 
 def _number_cards(run: Run) -> str:

@@ -138,6 +138,8 @@ def run_fields(
     )
     labels = {"void": "without cloak", "design": "designed", "lattice": "as built"}
     for load in problem.loads:
+        if f"{load.name}.reference" not in displacements:
+            continue
         reference = displacements[f"{load.name}.reference"]
         for structure, label in labels.items():
             local = 100 * local_distortion(displacements[f"{load.name}.{structure}"], reference, problem)

@@ -59,6 +59,18 @@ ROWS = (
     Row("Distortion", "designed", "distortion.design", percent, -1),
     Row("Distortion", "designed, refined mesh", "distortion.design_refined", percent, -1),
     Row("Distortion", "with the cells as built", "distortion.lattice", percent, -1),
+    Row("Compliance", "best uniform cell, as heavy as built", "compliance.uniform", unit("N mm")),
+    Row("Compliance", "designed", "compliance.design", unit("N mm"), -1),
+    Row("Compliance", "designed, refined mesh", "compliance.design_refined", unit("N mm"), -1),
+    Row("Compliance", "with the cells as built", "compliance.lattice", unit("N mm"), -1),
+    Row("Compliance", "stiffer than uniform, as built", "compliance.gain", percent, 1),
+    Row("Mismatch", "initial material", "mismatch.start", percent),
+    Row("Mismatch", "designed", "mismatch.design", percent, -1),
+    Row("Mismatch", "designed, refined mesh", "mismatch.design_refined", percent, -1),
+    Row("Mismatch", "with the cells as built", "mismatch.lattice", percent, -1),
+    Row("Mass", "limit on the density of the design", "mass.limit", percent),
+    Row("Mass", "density, designed", "mass.design", percent, -1),
+    Row("Mass", "density, as built", "mass.lattice", percent, -1),
     Row("Full scale", "distortion of the lattice, voxel by voxel", "verify.distortion", percent, -1),
     Row("Full scale", "same voxels, homogenised", "verify.distortion_homogenised", percent),
     Row("Full scale", "without a cloak", "verify.distortion_void", percent),
@@ -125,6 +137,9 @@ ROWS = (
 _ELSEWHERE = (
     "export.",
     "distortion.per_load.",
+    "compliance.per_load.",
+    "mismatch.per_load.",
+    "uniform.",
     "versions.",
     "seeds.",
     "case_sha256",
@@ -160,14 +175,18 @@ def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
     """The rows for which one of several runs has a value; what :data:`ROWS` does not know comes last."""
     runs = list(several)
-    loads = list(dict.fromkeys(load for run in runs for load in value_at(run, "distortion.per_load") or {}))
     per_load = []
-    if len(loads) > 1:
-        for load in loads:
-            for row in ROWS[:4]:
-                key = row.key.replace("distortion.", f"distortion.per_load.{load}.")
-                per_load.append(Row(f"Load {load}", row.label, key, row.show, row.better))
-    known = [*ROWS[:4], *per_load, *ROWS[4:]]
+    for quantity in ("distortion", "compliance", "mismatch"):
+        key = f"{quantity}.per_load"
+        loads = list(dict.fromkeys(load for run in runs for load in value_at(run, key) or {}))
+        several_loads = loads if len(loads) > 1 else []
+        for load in several_loads:
+            for row in ROWS:
+                if row.key.startswith(f"{quantity}."):
+                    place = row.key.replace(f"{quantity}.", f"{key}.{load}.")
+                    per_load.append(Row(f"Load {load}", row.label, place, row.show, row.better))
+    first = next(i for i, row in enumerate(ROWS) if row.group == "Mass")
+    known = [*ROWS[:first], *per_load, *ROWS[first:]]
     seeds = list(dict.fromkeys(name for run in runs for name in run.get("seeds", {})))
     known += [Row("Where and with what", f"seed, {name}", f"seeds.{name}", str) for name in seeds]
     keys = {row.key for row in known}

@@ -20,19 +20,21 @@ from multiscale.lattice import Lattice
 from multiscale.optimize import read_history
 from multiscale.problem import Problem, Role
 from multiscale.progress import Reporter
+from multiscale.purpose import PURPOSES
 from multiscale.rendering import render_lattice
 from multiscale.tensor_field import load_tensors
 
 Array = NDArray[np.float64]
 
-#: Fields of displacements.npz, in the order they are shown.
-SOLUTIONS = ("reference", "void", "design", "lattice")
-_LABELS = {
-    "reference": "reference",
-    "void": "hole, no cloak",
-    "design": "cloak, designed",
-    "lattice": "cloak, cells as built",
+_BARS = {
+    "void": "void",
+    "start": "start",
+    "uniform": "uniform",
+    "design": "design",
+    "design_refined": "refined mesh",
+    "lattice": "lattice",
 }
+"""What bars are called, by key of the metrics."""
 
 
 def write_results(
@@ -55,7 +57,7 @@ def write_results(
         export(path, "stl", path / "region.stl", str(Block(low, high)), per_cell=per_cell)
         written.append("region.stl")
     reporter.say("export: figures")
-    skipped = _write_figures(path, problem, gamut, cells, directory, design, lattice, displacements)
+    skipped = _write_figures(path, case, problem, gamut, cells, directory, design, lattice, displacements)
     pictures = sorted(f"figures/{p.name}" for p in (path / "figures").glob("*.png"))
     return {"written": [*written, *pictures], "skipped": skipped}
 
@@ -77,6 +79,7 @@ def _write_fields(
 
 def _write_figures(
     path: Path,
+    case: Case,
     problem: Problem,
     gamut: Gamut,
     cells: CellSet,
@@ -90,32 +93,35 @@ def _write_figures(
     folder.mkdir(exist_ok=True)
     hole, ring, h = problem.role == Role.VOID, problem.design, problem.cell_size_m
     whole = np.ones(problem.shape, dtype=bool)
+    purpose = PURPOSES[case.objective.type]
+    quantity = purpose.quantity
     for load in problem.loads:
         solutions = {
             name: figures.Solution(
-                _LABELS[name],
+                purpose.labels[name],
                 displacements[f"{load.name}.{name}"],
                 whole if name == "reference" else problem.solid,
             )
-            for name in SOLUTIONS
+            for name in purpose.structures
         }
         name = f"{problem.name}, load {load.name}"
         figures.displacement_figure(
             folder / f"displacement_{load.name}.png",
-            [solutions[k] for k in ("reference", "void", "lattice")],
+            [s for key, s in solutions.items() if key != "design" or len(solutions) < 4],
             hole=hole,
             design=ring,
             cell_size_m=h,
             title=name,
         )
-        figures.distortion_figure(
-            folder / f"distortion_{load.name}.png",
-            displacements[f"{load.name}.reference"],
-            [solutions[k] for k in ("void", "design", "lattice")],
-            observed=problem.observed,
-            cell_size_m=h,
-            title=name,
-        )
+        if "reference" in solutions:
+            figures.distortion_figure(
+                folder / f"distortion_{load.name}.png",
+                displacements[f"{load.name}.reference"],
+                [solutions[k] for k in ("void", "design", "lattice")],
+                observed=problem.observed,
+                cell_size_m=h,
+                title=name,
+            )
     figures.tensor_figure(
         folder / "design.png", design, solid=problem.solid, design=ring, cell_size_m=h, title=problem.name
     )
@@ -124,22 +130,24 @@ def _write_figures(
         cells.C,
         design[ring],
         gamut.phi,
-        material=problem.reference[0, 0, 0],
+        material=None if case.objective.reference is None else problem.reference[0, 0, 0],
         title=problem.name,
     )
     figures.convergence_figure(
-        folder / "convergence.png", read_history(path / "history.jsonl"), title=problem.name
+        folder / "convergence.png",
+        read_history(path / "history.jsonl"),
+        title=problem.name,
+        quantity=quantity,
     )
-    distortion = directory.metrics()["distortion"]
-    shown = {"void": "void", "design": "design", "design_refined": "refined mesh", "lattice": "lattice"}
     per_load = {
-        load: {label: values[key] for key, label in shown.items()}
-        for load, values in distortion["per_load"].items()
+        load: {label: values[key] for key, label in _BARS.items() if key in values}
+        for load, values in directory.metrics()[quantity]["per_load"].items()
     }
     figures.summary_figure(
-        folder / "distortions.png",
+        folder / ("distortions.png" if quantity == "distortion" else f"{quantity}.png"),
         next(iter(per_load.values())) if len(per_load) == 1 else per_load,
         title=problem.name,
+        quantity=quantity,
     )
     reason = render_lattice(folder / "lattice.png", lattice)
     return {} if reason is None else {"figures/lattice.png": reason}

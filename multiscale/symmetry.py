@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from multiscale.loads import AXIS_NAMES, LoadCase
+from multiscale.loads import AXIS_NAMES, LoadCase, TargetField
 
 # Forces are sums of quarter tractions: mirrored nodes agree up to the order of a few additions.
 MIRROR_RTOL = 1e-12
@@ -57,6 +57,7 @@ def mirror_obstacle(
     tensor: NDArray[np.float64],
     observed: NDArray[np.bool_],
     loads: Sequence[LoadCase],
+    targets: Sequence[TargetField] = (),
 ) -> str | None:
     """Why the mid-plane of ``axis`` can't halve the model, or None when it can."""
     if role.shape[axis] % 2:
@@ -67,6 +68,12 @@ def mirror_obstacle(
     for load in loads:
         if parity(load, axis) is None:
             return f"load '{load.name}' is neither symmetric nor antisymmetric"
+    for load, target in zip(loads, targets, strict=False):
+        sign = parity(load, axis)
+        if not np.array_equal(np.flip(target.mask, axis=axis), target.mask) or not _close(
+            reflect(target.value, axis), (sign or 1) * target.value
+        ):
+            return f"the target of load '{load.name}' has not that load's symmetry"
     return None
 
 

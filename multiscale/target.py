@@ -1,0 +1,55 @@
+"""Target displacement: some nodes shall move as prescribed when the load acts (shape morphing).
+
+``v = ||u - u*|| / ||u*||`` over the targeted displacement components, each node of the whole grid once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multiscale.combination import Kind
+from multiscale.elasticity import SolverOptions
+from multiscale.objective import Objective
+from multiscale.problem import Problem
+
+Array = NDArray[np.float64]
+
+
+class TargetObjective(Objective):
+    """How far the targeted nodes are from where they should be, relative to the wanted move; no unit."""
+
+    quantity = "mismatch"
+    exponent = 2
+
+    def __init__(
+        self,
+        problem: Problem,
+        options: SolverOptions | None = None,
+        adjoint_rtol: float = 1e-4,
+        combine: Kind | None = None,
+        axes: tuple[int, ...] | None = None,
+    ):
+        super().__init__(problem, options, adjoint_rtol, combine, axes)
+        assert len(problem.targets) == len(self.loads)
+        nodes = self.reduction.nodes
+        self._wanted = [nodes(target.value) for target in problem.targets]
+        self._weight = [
+            self.reduction.node_weight[..., None] * nodes(target.mask) for target in problem.targets
+        ]
+        self._norm = [
+            float(np.sqrt(np.sum(w * u**2))) for w, u in zip(self._weight, self._wanted, strict=True)
+        ]
+
+    def measure(self, number: int, displacement: Array) -> float:
+        """``||u - u*|| / ||u*||``."""
+        difference = displacement - self._wanted[number]
+        return float(np.sqrt(np.sum(self._weight[number] * difference**2))) / self._norm[number]
+
+    def slope(self, number: int, displacement: Array) -> Array | None:
+        """``w (u - u*) / (v ||u*||^2)``."""
+        v = self.measure(number, displacement)
+        if v == 0.0:
+            return None
+        difference = displacement - self._wanted[number]
+        return self._weight[number] * difference / (v * self._norm[number] ** 2)
