@@ -21,6 +21,7 @@ from micro.errors import InputError
 from multiscale.boundary import Load, Where
 from multiscale.messages import finding, first_error, unknown_name
 from multiscale.settings import (
+    FILL_SOURCES,
     ExportSettings,
     FillSettings,
     FilterSettings,
@@ -408,7 +409,7 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
         raise first_error(error, data, file) from None
     case._file = None if file is None else Path(file)
     for section, source in (("gamut", case.gamut.source), ("fill", case.fill.source)):
-        known = ("library", "generator") if section == "fill" else ("library",)
+        known = FILL_SOURCES if section == "fill" else ("library",)
         if source not in known and not case.path(source).exists():
             names = " or ".join(f"'{name}'" for name in known)
             reason = f"must be {names} or a path that exists, relative to the case file"

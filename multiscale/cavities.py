@@ -114,6 +114,25 @@ def find_cavities(lattice: Lattice, *, progress: Callable[[float], None] | None 
     )
 
 
+def encloses(octants: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether cells enclose void in a lattice of their own kind; bool octants (m, n, n, n) to (m,).
+
+    In it an octant stands among its mirror images, so a piece of its void goes on for ever exactly if it
+    meets both ends of some axis; what does not is closed, be it within the cell or across its faces. Among
+    other cells this need not be so (:func:`find_cavities` is exact there), but neighbours are alike.
+    """
+    out = np.zeros(len(octants), dtype=bool)
+    for i, octant in enumerate(octants):
+        labels, count = cc3d.connected_components(~octant, connectivity=6, return_N=True)
+        through = np.zeros(count + 1, dtype=bool)
+        through[0] = True
+        for axis in range(3):
+            low, high = np.take(labels, 0, axis=axis), np.take(labels, -1, axis=axis)
+            through[np.intersect1d(low, high)] = True
+        out[i] = not through.all()
+    return out
+
+
 def _label(lattice: Lattice, cells: NDArray[np.int32], progress: Callable[[float], None] | None) -> _Pieces:
     size = lattice.voxels_per_cell
     shape = (len(cells) + 1, 3, size, size)

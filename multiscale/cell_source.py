@@ -1,25 +1,34 @@
-"""Where a lattice's cells come from: the library (or a cell set), or the generator.
+"""Where a lattice's cells come from: a set (the data set, the library), the generator, or both.
 
-Both answer the same three questions of :mod:`multiscale.fill`: one good cell for a material, candidates for
-every group of elements, and the chosen candidates brought onto their targets.
+All answer the same questions of :mod:`multiscale.fill`: one good cell for a material, candidates for every
+group of elements, chosen candidates brought onto their targets, and cells that suit a neighbour.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micro import library
+from micro import cell, library
 from micro.cellset import CellSet
+from micro.dataset import load_dataset
+from micro.families import FAMILIES
 from micro.generator import Generator, Samples
-from micro.refinement import Refinement
+from micro.homogenize import homogenize_octants
+from micro.refinement import Refinement, predict
+from micro.shape_space import signed_distance
 from micro.tensor import tensor_error
+from multiscale.cavities import encloses
+from multiscale.settings import FILL_SOURCES, FillSettings
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Say = Callable[[int, str], None]
 """Progress: (groups still open, what is being done)."""
 
@@ -38,6 +47,15 @@ _STEERING = 2
 _MATERIAL_SAMPLES, _MATERIAL_TRIALS = 6, 10
 """Generated cells for a material, and homogenisations of each: their error repeats in a whole region."""
 
+_FURTHER = 4
+"""Cells looked at for each one wanted, so that those that enclose void can be passed over."""
+
+GENERATED = "generated"
+"""Family of the cells that the generator made for a lattice."""
+
+_FAR = 2.0
+"""Tensor error, in tolerances, from which a chosen cell of a set is corrected; less is for the selection."""
+
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
@@ -47,27 +65,29 @@ class Candidates:
     ----------
     faces : bool array, shape (cells, n, n)
         Outer faces.
+    C : array, shape (cells, 3)
+        Their tensors, as far as known.
+    exact : bool array, shape (cells,)
+        Whether that is the cell's own; otherwise it is foretold, and the cell has to be finished.
+    avoid : bool array, shape (cells,)
+        Cells to take only if there is no other: they enclose void, or are in pieces.
     index : int array, shape (groups, k)
-        Rows of ``faces`` by group.
-    error : array, shape (groups, k)
-        Their tensor errors, as far as known before they are homogenised.
+        Rows of these arrays by group.
     """
 
-    faces: NDArray[np.bool_]
-    index: NDArray[np.int64]
-    error: Array
+    faces: Bools
+    C: Array
+    exact: Bools
+    avoid: Bools
+    index: Ints
 
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """Chosen cells before and after they were brought onto their targets, each with its own tensor.
-
-    ``generated`` tells which came from the generator (not from a cell set).
-    """
+    """Chosen cells before and after they were brought onto their targets, each with its own tensor."""
 
     before: CellSet
     after: CellSet
-    generated: NDArray[np.bool_]
 
 
 class CellSource(Protocol):
@@ -90,40 +110,99 @@ class CellSource(Protocol):
     def material(self, target: Array) -> CellSet:
         """One cell, as near to a tensor (3,) as can be."""
 
-    def candidates(self, targets: Array, count: int, say: Say) -> Candidates:
-        """``count`` candidates for each target (m, 3)."""
+    def candidates(self, targets: Array, say: Say) -> Candidates:
+        """Candidates for each target (m, 3)."""
 
-    def finish(self, chosen: NDArray[np.int64], targets: Array, tolerance: float, say: Say) -> Finished:
-        """The chosen rows (m,) of the last candidates, moved within ``tolerance`` of their targets."""
+    def take(self, rows: Ints) -> CellSet:
+        """Some of the last candidates that are exact."""
+
+    def finish(self, chosen: Ints, targets: Array, tolerance: float, say: Say) -> Finished:
+        """The chosen rows (m,) of the last candidates, moved toward their targets."""
+
+    def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
+        """Cells (m) for ``targets`` that suit ``neighbours``, octants (m, n, n, n); None if it makes none."""
 
 
 class SetSource:
-    """Cells of a set made by formula: the nearest ones, corrected by their parameters."""
+    """Cells of a set: the nearest ones; those made by formula are corrected by their parameters.
 
-    def __init__(self, cells: CellSet):
+    Parameters
+    ----------
+    cells : CellSet
+    count : int
+        Candidates for each group.
+    avoid_cavities : bool
+        Whether cells that enclose void are passed over.
+    """
+
+    def __init__(self, cells: CellSet, count: int = 48, avoid_cavities: bool = True):
         self.cells = self.known = cells
+        self.count = count
+        self.avoid_cavities = avoid_cavities
         self.name = f"a set of {len(cells)}"
+        self._rows = np.zeros(0, dtype=np.int64)
 
     def material(self, target: Array) -> CellSet:
         """As :class:`CellSource`."""
-        return library.match(self.cells, target, neighbours=4, steps=6)
+        by_formula = self.cells.subset(np.isin(self.cells.family, list(FAMILIES)))
+        near, _ = library.nearest(by_formula, np.reshape(target, (1, 3)), min(64, len(by_formula)))
+        some = by_formula.subset(near[0])
+        if self.avoid_cavities:
+            shut = encloses(some.octants())
+            some = some if shut.all() else some.subset(~shut)
+        return library.match(some, target, neighbours=4, steps=6)
 
-    def candidates(self, targets: Array, count: int, say: Say) -> Candidates:
+    def candidates(self, targets: Array, say: Say) -> Candidates:
         """As :class:`CellSource`."""
-        index, error = library.nearest(self.cells, targets, min(count, len(self.cells)))
-        return Candidates(self.cells.faces(), index.astype(np.int64), error)
+        further = _FURTHER if self.avoid_cavities else 1
+        index, _ = library.nearest(self.cells, targets, min(further * self.count, len(self.cells)))
+        rows, place = np.unique(index, return_inverse=True)
+        place = place.reshape(index.shape)
+        say(len(targets), "looking for cells without closed voids")
+        shut = self._shut(rows)
+        # Open ones first, each kind by nearness.
+        order = np.argsort(shut[place], axis=1, kind="stable")[:, : self.count]
+        place = np.take_along_axis(place, order, axis=1)
+        used, place = np.unique(place, return_inverse=True)
+        self._rows = rows[used]
+        known = np.ones(len(used), dtype=bool)
+        cells = self.cells.subset(self._rows)
+        return Candidates(
+            cells.faces(), cells.C, known, shut[used], place.reshape(len(targets), -1).astype(np.int64)
+        )
 
-    def finish(self, chosen: NDArray[np.int64], targets: Array, tolerance: float, say: Say) -> Finished:
+    def _shut(self, rows: NDArray[np.intp]) -> Bools:
+        if not self.avoid_cavities:
+            return np.zeros(len(rows), dtype=bool)
+        parts = [encloses(self.cells.octants(rows[i : i + 256])) for i in range(0, len(rows), 256)]
+        return np.concatenate(parts)
+
+    def take(self, rows: Ints) -> CellSet:
         """As :class:`CellSource`."""
+        return self.cells.subset(self._rows[rows])
+
+    def finish(self, chosen: Ints, targets: Array, tolerance: float, say: Say) -> Finished:
+        """As :class:`CellSource`; cells that no formula makes stay as they are."""
+        before = self.take(chosen)
+        formula = np.isin(before.family, list(FAMILIES))
+        far = np.flatnonzero(formula & (tensor_error(before.C, targets) > _FAR * tolerance))
+        if len(far) == 0:
+            return Finished(before, before)
         corrected = library.correct(
             self.cells,
-            chosen,
-            targets,
+            self._rows[chosen[far]],
+            targets[far],
             steps=_TRIALS,
             tolerance=tolerance,
             progress=lambda step, left: say(left, f"correcting cells, round {step + 1}"),
         )
-        return Finished(self.cells.subset(chosen), corrected, np.zeros(len(chosen), dtype=bool))
+        pick = np.arange(len(before))
+        pick[far] = len(before) + np.arange(len(far))
+        return Finished(before, CellSet.concat([before, corrected]).subset(pick))
+
+    def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
+        """None: a set makes nothing."""
+        return None
 
 
 class GeneratorSource:
@@ -131,11 +210,22 @@ class GeneratorSource:
 
     Neighbouring groups want tensors that are nearly alike, and the sampler is continuous: from the same
     noise their cells are nearly alike too, and meet. Cells that can't be made in one piece come from
-    ``spare``, and are counted.
+    ``spare``.
+
+    Parameters
+    ----------
+    generator : Generator
+    spare : SetSource
+    count : int
+        Candidates for each group.
+    seed, draws : int
+        As of :meth:`micro.generator.Generator.sample`.
     """
 
-    def __init__(self, generator: Generator, spare: SetSource, seed: int = 0, draws: int = _DRAWS):
-        self.generator, self.spare = generator, spare
+    def __init__(
+        self, generator: Generator, spare: SetSource, count: int = 4, seed: int = 0, draws: int = _DRAWS
+    ):
+        self.generator, self.spare, self.count = generator, spare, count
         self.seed, self.draws = seed, draws
         self.resolution = spare.cells.n
         self.known = spare.known
@@ -147,12 +237,14 @@ class GeneratorSource:
         wanted = np.asarray(target, dtype=np.float64).reshape(1, 3)
         samples = self.generator.sample(wanted, _MATERIAL_SAMPLES, seed=self.seed, resolution=self.resolution)
         refined = self.generator.refine(samples, wanted, tolerance=2e-4, trials=_MATERIAL_TRIALS)
+        if self.spare.avoid_cavities:
+            refined = refined.subset(~encloses(refined.octants()))
         made = CellSet.concat([_plain(refined), _plain(self.spare.material(target))])
         return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
 
-    def candidates(self, targets: Array, count: int, say: Say) -> Candidates:
-        """As :class:`CellSource`; errors are the surrogate's."""
-        m = len(targets)
+    def candidates(self, targets: Array, say: Say) -> Candidates:
+        """As :class:`CellSource`; tensors are the surrogate's."""
+        m, count = len(targets), self.count
         samples = self.generator.sample(
             targets,
             count,
@@ -163,13 +255,20 @@ class GeneratorSource:
             progress=lambda done, total: say(m - done // count, "generating cells"),
         )
         self._samples = samples
-        error = tensor_error(samples.predicted, targets[samples.target])
-        # A cell in pieces is no candidate as long as there is another.
-        error = np.where(samples.connected, error, 1.0).reshape(m, count)
+        octants = samples.octants()
+        avoid = ~samples.connected
+        if self.spare.avoid_cavities:
+            avoid = avoid | encloses(octants)
         index = np.arange(m * count, dtype=np.int64).reshape(m, count)
-        return Candidates(samples.octants()[:, 0], index, error)
+        return Candidates(octants[:, 0], samples.predicted, np.zeros(m * count, dtype=bool), avoid, index)
 
-    def finish(self, chosen: NDArray[np.int64], targets: Array, tolerance: float, say: Say) -> Finished:
+    def take(self, rows: Ints) -> CellSet:
+        """As :class:`CellSource`: none of the candidates is exact."""
+        if len(rows):
+            raise ValueError("generated cells have to be finished")
+        return self.spare.cells.subset(rows)
+
+    def finish(self, chosen: Ints, targets: Array, tolerance: float, say: Say) -> Finished:
         """As :class:`CellSource`."""
         assert self._samples is not None
         found = self.generator.refined(
@@ -185,16 +284,47 @@ class GeneratorSource:
         before, C_before = found.start_octants.copy(), found.start_C.copy()
         lost = np.flatnonzero(~generated)
         if len(lost):
-            near, _ = library.nearest(self.spare.cells, targets[lost])
-            spare = self.spare.finish(near[:, 0], targets[lost], tolerance, say)
+            near = self.spare.candidates(targets[lost], say).index[:, 0]
+            spare = self.spare.finish(near, targets[lost], tolerance, say)
             octants[lost], C[lost] = spare.after.octants(), spare.after.C
             before[lost], C_before[lost] = spare.before.octants(), spare.before.C
-        family = np.where(generated, "generated", "library").tolist()
+        family = np.where(generated, GENERATED, "spare").tolist()
         return Finished(
             CellSet.from_octants(before, C_before, family=family),
             CellSet.from_octants(octants, C, family=family),
-            generated,
         )
+
+    def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
+        """As :class:`CellSource`: the neighbour's own shape, moved onto the other target.
+
+        The least step in the shape space that changes the tensor as wanted leaves the face much as it is.
+        """
+        model = self.generator.model
+        z = model.space.encode(signed_distance(neighbours))
+        m = len(targets)
+        start = Samples(
+            self.resolution,
+            z,
+            cell.pack(neighbours),
+            np.arange(m),
+            predict(model.surrogate, z),
+            np.ones(m),
+            np.ones(m, dtype=bool),
+        )
+        found = self.generator.refined(
+            start,
+            targets,
+            tolerance=0.5 * tolerance,
+            trials=_REFINEMENTS,
+            progress=lambda trial, left: say(left, f"cells like their neighbours, round {trial}"),
+        )
+        # A cell that came out in pieces is replaced by the neighbour's: it is its own candidate there.
+        lost = ~found.known
+        found.octants[lost], found.C[lost] = neighbours[lost], np.nan
+        C = found.C
+        if lost.any():
+            C[lost] = homogenize_octants(neighbours[lost]).C
+        return CellSet.from_octants(found.octants, C, family=GENERATED)
 
     def _again(
         self, found: Refinement, targets: Array, tolerance: float, say: Say
@@ -212,6 +342,47 @@ class GeneratorSource:
             gain &= fresh.known
             octants[far[gain]], C[far[gain]] = fresh.octants[gain], fresh.C[gain]
         return octants, C
+
+
+class JoinedSource(SetSource):
+    """Candidates of a set, and where these do not fit their neighbours, cells that the generator makes."""
+
+    def __init__(self, cells: CellSet, generator: GeneratorSource, count: int, avoid_cavities: bool):
+        super().__init__(cells, count, avoid_cavities)
+        self.generator = generator
+        self.name += " and the generator"
+
+    def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
+        """As :class:`CellSource`."""
+        return self.generator.beside(neighbours, targets, tolerance, say)
+
+
+def make_source(settings: FillSettings, path: Callable[[str], Path]) -> CellSource:
+    """The source that a case asks for; ``path`` finds a file that it names.
+
+    Raises
+    ------
+    InputError
+        If that file can't be used.
+    """
+    avoid = settings.cavities == "avoid"
+
+    def generator(name: str | Path | None, spare: CellSet) -> GeneratorSource:
+        loaded = Generator.load() if name is None else Generator.load(name)
+        return GeneratorSource(loaded, SetSource(spare, 16, avoid), settings.generated, settings.seed)
+
+    if settings.source == "generator":
+        return generator(None, load_dataset())
+    if settings.source == "dataset+generator":
+        cells = load_dataset()
+        return JoinedSource(cells, generator(None, cells), settings.candidates, avoid)
+    if settings.source in FILL_SOURCES:
+        cells = load_dataset() if settings.source == "dataset" else library.load_library()
+        return SetSource(cells, settings.candidates, avoid)
+    file = path(settings.source)
+    if file.suffix == ".safetensors":
+        return generator(file, load_dataset())
+    return SetSource(CellSet.load(file), settings.candidates, avoid)
 
 
 def _plain(cells: CellSet) -> CellSet:

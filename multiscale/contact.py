@@ -61,12 +61,16 @@ class Contacts:
     ----------
     count : int
         Interfaces: pairs of neighbouring elements that both hold a cell.
+    unlike : int
+        Those between different cells; equal ones face each other with equal patterns.
     unconnected : int
         Those without a single pair of facing solid voxels.
     mean_area, min_area : float
         Contact area over the face's area.
     mean_overlap, min_overlap : float
         Contact area over the smaller of the two patterns' areas (0 where a pattern is empty).
+    mean_overlap_unlike : float
+        Over the interfaces between different cells only.
     weakest : tuple of Interface
         The pairs of cells of least contact area, least first; each pair once, with one place where it occurs.
     areas : tuple of three float32 arrays
@@ -75,11 +79,13 @@ class Contacts:
     """
 
     count: int
+    unlike: int
     unconnected: int
     mean_area: float
     min_area: float
     mean_overlap: float
     min_overlap: float
+    mean_overlap_unlike: float
     weakest: tuple[Interface, ...]
     areas: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
@@ -146,6 +152,13 @@ def _ranks(keys: NDArray[np.int64], limit: int) -> tuple[NDArray, NDArray, NDArr
     return unique, rank[keys], counts[unique]
 
 
+def meeting_pairs(index: NDArray[np.int32], cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of unlike cells that meet: keys ``smaller * cells + larger``, and the interfaces of each."""
+    pairs = _Pairs.of(index, cells)
+    a, b = np.divmod(pairs.keys, cells)
+    return pairs.keys[a != b], pairs.counts[a != b]
+
+
 def find_contacts(index: NDArray[np.int32], faces: NDArray[np.bool_], *, weakest: int = 10) -> Contacts:
     """Contacts of a lattice.
 
@@ -163,13 +176,17 @@ def find_contacts(index: NDArray[np.int32], faces: NDArray[np.bool_], *, weakest
     areas = tuple(np.append(area, np.nan).astype(np.float32)[where] for where in pairs.place)
     count = int(pairs.counts.sum())
     none = count == 0
+    a, b = np.divmod(pairs.keys, len(faces))
+    unlike = pairs.counts * (a != b)
     return Contacts(
         count=count,
+        unlike=int(unlike.sum()),
         unconnected=int(pairs.counts[area == 0].sum()),
         mean_area=np.nan if none else float(np.average(area, weights=pairs.counts)),
         min_area=np.nan if none else float(area.min()),
         mean_overlap=np.nan if none else float(np.average(overlap, weights=pairs.counts)),
         min_overlap=np.nan if none else float(overlap.min()),
+        mean_overlap_unlike=float(np.average(overlap, weights=unlike)) if unlike.any() else np.nan,
         weakest=_weakest(pairs, area, overlap, len(faces), weakest),
         areas=(areas[0], areas[1], areas[2]),
     )

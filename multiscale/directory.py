@@ -35,6 +35,9 @@ from multiscale.case import Case
 
 STAGES = ("design", "fill", "evaluate", "export")
 
+#: Metrics that other commands add, with the stages whose repetition makes them void.
+ADDED = {"verify": ("design", "fill"), "printability": ("design", "fill")}
+
 
 class RunDirectory:
     """A directory that belongs to one case.
@@ -98,7 +101,7 @@ class RunDirectory:
         }
         if self._write:
             self._save()
-            write_json(self.path / "metrics.json", self.metrics())
+            write_json(self.path / "metrics.json", self.metrics() | self._added(stage))
 
     def metrics(self) -> dict[str, Any]:
         """All metrics so far, with times, memory and provenance."""
@@ -114,6 +117,12 @@ class RunDirectory:
         for key in ("case_sha256", "versions", "machine", "ranks", "seeds"):
             out[key] = self._data[key]
         return out
+
+    def _added(self, stage: str) -> dict[str, Any]:
+        """What other commands have added to metrics.json and still holds after ``stage`` was done again."""
+        file = self.path / "metrics.json"
+        there = read_record(file) if file.is_file() else {}
+        return {key: there[key] for key, stages in ADDED.items() if key in there and stage not in stages}
 
     def _save(self) -> None:
         write_json(self._file, self._data)

@@ -424,11 +424,14 @@ class Elasticity:
         u = self._collect(x)
         return u if lift is None else u + lift
 
-    def apply(self, field: Array) -> Array:
-        """The unconstrained stiffness times a node field: internal nodal forces, same shape."""
+    def apply(self, field: Array, tensors: Array | None = None) -> Array:
+        """The unconstrained stiffness times a node field: internal nodal forces, same shape.
+
+        Of other ``tensors`` (mx, my, mz, 3) than the assembled ones if given: those of a change, say.
+        """
         x, y, z = self._own
         values = self._element_values(field)
-        tensors = self._tensors[self._own].reshape(-1, 3)
+        tensors = (self._tensors if tensors is None else tensors)[self._own].reshape(-1, 3)
         forces = sum(tensors[:, i, None] * (values @ k) for i, k in enumerate(element_matrices()))
         out = np.zeros((*self.nodes, 3))
         count = (x.stop - x.start, y.stop - y.start, z.stop - z.start)

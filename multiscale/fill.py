@@ -1,12 +1,14 @@
-"""From a tensor field to a lattice of cells: group, choose, correct, assemble.
+"""From a tensor field to a lattice of cells: group, choose, finish, choose again.
 
 1. Elements of fixed regions: one cell per material, searched for with more effort, since its error
    repeats in every element of the region.
 2. Design elements: tensors within a tolerance form a group that shares one cell.
 3. Each group has candidates from the source of cells (:mod:`multiscale.cell_source`); one is chosen for
-   all groups together so that neighbours touch (:mod:`multiscale.selection`).
-4. Chosen cells whose error exceeds the tolerance are moved toward their group's tensor; a move that would
-   cost a contact is given up.
+   all groups together so that neighbours touch and the objective suffers least
+   (:mod:`multiscale.selection`).
+4. Chosen cells that are far from their group's tensor are moved toward it, and groups that fit their
+   neighbours worst are offered cells made after a neighbour's. All of these are candidates beside the old
+   ones, and everything is chosen again.
 
 The tensors of the result are the cells' own, homogenised as they are.
 """
@@ -14,26 +16,32 @@ The tensors of the result are the cells' own, homogenised as they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from micro.cellset import CellSet
 from micro.tensor import tensor_error
-from multiscale.cell_source import Candidates, CellSource
-from multiscale.grouping import Groups, group_tensors
+from multiscale.cavities import encloses
+from multiscale.cell_source import GENERATED, CellSource
+from multiscale.grouping import Groups as TensorGroups
+from multiscale.grouping import group_tensors
+from multiscale.influence import Influence
 from multiscale.lattice import Lattice
 from multiscale.problem import Problem, Role
 from multiscale.reduction import Reduction
-from multiscale.selection import interface_counts, select
+from multiscale.selection import Groups, Pool, Selection, Weights, interface_counts, misfit, select
 from multiscale.settings import FillSettings
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Progress = Callable[[int, int, str], None]
 
-#: Tensor error that one fully missed overlap between two neighbours is worth in the selection.
-_OVERLAP_WEIGHT = 0.005
+#: Share of the design's groups that are offered cells made after a neighbour's: those that fit worst.
+_OFFERED = 0.15
+#: Lack of overlap (1/o - 1) of a group's interfaces, on average, up to which it fits.
+_FITS = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,30 +53,32 @@ class Filled:
     lattice : Lattice
     error : array (nx, ny, nz)
         Tensor error (Eq. 4) of each solid element's cell against the wanted tensor; NaN in voids.
+    error_design : array (elements,)
+        Of the design elements.
     groups : int
         Groups of design elements.
     weak : int
         Groups whose cell misses the asked contact with a neighbour.
     generated : int
         Groups of design elements whose cell was generated.
+    enclosing : int
+        Unique cells that enclose void in a lattice of their own kind.
+    enclosing_elements : int
+        Elements filled with one of these.
     """
 
     lattice: Lattice
     error: Array
+    error_design: Array
     groups: int
     weak: int
     generated: int
+    enclosing: int
+    enclosing_elements: int
 
 
-def fill(
-    problem: Problem,
-    reduction: Reduction,
-    wanted: Array,
-    source: CellSource,
-    settings: FillSettings,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> Filled:
-    """Fill every solid element with a cell.
+class Filling:
+    """A lattice on its way: the groups, what each may take, and what it has taken.
 
     Parameters
     ----------
@@ -83,103 +93,196 @@ def fill(
     progress : callable, optional
         Called as ``progress(done, total, what)``.
     """
-    role = reduction.elements(problem.role)
-    solid = role != Role.VOID
-    design = role == Role.DESIGN
-    fixed_groups = _by_material(wanted[solid & ~design])
-    design_groups = group_tensors(wanted[design], settings.tolerance)
-    count_fixed = len(fixed_groups.target)
-    label = np.full(role.shape, -1, dtype=np.int64)
-    label[solid & ~design] = fixed_groups.label
-    label[design] = count_fixed + design_groups.label
-    target = np.concatenate([fixed_groups.target, design_groups.target])
-    size = np.concatenate([fixed_groups.size, design_groups.size])
-    total = count_fixed + len(design_groups.target)
 
-    def say(done: int, what: str) -> None:
-        if progress is not None:
-            progress(done, total, what)
+    def __init__(
+        self,
+        problem: Problem,
+        reduction: Reduction,
+        wanted: Array,
+        source: CellSource,
+        settings: FillSettings,
+        progress: Progress | None = None,
+    ):
+        self.problem, self.reduction, self.wanted = problem, reduction, wanted
+        self.source, self.settings = source, settings
+        self._progress = progress
+        role = reduction.elements(problem.role)
+        fixed, design = role == Role.FIXED, role == Role.DESIGN
+        materials = _by_material(wanted[fixed])
+        groups = group_tensors(wanted[design], settings.tolerance)
+        self.fixed, self.total = len(materials.target), len(materials.target) + len(groups.target)
+        label = np.full(role.shape, -1, dtype=np.int64)
+        label[fixed] = materials.label
+        label[design] = self.fixed + groups.label
+        self.groups = Groups(
+            label,
+            np.concatenate([materials.target, groups.target]),
+            np.concatenate([materials.size, groups.size]),
+            interface_counts(label, self.total),
+        )
+        self.weights = Weights(settings.overlap, settings.min_contact, settings.tolerance)
 
-    say(0, "cells for the fixed regions")
-    special = joined([source.material(target) for target in fixed_groups.target])
+        self._say(self.total, "cells for the fixed regions")
+        special = [source.material(target) for target in materials.target]
+        offered = source.candidates(groups.target, self._say)
+        n = source.known.n
+        self._offered = len(offered.C)
+        self._exact = offered.exact
+        index = np.full((self.total, offered.index.shape[1]), -1, dtype=np.int64)
+        index[self.fixed :] = offered.index
+        faces = offered.faces if len(offered.faces) else np.zeros((0, n, n), dtype=bool)
+        self.pool = Pool(faces, offered.C, offered.avoid, index)
+        self._made: list[CellSet] = []
+        if special:
+            self._add(joined(special), np.arange(self.fixed))
+        self.selection: Selection | None = None
 
-    def left(count: int, what: str) -> None:
-        say(total - count, what)
+    @property
+    def rows(self) -> Ints:
+        """The pool's cell of each group, as chosen."""
+        assert self.selection is not None
+        return self.pool.index[np.arange(self.total), self.selection.choice]
 
-    offered = source.candidates(design_groups.target, settings.candidates, left)
-    say(count_fixed, "choosing cells that touch")
-    candidates, errors = _with_special(offered, special, fixed_groups)
-    counts = interface_counts(label, len(target))
-    faces = np.concatenate([offered.faces, special.faces()])
-    choice = select(candidates, errors, size, counts, faces, settings.min_contact, _OVERLAP_WEIGHT)
-    chosen = candidates[np.arange(len(target)), choice.choice]
+    def choose(self, model: Influence | None) -> None:
+        """Choose for all groups, finish what was chosen, and choose again.
 
-    finished = source.finish(chosen[count_fixed:], design_groups.target, settings.tolerance, left)
-    unique, original = joined([special, finished.after]), joined([special, finished.before])
-    lattice_cells, weak = _keep_contacts(unique, original, counts, settings.min_contact)
-    lattice = Lattice(
-        lattice_cells,
-        reduction.expand_elements(label),
-        problem.cell_size_m,
-        problem.young_pa,
-        problem.poisson,
-        {"case": problem.name, "source": settings.source, "tolerance": settings.tolerance},
-    )
-    whole = reduction.expand_elements(wanted)
-    error = np.full(problem.shape, np.nan)
-    mask = lattice.solid
-    error[mask] = tensor_error(lattice.tensors()[mask], whole[mask])
-    say(total, "done")
-    generated = int(finished.generated.sum())
-    return Filled(lattice, error, len(design_groups.target), weak, generated)
+        ``model`` tells what tensor errors do to the objective; without one they count alike.
+        """
+        self._say(self.total - self.fixed, "choosing cells that fit")
+        self.selection = select(self.pool, self.groups, self.weights, model)
+        self._finish()
+        self.selection = select(self.pool, self.groups, self.weights, model)
+        if self._grow():
+            self.selection = select(self.pool, self.groups, self.weights, model, self.selection.choice)
+        self._say(0, "done")
+
+    def improve(self, model: Influence) -> None:
+        """Choose again with another model, from where the choice is; nothing new is made."""
+        assert self.selection is not None
+        self.selection = select(self.pool, self.groups, self.weights, model, self.selection.choice)
+
+    def tensors(self) -> Array:
+        """The chosen cells' own tensors on the whole grid, (nx, ny, nz, 3); zero in voids."""
+        values = np.concatenate([self.pool.C[self.rows], np.zeros((1, 3))])[self.groups.label]
+        return self.reduction.expand_elements(values)
+
+    def filled(self) -> Filled:
+        """The lattice as chosen."""
+        assert self.selection is not None
+        problem, reduction = self.problem, self.reduction
+        used, cell = np.unique(self.rows, return_inverse=True)
+        cells = self._cells(used)
+        index = np.append(cell.reshape(-1), -1)[self.groups.label]
+        attrs = {
+            "case": problem.name,
+            "source": self.settings.source,
+            "tolerance": self.settings.tolerance,
+        }
+        lattice = Lattice(
+            cells,
+            reduction.expand_elements(index),
+            problem.cell_size_m,
+            problem.young_pa,
+            problem.poisson,
+            attrs,
+        )
+        error = np.full(problem.shape, np.nan)
+        solid = lattice.solid
+        whole = reduction.expand_elements(self.wanted)
+        error[solid] = tensor_error(lattice.tensors()[solid], whole[solid])
+        shut = encloses(cells.octants())
+        return Filled(
+            lattice,
+            error,
+            error[problem.design],
+            self.total - self.fixed,
+            len(self.selection.weak),
+            int((cells.family[cell.reshape(-1)[self.fixed :]] == GENERATED).sum()),
+            int(shut.sum()),
+            int(shut[lattice.index[solid]].sum()),
+        )
+
+    # ------------------------------------------------------------------- steps
+    def _finish(self) -> None:
+        """Bring the chosen cells onto their targets; only what is exact stays in the pool."""
+        chosen, targets = self.rows[self.fixed :], self.groups.target[self.fixed :]
+        finished = self.source.finish(chosen, targets, self.settings.tolerance, self._say)
+        everyone = self.fixed + np.arange(len(chosen))
+        self._drop_foretold()
+        new = np.flatnonzero((finished.after.packed != finished.before.packed).any(axis=1))
+        known = self._exact[chosen]
+        self._add(finished.before.subset(~known), everyone[~known])
+        self._add(finished.after.subset(new), everyone[new])
+
+    def _grow(self) -> bool:
+        """Offer the groups that fit worst cells made after a neighbour's; whether there are any."""
+        assert self.selection is not None
+        found = misfit(self.pool, self.groups, self.selection.choice)
+        found[: self.fixed] = 0.0
+        count = int(np.ceil(_OFFERED * (self.total - self.fixed)))
+        worst = np.argsort(-found, kind="stable")[:count]
+        worst = worst[found[worst] > _FITS]
+        if len(worst) == 0:
+            return False
+        # The neighbour with which a group shares most of its interfaces.
+        counts = self.groups.counts
+        spans = [slice(counts.indptr[g], counts.indptr[g + 1]) for g in worst]
+        mates = np.array([counts.indices[s][np.argmax(counts.data[s])] for s in spans])
+        octants = self._cells(self.rows[mates]).octants()
+        made = self.source.beside(octants, self.groups.target[worst], self.settings.tolerance, self._say)
+        if made is None:
+            return False
+        self._add(made, worst)
+        return True
+
+    def _drop_foretold(self) -> None:
+        """Take candidates without a tensor of their own out of the index."""
+        index = self.pool.index
+        known = np.append(self._exact, np.ones(len(self.pool.C) - self._offered, dtype=bool))
+        self.pool = replace(self.pool, index=np.where((index >= 0) & known[index], index, -1))
+
+    def _add(self, cells: CellSet, groups: Ints) -> None:
+        """One more candidate for each of some groups."""
+        if len(cells) == 0:
+            return
+        avoid = np.zeros(len(cells), dtype=bool)
+        if self.settings.cavities == "avoid":
+            avoid = encloses(cells.octants())
+        column = np.full((self.total, 1), -1, dtype=np.int64)
+        column[groups, 0] = len(self.pool.C) + np.arange(len(cells))
+        self._made.append(cells)
+        self.pool = Pool(
+            np.concatenate([self.pool.faces, cells.faces()]),
+            np.concatenate([self.pool.C, cells.C]),
+            np.concatenate([self.pool.avoid, avoid]),
+            np.concatenate([self.pool.index, column], axis=1),
+        )
+
+    def _cells(self, rows: Ints) -> CellSet:
+        """Cells of the pool, in the order of ``rows``."""
+        offered = rows < self._offered
+        parts = []
+        if offered.any():
+            parts.append(self.source.take(rows[offered]))
+        if not offered.all():
+            parts.append(joined(self._made).subset(rows[~offered] - self._offered))
+        order = np.argsort(np.concatenate([np.flatnonzero(offered), np.flatnonzero(~offered)]))
+        return joined(parts).subset(order)
+
+    def _say(self, left: int, what: str) -> None:
+        if self._progress is not None:
+            self._progress(self.total - left, self.total, what)
 
 
-def _by_material(tensors: Array) -> Groups:
+def _by_material(tensors: Array) -> TensorGroups:
     """One group for each distinct tensor (N, 3)."""
     target, label, size = np.unique(tensors, axis=0, return_inverse=True, return_counts=True)
-    return Groups(label.reshape(-1), target, size)
-
-
-def _with_special(offered: Candidates, special: CellSet, fixed: Groups) -> tuple[NDArray[np.int64], Array]:
-    """Candidates (m, k) and errors of all groups: the special cell alone for fixed groups."""
-    own = np.full((len(fixed.target), offered.index.shape[1]), -1, dtype=np.int64)
-    own_error = np.full(own.shape, np.inf)
-    own[:, 0] = len(offered.faces) + np.arange(len(special))
-    own_error[:, 0] = tensor_error(special.C, fixed.target)
-    return np.concatenate([own, offered.index]), np.concatenate([own_error, offered.error])
+    return TensorGroups(label.reshape(-1), target, size)
 
 
 def joined(sets: list[CellSet]) -> CellSet:
     """Cells of different origins as one set; parameters are kept if all have them."""
     if len({s.params.shape[1] for s in sets}) == 1:
-        return CellSet.concat(sets)
-    return CellSet.concat([CellSet.from_octants(s.octants(), s.C, family=s.family.tolist()) for s in sets])
-
-
-def _keep_contacts(
-    corrected: CellSet,
-    original: CellSet,
-    counts: sparse.csr_array,
-    min_contact: float,
-) -> tuple[CellSet, int]:
-    """The corrected cells, except where the correction costs a contact that the original cell has.
-
-    Returns the cells and the number of groups left with too small a contact.
-    """
-    rows, columns = counts.nonzero()
-    asked = max(1.0 / corrected.n**2, min_contact)
-
-    def short(faces: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        both = (faces[rows] & faces[columns]).mean(axis=(1, 2))
-        return both < asked
-
-    back = np.zeros(len(corrected), dtype=bool)
-    while True:
-        pick = np.where(back, len(corrected), 0) + np.arange(len(corrected))
-        merged = CellSet.concat([corrected, original]).subset(pick)
-        bad = short(merged.faces())
-        groups = np.unique(np.concatenate([rows[bad], columns[bad]]))
-        fresh = groups[~back[groups]]
-        if len(fresh) == 0:
-            return merged, len(groups)
-        back[fresh] = True
+        return CellSet.concat(sets, attrs={})
+    plain = [CellSet.from_octants(s.octants(), s.C, family=s.family.tolist()) for s in sets]
+    return CellSet.concat(plain, attrs={})

@@ -14,28 +14,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.cellset import CellSet
-from micro.errors import InputError
+from micro import tensor
+from micro.dataset import load_dataset
+from micro.errors import InputError, NotConverged
 from micro.files import atomic_path, write_json
 from micro.gamut import Gamut, load_gamut
-from micro.generator import Generator
-from micro.library import load_library
+from micro.least_volume import load_least_volume
 from multiscale import parallel, provenance
 from multiscale.case import Case, load_case
-from multiscale.cell_source import CellSource, GeneratorSource, SetSource
+from multiscale.cell_source import CellSource, make_source
 from multiscale.combination import Value
+from multiscale.compliance import ComplianceObjective
 from multiscale.design_space import DesignSpace
 from multiscale.directory import RunDirectory
 from multiscale.elasticity import SolverOptions
 from multiscale.feasibility import count_violations
-from multiscale.fill import fill
+from multiscale.fill_stage import fill_lattice, fill_metrics
 from multiscale.filter import cone_filter
 from multiscale.lattice import Lattice
-from multiscale.objective import DistortionObjective
+from multiscale.mass import MassLimit, lightened
+from multiscale.objective import DistortionObjective, Objective
 from multiscale.optimize import Optimiser, Record, Settings
 from multiscale.problem import Problem, build_problem
 from multiscale.progress import Reporter, Style
+from multiscale.purpose import PURPOSES, Purpose
 from multiscale.tensor_field import load_tensors, save_tensors
+from multiscale.uniform import best_uniform
 
 Array = NDArray[np.float64]
 
@@ -71,21 +75,25 @@ class Session:
     @cached_property
     def cells(self) -> CellSource:
         """Where the lattice's cells come from."""
-        settings = self.case.fill
-        if settings.source == "library":
-            return SetSource(load_library())
-        if settings.source == "generator":
-            return GeneratorSource(Generator.load(), SetSource(load_library()), settings.seed)
-        path = self.case.path(settings.source)
-        if path.suffix == ".safetensors":
-            return GeneratorSource(Generator.load(path), SetSource(load_library()), settings.seed)
-        return SetSource(CellSet.load(path))
+        source = make_source(self.case.fill, self.case.path)
+        return source if self.limit is None else lightened(source, load_least_volume())
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the case is for."""
+        return PURPOSES[self.case.objective.type]
 
     @cached_property
-    def objective(self) -> DistortionObjective:
+    def limit(self) -> MassLimit | None:
+        """The limit on mass, if there is one."""
+        share = self.case.objective.mass_limit
+        return None if share is None else MassLimit(load_least_volume(), share)
+
+    @cached_property
+    def objective(self) -> Objective:
         """The objective, its reference solutions solved."""
         start = time.monotonic()
-        objective = DistortionObjective(self.problem, self.solver(), self.case.solver.rtol_adjoint)
+        objective = self.purpose.objective(self.problem, self.solver(), self.case.solver.rtol_adjoint)
         self.setup_seconds += time.monotonic() - start
         return objective
 
@@ -101,28 +109,30 @@ class Session:
         return self.objective.reduction.elements(self.problem.design)
 
     @cached_property
-    def void_field(self) -> Array:
-        """The structure without a cloak, reduced grid: the reference material in the design region."""
+    def plain_field(self) -> Array:
+        """The structure without a design, reduced grid: the reference or initial material instead."""
+        if self.case.objective.reference is None:
+            return self.objective.reduction.elements(self.problem.tensor)
         field = self.objective.reduction.elements(self.problem.tensor)
         field[self.design_mask] = self.objective.reduction.elements(self.problem.reference)[self.design_mask]
         return field
 
     def space(self) -> DesignSpace:
         """The optimisation variables' meaning."""
-        background = self.void_field.copy()
+        background = self.plain_field.copy()
         background[self.design_mask] = 0.0
         lower, upper = self.gamut.box
         matrix = cone_filter(self.design_mask, self.case.filter.radius, self.objective.reduction.axes)
         return DesignSpace(self.design_mask, background, matrix, lower, upper)
 
     def evaluate(self, field: Array) -> tuple[Value, list[Array]]:
-        """Distortion and displacements of a reduced field at the reporting tolerance."""
+        """Value and displacements of a reduced field at the reporting tolerance."""
         displacements = self.objective.displacements(field, self.case.solver.rtol_evaluate)
         return self.objective.value_of(displacements), displacements
 
     def evaluate_refined(self, field: Array) -> Value:
-        """Distortion of the same structure on a mesh twice as fine."""
-        fine = DistortionObjective(build_problem(self.case, refine=_REFINE), self.solver())
+        """Value of the same structure on a mesh twice as fine."""
+        fine = self.purpose.objective(build_problem(self.case, refine=_REFINE), self.solver())
         for axis in range(3):
             field = np.repeat(field, _REFINE, axis=axis)
         return fine.value(field)
@@ -187,10 +197,11 @@ def _design(session: Session, directory: RunDirectory) -> None:
     )
     space = session.space()
     budget = settings.uniform_evaluations + settings.stages * settings.evaluations
-    void = objective.value(session.void_field)
+    plain = objective.value(session.plain_field)
+    what = "without cloak" if session.purpose.baseline == "void" else "of the initial material"
     reporter.say(
         f"design: {3 * space.size} variables, {objective.unknowns} unknowns a solve; "
-        f"distortion without cloak {void.total:.4f}"
+        f"{objective.quantity} {what} {plain.total:.4g}"
     )
     objective.forget()
     keep = directory.path if parallel.is_root() else None
@@ -204,7 +215,7 @@ def _design(session: Session, directory: RunDirectory) -> None:
                 detail += f", {record['violations']} violations"
             task.advance(step, detail, record)
 
-        optimiser = Optimiser(objective, space, session.gamut, settings, keep, show)
+        optimiser = Optimiser(objective, space, session.gamut, settings, keep, show, session.limit)
         state = optimiser.load_state(directory.path)
         if state is not None:
             task.advance(state.evaluation, "resumed")
@@ -213,7 +224,11 @@ def _design(session: Session, directory: RunDirectory) -> None:
             initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
             state = optimiser.initial_state(initial)
         state = optimiser.run(state)
-    assert state.best is not None
+    if state.best is None:
+        raise NotConverged(
+            "no design within the mass limit was found: give [optimizer] more iterations, or a larger "
+            "objective.mass_limit"
+        )
     phi = session.gamut.phi(state.best)
     field = space.field(state.best)
     whole = objective.reduction.expand_elements(field)
@@ -221,7 +236,10 @@ def _design(session: Session, directory: RunDirectory) -> None:
     parallel.on_root(lambda: save_tensors(directory.path / "design.npz", whole))
     solves = objective.iterations
     weight = objective.reduction.element_weight
-    reporter.say(f"design: distortion {state.best_value:.4f} after {len(state.records)} evaluations")
+    reporter.say(f"design: {quantity} {state.best_value:.4g} after {len(state.records)} evaluations")
+    mass = {}
+    if session.limit is not None:
+        mass = {"mass": {"limit": session.limit.limit, "design": session.limit.density(state.best)}}
     directory.finish(
         "design",
         # The records' clock runs on through interruptions.
@@ -239,6 +257,7 @@ def _design(session: Session, directory: RunDirectory) -> None:
                 "iterations_mean": float(np.mean(solves)) if solves else None,
             },
             "optimizer": {"evaluations": len(state.records), "algorithm": settings.algorithm},
+            **mass,
         },
     )
 
@@ -248,42 +267,25 @@ def _fill(session: Session, directory: RunDirectory) -> None:
     objective, case = session.objective, session.case
     wanted = objective.reduction.elements(load_tensors(directory.path / "design.npz", session.problem))
 
+    with session.reporter.task("fill", 1, steady=False) as task:
+
+        def show(done: int, total: int, what: str) -> None:
+            task.total = total
+            task.advance(done - task.done, what)
+
+        filling, polish = fill_lattice(
+            objective,
+            wanted,
+            lambda: session.cells,
+            case.fill,
+            session.reporter,
+            show,
+            steered=session.limit is None,
+        )
+
     def work() -> dict[str, Any]:
-        task_of: dict[str, Any] = {}
-        with session.reporter.task("fill", 1, steady=False) as task:
-
-            def show(done: int, total: int, what: str) -> None:
-                task.total = total
-                task.advance(done - task.done, what)
-
-            filled = fill(session.problem, objective.reduction, wanted, session.cells, case.fill, show)
-        lattice = filled.lattice
-        lattice.save(directory.path / "lattice.zarr")
-        contacts = lattice.contacts()
-        error = filled.error[lattice.solid]
-        design = filled.error[session.problem.design]
-        task_of["cells"] = {
-            "unique": len(lattice.cells),
-            "elements": int(lattice.solid.sum()),
-            "groups": filled.groups,
-            "groups_generated": filled.generated,
-            "source": case.fill.source,
-            "resolution": lattice.cells.n,
-            "tensor_error_mean": float(error.mean()),
-            "tensor_error_max": float(error.max()),
-            "tensor_error_design_mean": float(design.mean()),
-            "disconnected": len(lattice.disconnected_cells()),
-        }
-        task_of["interfaces"] = {
-            "count": contacts.count,
-            "unconnected": contacts.unconnected,
-            "mean_overlap": _finite(contacts.mean_overlap),
-            "min_overlap": _finite(contacts.min_overlap),
-            "min_area": _finite(contacts.min_area),
-            "groups_below_min_contact": filled.weak,
-        }
-        task_of["lattice"] = {"components": lattice.components(), "solid_volume_m3": lattice.solid_volume_m3}
-        return task_of
+        assert filling is not None
+        return fill_metrics(filling.filled(), polish, case.fill.source, directory.path / "lattice.zarr")
 
     metrics = parallel.on_root(work) or {}
     if metrics:
@@ -301,21 +303,49 @@ def _evaluate(session: Session, directory: RunDirectory) -> None:
     design = objective.reduction.elements(load_tensors(directory.path / "design.npz", problem))
     lattice = parallel.on_root(lambda: Lattice.load(directory.path / "lattice.zarr"))
     built = parallel.from_root(None if lattice is None else lattice.tensors(), (*problem.shape, 3))
-    fields = {"void": session.void_field, "design": design, "lattice": objective.reduction.elements(built)}
+    fields = {"design": design, "lattice": objective.reduction.elements(built)}
+    metrics: dict[str, Any] = {}
+    if session.purpose.baseline == "uniform":
+        fields["uniform"], metrics = _best_uniform(session, lattice)
+    else:
+        fields = {session.purpose.baseline: session.plain_field, **fields}
     results: dict[str, Value] = {}
-    displacements = {"reference": objective.reference}
-    with reporter.task("evaluate", 4) as task:
+    displacements: dict[str, list[Array]] = {}
+    if isinstance(objective, DistortionObjective):
+        displacements["reference"] = objective.reference
+    with reporter.task("evaluate", len(fields) + 1) as task:
         for name, field in fields.items():
             results[name], displacements[name] = session.evaluate(field)
-            task.advance(1, f"{name} {results[name].total:.4f}")
+            task.advance(1, f"{name} {results[name].total:.4g}")
         results["design_refined"] = session.evaluate_refined(design)
-        task.advance(1, f"refined {results['design_refined'].total:.4f}")
+        task.advance(1, f"refined {results['design_refined'].total:.4g}")
     if parallel.is_root():
         _save_displacements(directory.path / "displacements.npz", session, displacements)
-    reporter.say("evaluate: distortion " + ", ".join(f"{k} {v.total:.4f}" for k, v in results.items()))
-    directory.finish(
-        "evaluate", {"evaluate": time.monotonic() - start}, {"distortion": _distortions(results)}
+    quantity = objective.quantity
+    reporter.say(f"evaluate: {quantity} " + ", ".join(f"{k} {v.total:.4g}" for k, v in results.items()))
+    metrics[quantity] = _values(results)
+    if "uniform" in results:
+        metrics[quantity]["gain"] = results["uniform"].total / results["lattice"].total - 1
+    directory.finish("evaluate", {"evaluate": time.monotonic() - start}, metrics)
+
+
+def _best_uniform(session: Session, lattice: Lattice | None) -> tuple[Array, dict[str, Any]]:
+    """The field of the best uniform cell as heavy as the lattice, and the metrics of both masses."""
+    objective = session.objective
+    assert isinstance(objective, ComplianceObjective)
+    own = None if lattice is None else np.array([lattice.densities()[session.problem.design].mean()])
+    density = float(parallel.from_root(own, (1,))[0])
+    space = session.space()
+    best = best_uniform(objective, load_dataset(), density, space.field, session.design_mask)
+    cells = load_dataset()
+    C = cells.C[best.row]
+    session.reporter.say(
+        f"evaluate: best uniform cell of the data set at density {density:.4f}: {cells.family[best.row]}, "
+        f"E = {float(tensor.young(C)):.3f} E_s, {best.solved} solved"
     )
+    uniform = {"volume": float(cells.volume[best.row]), "tensor": C.tolist(), "solved": best.solved}
+    field = space.field(np.broadcast_to(C, (space.size, 3)))
+    return field, {"mass": {"lattice": density}, "uniform": uniform}
 
 
 def _export(session: Session, directory: RunDirectory) -> None:
@@ -375,13 +405,16 @@ def evaluate_case(
             file=tensors,
         )
     keep = objective.reduction.elements(mask)
-    field = session.void_field.copy()
+    field = session.plain_field.copy()
     field[keep] = reduced[keep]
-    results = {name: session.evaluate(f)[0] for name, f in (("void", session.void_field), ("design", field))}
+    fields = {"design": field}
+    if session.purpose.baseline != "uniform":
+        fields = {session.purpose.baseline: session.plain_field, **fields}
+    results = {name: session.evaluate(f)[0] for name, f in fields.items()}
     results["design_refined"] = session.evaluate_refined(field)
     phi = gamut.phi(given[problem.design])
     metrics = {
-        "distortion": _distortions(results),
+        objective.quantity: _values(results),
         "feasibility": {
             "violations": count_violations(phi, session.case.gamut.margin),
             "phi_min": float(phi.min()),
@@ -396,7 +429,7 @@ def evaluate_case(
         "fixed_regions_from": "file" if all_elements else "case",
     }
     parallel.on_root(lambda: write_json(out / "metrics.json", metrics))
-    reporter.say("distortion " + ", ".join(f"{k} {v.total:.4f}" for k, v in results.items()))
+    reporter.say(f"{objective.quantity} " + ", ".join(f"{k} {v.total:.4g}" for k, v in results.items()))
     return metrics
 
 
@@ -420,7 +453,7 @@ def _save_displacements(path: Path, session: Session, fields: dict[str, list[Arr
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _distortions(results: dict[str, Value]) -> dict[str, Any]:
+def _values(results: dict[str, Value]) -> dict[str, Any]:
     loads = next(iter(results.values())).per_load
     return {
         **{name: value.total for name, value in results.items()},
@@ -428,17 +461,21 @@ def _distortions(results: dict[str, Value]) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def _summary(metrics: dict[str, Any], reporter: Reporter) -> None:
-    d, t = metrics["distortion"], metrics["time"]
+    quantity = next(p.quantity for p in PURPOSES.values() if p.quantity in metrics)
+    d, t = metrics[quantity], metrics["time"]
     if reporter.style == "json":
         reporter.event("result", {"metrics": metrics})
         return
+    name = next(p.baseline for p in PURPOSES.values() if p.quantity == quantity)
+    said = {
+        "void": "without cloak",
+        "start": "of the initial material",
+        "uniform": "of the best uniform cell",
+    }
+    before = f"{said[name]} {d[name]:.4g}"
     reporter.say(
-        f"[bold]distortion[/bold] without cloak {d['void']:.4f}, designed {d['design']:.4f} "
-        f"(refined mesh {d['design_refined']:.4f}), with the cells as built {d['lattice']:.4f}; "
+        f"[bold]{quantity}[/bold] {before}, designed {d['design']:.4g} "
+        f"(refined mesh {d['design_refined']:.4g}), with the cells as built {d['lattice']:.4g}; "
         f"{t['total']:.0f} s, {metrics['memory']['peak_bytes'] / 1e9:.1f} GB"
     )

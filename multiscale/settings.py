@@ -83,20 +83,34 @@ class SolverSettings(Table):
     """Iterations after which a solve counts as failed."""
 
 
+FILL_SOURCES = ("dataset", "library", "generator", "dataset+generator")
+"""Sources of cells that come with the program."""
+
+
 class FillSettings(Table):
     """How tensors become cells."""
 
-    source: Text = "library"
-    """"library" for the packaged cells, "generator" for the packaged generator; or a file, relative to the
-    case file: a cell set made by formula (.zarr, .zarr.zip), or a generator's weights (.safetensors)."""
+    source: Text = "dataset"
+    """"dataset" or "library" for the packaged cells, "generator" for the packaged generator,
+    "dataset+generator" for cells of the data set and generated ones where these do not fit their neighbours;
+    or a file, relative to the case file: a cell set (.zarr, .zarr.zip), or a generator's weights
+    (.safetensors)."""
     tolerance: Positive = 0.01
     """Tensor error (the paper's Eq. 4, a fraction) within which design tensors share one group."""
-    candidates: Count = 16
-    """Cells considered for each group; each one takes time with a generator, which 4 suit."""
+    candidates: Count = 48
+    """Cells of a set considered for each group."""
+    generated: Count = 4
+    """Cells generated for each group, where the generator is the source."""
     seed: Index = 0
     """Seed of the generator."""
     min_contact: Fraction = 0.02
     """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
+    overlap: NonNegative = 0.05
+    """Tensor error of one element that an interface is worth whose patterns overlap by half."""
+    cavities: Literal["avoid", "allow"] = "avoid"
+    """Whether cells that enclose void, which keeps resin or powder, are taken only if nothing else fits."""
+    polish: Index = 2
+    """Passes that choose again around the lattice as built, after the first choice."""
 
 
 class ExportSettings(Table):

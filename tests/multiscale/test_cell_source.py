@@ -8,6 +8,7 @@ from micro.generator import Generator
 from micro.homogenize import homogenize_octants
 from micro.library import load_library
 from micro.tensor import tensor_error
+from multiscale.cavities import encloses
 from multiscale.cell_source import GeneratorSource, SetSource
 from multiscale.fill import joined
 
@@ -15,10 +16,14 @@ from multiscale.fill import joined
 TARGETS = np.array([[0.30, 0.11, 0.09], [0.31, 0.112, 0.092], [0.32, 0.114, 0.094]])
 
 
+def silent(left, what):
+    pass
+
+
 @pytest.fixture(scope="module")
 def generated():
-    source = GeneratorSource(Generator.load(), SetSource(load_library()), seed=1)
-    offered = source.candidates(TARGETS, 2, lambda left, what: None)
+    source = GeneratorSource(Generator.load(), SetSource(load_library()), count=2, seed=1)
+    offered = source.candidates(TARGETS, silent)
     return source, offered
 
 
@@ -26,7 +31,8 @@ def test_candidates_of_the_generator(generated):
     _, offered = generated
     assert offered.faces.shape == (6, 32, 32)
     assert offered.index.tolist() == [[0, 1], [2, 3], [4, 5]]
-    assert (offered.error < 0.1).all()
+    assert (tensor_error(offered.C, np.repeat(TARGETS, 2, axis=0)) < 0.1).all()
+    assert not offered.exact.any()
 
 
 def test_one_noise_makes_neighbours_alike(generated):
@@ -40,8 +46,9 @@ def test_one_noise_makes_neighbours_alike(generated):
 
 def test_finished_cells_are_their_own(generated):
     source, offered = generated
-    chosen = offered.index[np.arange(3), offered.error.argmin(axis=1)]
-    finished = source.finish(chosen, TARGETS, 0.01, lambda left, what: None)
+    error = tensor_error(offered.C[offered.index], TARGETS[:, None])
+    chosen = offered.index[np.arange(3), error.argmin(axis=1)]
+    finished = source.finish(chosen, TARGETS, 0.01, silent)
     for cells in (finished.before, finished.after):
         assert all(cell.connectivity(octant).connected for octant in cells.octants())
         # Trials are solved to a residual of 3e-3, which leaves C right to about 1e-4.
@@ -62,11 +69,49 @@ def test_lost_cells_come_from_the_library(generated, monkeypatch):
         return done
 
     monkeypatch.setattr(source.generator, "refined", losing)
-    finished = source.finish(offered.index[:, 0], TARGETS, 0.05, lambda left, what: None)
-    assert finished.generated.tolist() == [True, False, True]
-    assert finished.after.family.tolist() == ["generated", "library", "generated"]
+    finished = source.finish(offered.index[:, 0], TARGETS, 0.05, silent)
+    assert finished.after.family.tolist() == ["generated", "spare", "generated"]
     assert cell.connectivity(finished.after.octants(1)).connected
     assert tensor_error(finished.after.C[1], TARGETS[1]) < 0.05
+
+
+def test_cells_that_enclose_void_are_passed_over():
+    cells = load_library()
+    near = SetSource(cells, 6, avoid_cavities=False)
+    far = SetSource(cells, 6)
+    rows = {source: source.candidates(TARGETS, silent) for source in (near, far)}
+    shut = encloses(near.take(np.arange(len(rows[near].C))).octants())
+    assert shut.any()
+    assert not rows[near].avoid.any()
+    kept = encloses(far.take(np.arange(len(rows[far].C))).octants())
+    assert np.array_equal(kept, rows[far].avoid)
+    in_order = kept[rows[far].index]
+    # The open ones of four times as many come first, each kind by nearness.
+    assert not in_order[0].all()
+    assert (np.diff(in_order.astype(int), axis=1) >= 0).all()
+    error = tensor_error(rows[near].C[rows[near].index], TARGETS[:, None])
+    assert (np.diff(error, axis=1) >= 0).all()
+
+
+def test_cells_of_a_set_are_corrected_if_far():
+    source = SetSource(load_library(), 40)
+    offered = source.candidates(TARGETS, silent)
+    chosen = offered.index[:, -1]
+    before = source.take(chosen)
+    kept = source.finish(chosen, TARGETS, 1.0, silent)
+    assert np.array_equal(kept.after.packed, before.packed)
+    moved = source.finish(chosen[:1], TARGETS[:1], 0.002, silent)
+    assert tensor_error(moved.after.C, TARGETS[:1]) < tensor_error(before.C[:1], TARGETS[:1])
+
+
+def test_a_cell_after_its_neighbour_keeps_the_face(generated):
+    source, _ = generated
+    neighbour = source.spare.take(source.spare.candidates(TARGETS[:1], silent).index[:, 0])
+    made = source.beside(neighbour.octants(), TARGETS[2:], 0.01, silent)
+    assert tensor_error(made.C, TARGETS[2:]) < tensor_error(neighbour.C, TARGETS[2:])
+    assert cell.connectivity(made.octants(0)).connected
+    assert (made.faces() == neighbour.faces()).mean() > 0.9
+    assert SetSource(load_library()).beside(neighbour.octants(), TARGETS[2:], 0.01, silent) is None
 
 
 def test_joined_keeps_parameters_only_if_all_have_them():

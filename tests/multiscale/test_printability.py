@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from micro.cell import cell_from_octant
 from micro.errors import InputError
-from multiscale.cavities import find_cavities
+from multiscale.cavities import encloses, find_cavities
 from multiscale.printability import assess, assess_run, overhanging_area, thinner_than
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -55,6 +55,26 @@ def test_cavities_agree_with_labelling_every_voxel(seed):
     assert count > 0
     assert (found.count, found.elements) == (count, elements)
     assert found.volume_mm3 == pytest.approx(voxels * (2.0 / (2 * N)) ** 3)
+
+
+def test_cells_enclose_void_as_in_a_lattice_of_their_own_kind():
+    rng = np.random.default_rng(0)
+    low, mid, high = np.sort(np.indices((N, N, N)), axis=0)
+    fill = np.repeat([0.25, 0.6], 6)[:, None, None, None]
+    cells = (rng.random((12, N, N, N)) < fill)[:, low, mid, high]
+    cells = np.concatenate([cells, [SOLID, SHELL, BARS, PORT]])
+    slow = []
+    for one in cells:
+        # A piece of void is as wide as a cell or two, or endless: five cells tell them apart in the middle.
+        labels, _ = ndimage.label(np.tile(cell_from_octant(~one), (5, 5, 5)))
+        middle = labels[4 * N : 6 * N, 4 * N : 6 * N, 4 * N : 6 * N]
+        faces = [np.take(labels, end, axis=axis) for axis in range(3) for end in (0, -1)]
+        reach = np.unique(np.concatenate([face.ravel() for face in faces]))
+        slow.append(not np.isin(middle[middle > 0], reach).all())
+    assert encloses(cells).tolist() == slow
+    assert True in slow[:12]
+    assert False in slow[:12]
+    assert slow[12:] == [False, True, False, False]
 
 
 def test_known_cavities():
