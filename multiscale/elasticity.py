@@ -240,7 +240,7 @@ class Elasticity:
         operators = [self._matrix]
         for k, p in enumerate(self._interpolation):
             fresh = len(self._coarse) <= k
-            coarse = operators[-1].PtAP(p) if fresh else operators[-1].PtAP(p, result=self._coarse[k])
+            coarse = operators[-1].ptap(p) if fresh else operators[-1].ptap(p, result=self._coarse[k])
             self._fix_diagonal(coarse)
             if fresh:
                 self._coarse.append(coarse)
