@@ -25,7 +25,7 @@ from functools import lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -285,14 +285,16 @@ def _check(metadata: dict[str, str], path: str | PathLike[str]) -> None:
         raise InputError("made for another base material", file=path, key="scale", value=metadata["scale"])
 
 
-@lru_cache(maxsize=1)
-def load_gamut() -> Gamut:
-    """The gamut of the packaged library, read once; its source is checked against the library's digest."""
+@lru_cache(maxsize=2)
+def load_gamut(cells: Literal["library", "dataset"] = "library") -> Gamut:
+    """The gamut of the packaged library or data set, read once; its source is checked against theirs."""
+    from micro.dataset import load_dataset
     from micro.library import load_library
 
-    with as_file(files("micro") / "data" / "gamut.safetensors") as path:
+    name = "gamut.safetensors" if cells == "library" else "gamut_dataset.safetensors"
+    with as_file(files("micro") / "data" / name) as path:
         gamut = Gamut.load(path)
-        digest = load_library().digest()
+        digest = (load_library() if cells == "library" else load_dataset()).digest()
         if gamut.source != digest:
-            raise InputError("learned from another library than the packaged one", file=path, key="source")
+            raise InputError(f"learned from another {cells} than the packaged one", file=path, key="source")
     return gamut
