@@ -214,6 +214,7 @@ def verify(
     reporter = reporter or Reporter()
     path = Path(run_dir)
     case = _read_case(path)
+    _check_case(case)
     problem = build_problem(case)
     original = Lattice.load(path / "lattice.zarr")
     if original.shape != problem.shape:
@@ -222,12 +223,19 @@ def verify(
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
     _record(path / "metrics.json")  # what can't be added to shows before the work
     announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
-    coarse = coarse_lattice(original, voxels_per_cell)
+    with reporter.task("coarse cells", 1, steady=False) as task:
+
+        def show_round(done: int, total: int, task: Any = task) -> None:
+            task.total = total
+            task.advance(done - task.done)
+
+        coarse = coarse_lattice(original, voxels_per_cell, show_round)
     lattices = structures(problem, coarse.lattice)
     contacts = coarse.lattice.contacts()
     reporter.say(
-        f"cells at {voxels_per_cell} voxels an edge: volume off by {coarse.volume_change:.3f} on average, "
-        f"{coarse.rethresholded} of {len(coarse.lattice.cells)} bridged; "
+        f"cells at {voxels_per_cell} voxels an edge: tensors off by {coarse.error_mean:.4f} on average, "
+        f"volume by {coarse.volume_change:.3f}; {coarse.rethresholded} of {len(coarse.lattice.cells)} would "
+        "be in pieces if merely thresholded; "
         f"{contacts.unconnected} of {contacts.count} interfaces without contact"
     )
     homogenised = predict(problem, lattices, SolverOptions(rtol=case.solver.rtol_evaluate))
@@ -257,7 +265,9 @@ def verify(
         "voxels": voxels,
         "mirror_axes": ["xyz"[a] for a in reduction.axes],
         "cells_volume_change": coarse.volume_change,
-        "cells_bridged": coarse.rethresholded,
+        "cells_tensor_error_mean": coarse.error_mean,
+        "cells_tensor_error_max": coarse.error_max,
+        "cells_rethresholded": coarse.rethresholded,
         "interfaces_unconnected": contacts.unconnected,
         "rtol": rtol,
         "seconds": round(seconds, 2),
@@ -272,6 +282,19 @@ def verify(
         f"{seconds:.0f} s, {metrics['peak_bytes'] / 1e9:.1f} GB"
     )
     return metrics
+
+
+def _check_case(case: Case) -> None:
+    """Raise InputError for what is not put onto voxels yet."""
+    if case.objective.type != "displacement_distortion":
+        raise InputError("only distortions are verified at full scale", file=case.file, key="objective.type")
+    for index, load in enumerate(case.loads):
+        if load.pressures or load.body_forces:
+            raise InputError(
+                "only tractions and displacements are verified at full scale",
+                file=case.file,
+                key=f"loads[{index}]",
+            )
 
 
 def announce(
