@@ -71,6 +71,42 @@ class Traction(Table):
         return self
 
 
+class Pressure(Table):
+    """A pressure on solid elements, normal to their surface: on a grid face, or inside a hole."""
+
+    where: Where | None = None
+    """A face ("y+") or the part of a face within a shape; pushed into the grid."""
+    region: Name | None = None
+    """Instead: a void region, on whose walls the pressure acts, out of the hole."""
+    mpa: Number
+    """Pressure, MPa; negative pulls."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Pressure:
+        if (self.where is None) == (self.region is None):
+            raise finding("where", "give either where or region")
+        if self.where is not None and self.where.face is None:
+            raise finding("where.face", "a pressure acts on a grid face, or in a void region: give one")
+        if self.mpa == 0:
+            raise finding("mpa", "the pressure must not be zero", self.mpa)
+        return self
+
+
+class BodyForce(Table):
+    """A uniform force per volume on solid elements, whatever they are filled with."""
+
+    within: AnyShape | None = None
+    """Keep the elements in this shape; all if left out."""
+    vector_n_mm3: Vector
+    """Force per volume [x, y, z], in N/mm^3."""
+
+    @model_validator(mode="after")
+    def _something(self) -> BodyForce:
+        if not any(self.vector_n_mm3):
+            raise finding("vector_n_mm3", "the force must not be zero", list(self.vector_n_mm3))
+        return self
+
+
 class Displacement(Table):
     """Nodes moved by a given amount; components that are left out stay free."""
 
@@ -101,14 +137,18 @@ class Load(Table):
     """Supports."""
     tractions: tuple[Traction, ...] = ()
     """Surface loads."""
+    pressures: tuple[Pressure, ...] = ()
+    """Pressures on faces and in holes."""
+    body_forces: tuple[BodyForce, ...] = ()
+    """Forces per volume."""
     displacements: tuple[Displacement, ...] = ()
     """Prescribed displacements."""
 
     @model_validator(mode="after")
     def _acts(self) -> Load:
         moved = any(d.x_mm or d.y_mm or d.z_mm for d in self.displacements)
-        if not self.tractions and not moved:
+        if not (self.tractions or self.pressures or self.body_forces or moved):
             raise finding(
-                "tractions", "the load does nothing: give a traction or a displacement other than zero"
+                "tractions", "the load does nothing: give a force or a displacement other than zero"
             )
         return self

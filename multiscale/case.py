@@ -29,7 +29,7 @@ from multiscale.settings import (
     OptimizerSettings,
     SolverSettings,
 )
-from multiscale.shapes import AnyShape, Axis, Length, Name, Number, Table
+from multiscale.shapes import AnyShape, Axis, Length, Name, Number, Table, meshes_in
 from multiscale.toml import toml_text
 
 MAX_ELEMENTS = 512**3
@@ -292,6 +292,8 @@ class Case(Table):
     def digest(self) -> str:
         """SHA-256 of the resolved case (all defaults filled in); name and description do not count."""
         text = json.dumps(self.model_dump(mode="json", exclude={"case"}), sort_keys=True)
+        for mesh in meshes_in(self):  # what the file holds counts, not how it is called
+            text += hashlib.sha256(mesh.triangles.tobytes()).hexdigest()
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_toml(self) -> str:
@@ -344,7 +346,12 @@ class Case(Table):
         for index, target in enumerate(self.objective.targets):
             if target.load not in loads:
                 raise unknown_name("load", target.load, loads, f"objective.targets[{index}].load")
+        voids = [region.name for region in self.regions if region.role == "void"]
         for index, load in enumerate(self.loads):
+            for number, pressure in enumerate(load.pressures):
+                if pressure.region is not None and pressure.region not in voids:
+                    key = f"loads[{index}].pressures[{number}].region"
+                    raise unknown_name("void region", pressure.region, voids, key)
             if self.objective.type == "compliance" and load.displacements:
                 raise finding(
                     f"loads[{index}].displacements", "compliance is the work of forces: prescribe none"
@@ -408,8 +415,10 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
     except ValidationError as error:
         raise first_error(error, data, file) from None
     case._file = None if file is None else Path(file)
+    for mesh in meshes_in(case):
+        mesh.load(case.path(mesh.file))
     for section, source in (("gamut", case.gamut.source), ("fill", case.fill.source)):
-        known = FILL_SOURCES if section == "fill" else ("library",)
+        known = FILL_SOURCES if section == "fill" else ("library", "dataset")
         if source not in known and not case.path(source).exists():
             names = " or ".join(f"'{name}'" for name in known)
             reason = f"must be {names} or a path that exists, relative to the case file"

@@ -101,6 +101,38 @@ def quad_forces(quads: Bool, face: str, vector: Float, size: Size) -> Float:
     return force
 
 
+def spread(elements: Bool) -> Float:
+    """Nodal values (nx+1, ny+1, nz+1) of one an element, an eighth to each of its nodes."""
+    nx, ny, nz = elements.shape
+    out = np.zeros((nx + 1, ny + 1, nz + 1))
+    for dx, dy, dz in product((0, 1), repeat=3):
+        out[dx : dx + nx, dy : dy + ny, dz : dz + nz] += elements / 8
+    return out
+
+
+def wall_forces(hole: Bool, solid: Bool) -> Float:
+    """Nodal forces (nx+1, ny+1, nz+1, 3) of a unit pressure in a hole on the solid elements around it.
+
+    Each quad between an element of the hole and a solid one carries 1 from the hole into the solid. The
+    steps of the walls add up to the pressure on the hole's projection, as on a smooth wall.
+    """
+    force = np.zeros((*(n + 1 for n in hole.shape), 3))
+    for axis in range(3):
+        low: list[slice] = [slice(None)] * 3
+        high: list[slice] = [slice(None)] * 3
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        # +1 where the hole is below the wall, -1 where it is above.
+        push = (hole[tuple(low)] & solid[tuple(high)]) * 1.0 - (solid[tuple(low)] & hole[tuple(high)])
+        others = [a for a in range(3) if a != axis]
+        for da, db in product((0, 1), repeat=2):
+            place: list[slice] = [slice(None)] * 3
+            place[axis] = slice(1, -1)
+            for a, d in zip(others, (da, db), strict=True):
+                place[a] = slice(d, d + hole.shape[a])
+            force[..., axis][tuple(place)] += push / 4
+    return force
+
+
 def nodes_of(elements: Bool) -> Bool:
     """All nodes of the given elements: bool (nx, ny, nz) -> bool (nx+1, ny+1, nz+1)."""
     nx, ny, nz = elements.shape

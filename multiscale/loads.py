@@ -38,13 +38,21 @@ class LoadCase:
         freeze(self.fixed, self.value, self.force)
 
 
-def build_load(case: Case, index: int, solid: NDArray[np.bool_], refine: int = 1) -> LoadCase:
+def build_load(
+    case: Case,
+    index: int,
+    solid: NDArray[np.bool_],
+    refine: int = 1,
+    region: NDArray[np.int16] | None = None,
+) -> LoadCase:
     """The case's load number ``index`` on a grid ``refine`` times finer than its own.
 
     Parameters
     ----------
     solid : bool (nx, ny, nz)
         Elements of the case's own grid that are not void.
+    region : int (nx, ny, nz), optional
+        Number of each element's region; pressures in holes need it.
 
     Raises
     ------
@@ -73,7 +81,7 @@ def build_load(case: Case, index: int, solid: NDArray[np.bool_], refine: int = 1
         fine = grid.prolong_mask(fixed, refine)
         value = np.where(fine, grid.prolong_nodes(value, refine) * refine, 0.0)
         fixed = fine
-    return LoadCase(load.name, load.weight, fixed, value, _force(case, index, solid, refine))
+    return LoadCase(load.name, load.weight, fixed, value, _force(case, index, solid, refine, region))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,26 +177,59 @@ def _nodes(case: Case, where: Place, solid: NDArray[np.bool_], key: str) -> NDAr
     return mask
 
 
-def _force(case: Case, index: int, solid: NDArray[np.bool_], refine: int) -> NDArray[np.float64]:
+def _force(
+    case: Case, index: int, solid: NDArray[np.bool_], refine: int, region: NDArray[np.int16] | None
+) -> NDArray[np.float64]:
     size = case.grid.elements
     fine = (size[0] * refine, size[1] * refine, size[2] * refine)
+    unit = case.base_material.young_modulus_mpa
     force = np.zeros((*grid.node_size(fine), 3))
     for i, traction in enumerate(case.loads[index].tractions):
-        key = f"loads[{index}].tractions[{i}].where"
-        face = traction.where.face
-        assert face is not None
-        inside = grid.quads_in(traction.where.within or All(type="all"), face, size)
-        if not inside.any():
-            raise InputError("no element face lies there", file=case.file, key=key)
-        quads = inside & grid.on_face(solid, face)
-        if not quads.any():
-            raise InputError(
-                "only void elements are there: the traction acts on nothing", file=case.file, key=key
-            )
-        vector = np.array(traction.vector_mpa) / case.base_material.young_modulus_mpa
-        quads = quads.repeat(refine, axis=0).repeat(refine, axis=1)
-        force += grid.quad_forces(quads, face, vector, fine)
+        face, quads = _quads(case, traction.where, solid, f"loads[{index}].tractions[{i}].where")
+        vector = np.array(traction.vector_mpa) / unit
+        force += grid.quad_forces(_split(quads, refine), face, vector, fine)
+    for i, pressure in enumerate(case.loads[index].pressures):
+        key = f"loads[{index}].pressures[{i}]"
+        if pressure.where is not None:
+            face, quads = _quads(case, pressure.where, solid, f"{key}.where")
+            axis, side = grid.face_axis(face)
+            vector = np.zeros(3)
+            vector[axis] = (-1 if side else 1) * pressure.mpa / unit
+            force += grid.quad_forces(_split(quads, refine), face, vector, fine)
+            continue
+        assert region is not None
+        names = [item.name for item in case.regions]
+        hole = region == names.index(str(pressure.region))
+        walls = grid.wall_forces(grid.split_elements(hole, refine), grid.split_elements(solid, refine))
+        if not walls.any():
+            raise InputError("the hole has no solid walls", file=case.file, key=f"{key}.region")
+        force += walls * (pressure.mpa / unit)
+    for i, body in enumerate(case.loads[index].body_forces):
+        loaded = solid if body.within is None else solid & grid.elements_in(body.within, size)
+        if not loaded.any():
+            key = f"loads[{index}].body_forces[{i}].within"
+            raise InputError("no solid element lies there", file=case.file, key=key)
+        # N/mm^3 times an element's volume, over its edge's square and E_s.
+        vector = np.array(body.vector_n_mm3) * (case.grid.cell_size_mm / refine) / unit
+        force += grid.spread(grid.split_elements(loaded, refine))[..., None] * vector
     return force
+
+
+def _quads(case: Case, where: Place, solid: NDArray[np.bool_], key: str) -> tuple[str, NDArray[np.bool_]]:
+    """The face of a surface load, and its solid quads (a, b) that are loaded."""
+    face = where.face
+    assert face is not None
+    inside = grid.quads_in(where.within or All(type="all"), face, case.grid.elements)
+    if not inside.any():
+        raise InputError("no element face lies there", file=case.file, key=key)
+    quads = inside & grid.on_face(solid, face)
+    if not quads.any():
+        raise InputError("only void elements are there: the load acts on nothing", file=case.file, key=key)
+    return face, quads
+
+
+def _split(quads: NDArray[np.bool_], refine: int) -> NDArray[np.bool_]:
+    return quads.repeat(refine, axis=0).repeat(refine, axis=1)
 
 
 def freeze(*arrays: NDArray) -> None:

@@ -1,7 +1,8 @@
 """A limit on mass: the mean volume fraction of the design elements.
 
-While tensors are designed there are no cells yet; the lightest that are known of each tensor count
-(:mod:`micro.least_volume`). What the cells of the lattice weigh is measured when they are there.
+While tensors are designed there are no cells yet. Of each tensor cells may be taken that weigh up to
+:data:`EXCESS` more than the lightest that are known (:mod:`micro.least_volume`), and they count as that
+heavy. What the cells of the lattice weigh is measured when they are there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from multiscale.cell_source import CellSource, SetSource
 Array = NDArray[np.float64]
 
 
+#: Volume fraction by which cells may be heavier than v(C): lighter ones alone are too few.
+EXCESS = 0.01
+
+
 class VolumeModel(Protocol):
     """What a mass limit asks of a model of volumes (``micro.least_volume.LeastVolume``)."""
 
@@ -26,7 +31,7 @@ class VolumeModel(Protocol):
 
 
 class MassLimit:
-    """``mean v(C_e) / limit - 1 <= 0`` over N design elements.
+    """``(mean v(C_e) + EXCESS) / limit - 1 <= 0`` over N design elements.
 
     Parameters
     ----------
@@ -43,15 +48,15 @@ class MassLimit:
 
     def density(self, tensors: Array) -> float:
         """Mean volume fraction of tensors (N, 3)."""
-        return float(self.model.evaluate(tensors)[0].mean())
+        return float(self.model.evaluate(tensors)[0].mean()) + EXCESS
 
     def value_and_gradient(self, tensors: Array) -> tuple[float, Array]:
         """The constraint and its derivative (N, 3)."""
         volume, slope = self.model.evaluate(tensors)
-        return float(volume.mean()) / self.limit - 1.0, slope / (len(tensors) * self.limit)
+        return (float(volume.mean()) + EXCESS) / self.limit - 1.0, slope / (len(tensors) * self.limit)
 
 
-def lightened(source: CellSource, least: LeastVolume, excess: float = 0.01) -> CellSource:
+def lightened(source: CellSource, least: LeastVolume, excess: float = EXCESS) -> CellSource:
     """A source of cells without those that are heavier than v(C) by ``excess``.
 
     Raises

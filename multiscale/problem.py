@@ -118,13 +118,13 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
     reference = np.broadcast_to(np.array(reference_tensor), tensor.shape)
 
     solid = role != Role.VOID
-    loads = [build_load(case, index, solid) for index in range(len(case.loads))]
+    loads = [build_load(case, index, solid, 1, region) for index in range(len(case.loads))]
     for index, load in enumerate(loads):
         check_supported(load.fixed, solid, case.file, f"loads[{index}].fixed")
     targets = _targets(case, solid)
     mirror = _mirror_axes(case, role, tensor, observed, loads, targets)
     if refine > 1:
-        loads = [build_load(case, index, solid, refine) for index in range(len(case.loads))]
+        loads = [build_load(case, index, solid, refine, region) for index in range(len(case.loads))]
         targets = _targets(case, solid, refine)
     fine = tuple(n * refine for n in size)
     return Problem(

@@ -70,7 +70,9 @@ class Session:
     def gamut(self) -> Gamut:
         """The feasible tensors."""
         source = self.case.gamut.source
-        return load_gamut() if source == "library" else Gamut.load(self.case.path(source))
+        if source in ("library", "dataset"):
+            return load_gamut("dataset" if source == "dataset" else "library")
+        return Gamut.load(self.case.path(source))
 
     @cached_property
     def cells(self) -> CellSource:

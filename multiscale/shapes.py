@@ -11,14 +11,17 @@ The same pydantic models read the case file, export its JSON schema and answer
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from multiscale.messages import unknown_key
+from multiscale.surface import inside, read_triangles
 
 # Centres and nodes have half-integer coordinates, while radii such as 40/3 are rounded to the
 # decimals somebody typed: the slack keeps the selection independent of the last digit.
@@ -171,6 +174,36 @@ class Halfspace(Shape):
         return np.asarray(distance <= SURFACE_SLACK)
 
 
+class Mesh(Shape):
+    """What lies inside a closed surface from a mesh file."""
+
+    type: Literal["mesh"]
+    file: Annotated[str, Field(strict=True)]
+    """The mesh file (STL, OBJ or PLY), relative to the case file; its surface must be closed."""
+    scale: PositiveLength = 1.0
+    """Elements per unit of the file: 0.2 for a file in mm and elements of 5 mm."""
+    offset: Point = (0.0, 0.0, 0.0)
+    """Where the file's origin is put [x, y, z], in elements."""
+
+    _triangles: Float | None = PrivateAttr(default=None)
+
+    def load(self, path: Path) -> None:
+        """Read the file, which is then found at ``path``; once."""
+        if self._triangles is None:
+            self._triangles = read_triangles(path) * self.scale + np.array(self.offset)
+
+    @property
+    def triangles(self) -> Float:
+        """Corners (t, 3, 3) of the surface, in elements."""
+        if self._triangles is None:
+            self.load(Path(self.file))
+        assert self._triangles is not None
+        return self._triangles
+
+    def _inside(self, x: Float, y: Float, z: Float) -> Bool:
+        return inside(self.triangles, x, y, z)
+
+
 class Union(Shape):
     """What lies in any of the shapes."""
 
@@ -210,9 +243,24 @@ class Difference(Shape):
 
 
 AnyShape = Annotated[
-    All | Box | Sphere | Cylinder | Halfspace | Union | Intersection | Difference,
+    All | Box | Sphere | Cylinder | Halfspace | Mesh | Union | Intersection | Difference,
     Field(discriminator="type"),
 ]
+
+
+def meshes_in(table: Any) -> Iterator[Mesh]:
+    """All mesh shapes within a table of the case, however deep."""
+    if isinstance(table, Mesh):
+        yield table
+    elif isinstance(table, BaseModel):
+        for name in type(table).model_fields:
+            yield from meshes_in(getattr(table, name))
+    elif isinstance(table, dict):
+        for value in table.values():
+            yield from meshes_in(value)
+    elif isinstance(table, tuple | list):
+        for value in table:
+            yield from meshes_in(value)
 
 
 def _any(shapes: tuple[AnyShape, ...], x: Float, y: Float, z: Float) -> Bool:
