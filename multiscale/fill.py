@@ -39,7 +39,7 @@ Ints = NDArray[np.int64]
 Progress = Callable[[int, int, str], None]
 
 #: Share of the design's groups that are offered cells made after a neighbour's: those that fit worst.
-_OFFERED = 0.15
+_OFFERED = 0.05
 #: Lack of overlap (1/o - 1) of a group's interfaces, on average, up to which it fits.
 _FITS = 0.02
 
@@ -60,7 +60,7 @@ class Filled:
     weak : int
         Groups whose cell misses the asked contact with a neighbour.
     generated : int
-        Groups of design elements whose cell was generated.
+        Groups of design elements whose cell was generated for them.
     enclosing : int
         Unique cells that enclose void in a lattice of their own kind.
     enclosing_elements : int
@@ -107,7 +107,7 @@ class Filling:
         self.source, self.settings = source, settings
         self._progress = progress
         role = reduction.elements(problem.role)
-        fixed, design = role == Role.FIXED, role == Role.DESIGN
+        fixed, design = (role == Role.FIXED) & reduction.elements(problem.filled), role == Role.DESIGN
         materials = _by_material(wanted[fixed])
         groups = group_tensors(wanted[design], settings.tolerance)
         self.fixed, self.total = len(materials.target), len(materials.target) + len(groups.target)
@@ -164,6 +164,8 @@ class Filling:
     def tensors(self) -> Array:
         """The chosen cells' own tensors on the whole grid, (nx, ny, nz, 3); zero in voids."""
         values = np.concatenate([self.pool.C[self.rows], np.zeros((1, 3))])[self.groups.label]
+        given = ~self.reduction.elements(self.problem.filled)
+        values[given] = self.wanted[given]
         return self.reduction.expand_elements(values)
 
     def filled(self) -> Filled:
@@ -197,7 +199,7 @@ class Filling:
             error[problem.design],
             self.total - self.fixed,
             len(self.selection.weak),
-            int((cells.family[cell.reshape(-1)[self.fixed :]] == GENERATED).sum()),
+            int(np.count_nonzero(self._generated())),
             int(shut.sum()),
             int(shut[lattice.index[solid]].sum()),
         )
@@ -268,6 +270,12 @@ class Filling:
             parts.append(joined(self._made).subset(rows[~offered] - self._offered))
         order = np.argsort(np.concatenate([np.flatnonzero(offered), np.flatnonzero(~offered)]))
         return joined(parts).subset(order)
+
+    def _generated(self) -> NDArray[np.bool_]:
+        """Which groups of design elements hold a cell that was generated for them."""
+        rows = self.rows[self.fixed :]
+        made = joined(self._made).family == GENERATED
+        return (rows >= self._offered) & made[np.maximum(rows - self._offered, 0)]
 
     def _say(self, left: int, what: str) -> None:
         if self._progress is not None:

@@ -21,8 +21,10 @@ from multiscale.lattice import Lattice, coarsen
 MANIFEST = "manifest.json"
 
 
-def planes(lattice: Lattice, block: Block, *, per_cell: int, axis: int) -> Iterator[NDArray[np.bool_]]:
-    """Voxel layers of a block normal to ``axis``, lowest first.
+def planes(
+    lattice: Lattice, block: Block, *, per_cell: int, axis: int, lower_halves: bool = False
+) -> Iterator[NDArray[np.bool_]]:
+    """Voxel layers of a block normal to ``axis``, lowest first; of every cell the lower half alone if asked.
 
     Yields
     ------
@@ -43,12 +45,28 @@ def planes(lattice: Lattice, block: Block, *, per_cell: int, axis: int) -> Itera
     local = np.reshape(local, block.shape) + int(used[0] >= 0)
     for element in range(block.shape[axis]):
         layer = np.take(local, element, axis=axis)
-        for k in range(per_cell):
+        for k in range(n if lower_halves else per_cell):
             quarter[1:] = octants[:, min(k, per_cell - 1 - k)]
             face = np.concatenate([quarter, quarter[:, ::-1]], axis=1)
             face = np.concatenate([face, face[:, :, ::-1]], axis=2)
             rows, columns = layer.shape
             yield face[layer].transpose(0, 2, 1, 3).reshape(rows * per_cell, columns * per_cell)
+
+
+def pictures(
+    lattice: Lattice, block: Block, *, per_cell: int, axis: int, picture: Callable[[NDArray], bytes]
+) -> Iterator[bytes]:
+    """``picture`` of each of the :func:`planes`, transposed; made once for both halves of a cell.
+
+    A cell is its own mirror image, so its layers come again in reverse order.
+    """
+    half: list[bytes] = []
+    for plane in planes(lattice, block, per_cell=per_cell, axis=axis, lower_halves=True):
+        half.append(picture(plane.T))
+        yield half[-1]
+        if len(half) == per_cell // 2:
+            yield from reversed(half)
+            half.clear()
 
 
 def sample_bytes(lattice: Lattice, block: Block, per_cell: int, picture: Callable[[NDArray], bytes]) -> int:
@@ -100,8 +118,9 @@ def write_slices(
     written = 0
     with atomic_path(path) as temporary:
         temporary.mkdir()
-        for k, plane in enumerate(planes(lattice, block, per_cell=per_cell, axis=2)):
-            written += (temporary / f"slice_{k:05d}.png").write_bytes(png(plane.T))
+        stack = pictures(lattice, block, per_cell=per_cell, axis=2, picture=png)
+        for k, content in enumerate(stack):
+            written += (temporary / f"slice_{k:05d}.png").write_bytes(content)
             if progress is not None:
                 progress((k + 1) / shape[2])
         manifest = {

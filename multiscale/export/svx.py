@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from micro.files import atomic_path
 from multiscale.block import Block
 from multiscale.export.png import png
-from multiscale.export.slices import planes
+from multiscale.export.slices import pictures
 from multiscale.lattice import Lattice
 
 _SLICES = "density/slice%04d.png"
@@ -40,9 +40,10 @@ def write_svx(
     per_cell = lattice.voxels_per_cell if per_cell is None else per_cell
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as package:
         package.writestr("manifest.xml", _manifest(lattice, block, per_cell))
-        for k, plane in enumerate(planes(lattice, block, per_cell=per_cell, axis=1)):
+        stack = pictures(lattice, block, per_cell=per_cell, axis=1, picture=density_picture)
+        for k, content in enumerate(stack):
             # Pictures are compressed: once is enough.
-            package.writestr(_SLICES % k, density_picture(plane.T))
+            package.writestr(_SLICES % k, content)
             if progress is not None:
                 progress((k + 1) / (block.shape[1] * per_cell))
 
