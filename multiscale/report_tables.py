@@ -85,10 +85,12 @@ ROWS = (
     Row("Cells", "tensor error, mean", "cells.tensor_error_mean", percent, -1),
     Row("Cells", "tensor error, design mean", "cells.tensor_error_design_mean", percent, -1),
     Row("Cells", "tensor error, largest", "cells.tensor_error_max", percent, -1),
+    Row("Cells", "that enclose void, elements", "cells.enclosing_void_elements", number, -1),
     Row("Cells", "not connected", "cells.disconnected", number, -1),
     Row("Interfaces", "between cells", "interfaces.count"),
     Row("Interfaces", "without contact", "interfaces.unconnected", number, -1),
     Row("Interfaces", "overlap, mean", "interfaces.mean_overlap", percent, 1),
+    Row("Interfaces", "overlap of unlike cells, mean", "interfaces.mean_overlap_unlike", percent, 1),
     Row("Interfaces", "overlap, least", "interfaces.min_overlap", percent, 1),
     Row("Interfaces", "contact, least (of a face)", "interfaces.min_area", percent, 1),
     Row(
