@@ -27,9 +27,10 @@ from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
 from micro.errors import InputError
+from micro.face_guidance import FaceGuide
 from micro.homogenize import OctantResult, homogenize_octants
 from micro.refinement import Refinement, predict, refine, steer
-from micro.shape_space import signed_distance
+from micro.shape_space import ShapeSpace, signed_distance
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -43,6 +44,9 @@ CLEAN = 0.99
 
 _LOOSE, _BROKEN = 0.02, 1.0
 """What a candidate's loose solid adds to its error in the choice: a little, and more below :data:`CLEAN`."""
+
+_FACE = 0.1
+"""What a face unlike the one to be continued adds to a candidate's error, times 1 - overlap (Eq. 5)."""
 
 _ROWS = 256
 """Candidates handled at once."""
@@ -135,6 +139,7 @@ class Generator:
         draws: int = 8,
         steering: int = 4,
         resolution: int = 32,
+        faces: ArrayLike | None = None,
         progress: Progress | None = None,
     ) -> Samples:
         """Cells for target tensors, volume fractions, both, or (both None) unconditionally.
@@ -159,6 +164,8 @@ class Generator:
             Steps by which the surrogate's slope moves the chosen candidate onto its target; 0 for none.
         resolution : int
             Voxels along the octants' edge.
+        faces : bool array, shape (q, r, r), optional
+            Faces that the cells of each target are to continue (:mod:`micro.face_guidance`).
         progress : callable, optional
             Called with (cells done, cells in all).
 
@@ -169,17 +176,19 @@ class Generator:
         """
         wanted, volumes, seeds = _checked(targets, volume, seed, n, draws, resolution)
         q = len(seeds)
+        guide = _guide(self.model.space, faces, q)
         group = max(1, _ROWS // draws)
         numbers = np.arange(q * n)
         parts = []
         for start in range(0, len(numbers), group):
             of = numbers[start : start + group]
             row, j = of // n, of % n
-            z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance)
+            near = None if guide is None else guide.rows(row)
+            z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance, near)
             if steering:
                 # The choice among several has settled them already.
                 z = self._settle(z)[0] if draws == 1 else z
-                z = self._steered(z, wanted[row], steering)
+                z = self._steered(z, wanted[row], steering, near)
             parts.append(self._delivered(z, row, resolution))
             if progress is not None:
                 progress(int(of[-1]) + 1, len(numbers))
@@ -192,15 +201,19 @@ class Generator:
         *,
         tolerance: float = 2e-3,
         trials: int = 6,
+        faces: ArrayLike | None = None,
         progress: Progress | None = None,
     ) -> CellSet:
         """Cells moved onto their targets (q, 3) by the homogeniser's own slopes (:mod:`micro.refinement`).
 
         Returns a CellSet of the samples that could be homogenised, in their order, with the row of the
-        target, the number of the sample and the homogenisations spent as parameters.
+        target, the number of the sample and the homogenisations spent as parameters. With the ``faces``
+        (q, r, r) that the samples continue, they are moved only so that these stay.
         """
         wanted = np.asarray(targets, dtype=np.float64).reshape(-1, 3)[samples.target]
-        done = self.refined(samples, wanted, tolerance=tolerance, trials=trials, progress=progress)
+        done = self.refined(
+            samples, wanted, tolerance=tolerance, trials=trials, faces=faces, progress=progress
+        )
         good = done.known
         params = np.stack([samples.target, np.arange(len(samples)), done.trials], axis=1).astype(np.float64)
         return CellSet.from_octants(done.octants[good], done.C[good], family="generated", params=params[good])
@@ -212,9 +225,11 @@ class Generator:
         *,
         tolerance: float,
         trials: int,
+        faces: ArrayLike | None = None,
         progress: Progress | None = None,
     ) -> Refinement:
         """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each."""
+        free = None if faces is None else FaceGuide(self.model.space, faces).free
         return refine(
             self.model.space,
             samples.z,
@@ -222,6 +237,7 @@ class Generator:
             lambda z: self._octants(z, samples.n),
             tolerance=tolerance,
             trials=trials,
+            free=free,
             progress=progress,
         )
 
@@ -234,6 +250,7 @@ class Generator:
         draws: int,
         steps: int,
         guidance: float,
+        guide: FaceGuide | None,
     ) -> Singles:
         """The best of ``draws`` candidates for each of m cells, (m, d)."""
         streams = [np.random.default_rng([int(s), int(k)]) for s, k in zip(seeds, j, strict=True)]
@@ -246,21 +263,25 @@ class Generator:
             asked.to(self.device),
             steps=steps,
             guidance=guidance,
+            pull=None if guide is None else guide.repeated(draws),
         )
         drawn = z.cpu().numpy()
         if draws == 1:
             return drawn
-        settled, clean, touches, solid = self._settle(drawn)
+        settled, clean, touches, kept = self._settle(drawn)
+        solid = kept.mean(axis=(1, 2, 3))
         cost = np.where(clean < 1, _LOOSE, 0.0) + np.where(clean < CLEAN, _BROKEN, 0.0) + 10.0 * ~touches
         aim = np.repeat(C, draws, axis=0)
         given = np.isfinite(aim).all(axis=1)
         cost[given] += tensor.tensor_error(predict(self.model.surrogate, settled[given]), aim[given])
         part = np.repeat(volume, draws)
         cost += np.where(np.isfinite(part), np.abs(solid - part), 0.0)
+        if guide is not None:
+            cost += _FACE * guide.repeated(draws).mismatch(kept)
         best = cost.reshape(-1, draws).argmin(axis=1)
         return settled[np.arange(len(best)) * draws + best]
 
-    def _steered(self, z: Singles, C: Floats, rounds: int) -> Singles:
+    def _steered(self, z: Singles, C: Floats, rounds: int, guide: FaceGuide | None) -> Singles:
         def settle(moved: Singles) -> tuple[Singles, NDArray[np.bool_]]:
             settled, clean, touches, _ = self._settle(moved)
             return settled, (clean >= CLEAN) & touches
@@ -268,14 +289,15 @@ class Generator:
         given = np.isfinite(C).all(axis=1)
         out = z.copy()
         if given.any():
-            out[given], _ = steer(self.model.surrogate, z[given], C[given], settle, rounds)
+            free = None if guide is None else guide.free
+            out[given], _ = steer(self.model.surrogate, z[given], C[given], settle, rounds, free)
         return out
 
-    def _settle(self, z: Singles) -> tuple[Singles, Floats, NDArray[np.bool_], Floats]:
-        """Coordinates of the signed distance of each delivered solid, its raw cleanness, contacts, volume."""
+    def _settle(self, z: Singles) -> tuple[Singles, Floats, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Coordinates of the signed distance of each delivered solid, its raw cleanness, contacts, itself."""
         space = self.model.space
         kept, clean, touches = self._solids(z, space.n)
-        return space.encode(signed_distance(kept)), clean, touches, kept.mean(axis=(1, 2, 3))
+        return space.encode(signed_distance(kept)), clean, touches, kept
 
     def _solids(self, z: Singles, n: int) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
         """Octants' largest components, their shares of the raw solid, whether they meet face and middle."""
@@ -330,6 +352,15 @@ def _checked(
         nothing if volumes is None else volumes,
         seeds,
     )
+
+
+def _guide(space: ShapeSpace, faces: ArrayLike | None, q: int) -> FaceGuide | None:
+    if faces is None:
+        return None
+    wanted = np.asarray(faces)
+    if len(wanted) != q:
+        raise InputError("as many faces as targets are needed", key="faces", value=(len(wanted), q))
+    return FaceGuide(space, wanted)
 
 
 def _joined(parts: list[Samples], n: int, index: Any = slice(None)) -> Samples:

@@ -83,20 +83,26 @@ def least_norm(slope: Floats, missing: Floats, longest: Floats | float) -> Float
 
 
 def steer(
-    surrogate: Surrogate, z: Singles, targets: Floats, settle: Settle, rounds: int = 4
+    surrogate: Surrogate,
+    z: Singles,
+    targets: Floats,
+    settle: Settle,
+    rounds: int = 4,
+    free: Floats | None = None,
 ) -> tuple[Singles, Floats]:
     """Cells moved toward target tensors (m, 3) as the surrogate sees them: nothing is homogenised.
 
     After each step a cell settles: its level set becomes the signed distance of its own solid again. Off
     that manifold the surrogate, which has seen nothing but signed distances, can't be trusted (measured on
-    one model: its error for raw samples is 4 %, for settled ones 1.3 %). Returns the coordinates and the
-    surrogate's tensors.
+    one model: its error for raw samples is 4 %, for settled ones 1.3 %). Steps are confined to the range of
+    the projector ``free`` (d, d). Returns the coordinates and the surrogate's tensors.
     """
     C = predict(surrogate, z)
     longest = np.full(len(z), _STEERED)
     for _ in range(rounds):
         error = np.asarray(tensor.tensor_error(C, targets))
-        step = least_norm(slopes(surrogate, z), (targets - C) / tensor.PAPER_SPAN, longest)
+        slope = slopes(surrogate, z) if free is None else slopes(surrogate, z) @ free
+        step = least_norm(slope, (targets - C) / tensor.PAPER_SPAN, longest)
         tried, whole = settle((z + step).astype(np.float32))
         C_new = predict(surrogate, tried)
         better = whole & (np.asarray(tensor.tensor_error(C_new, targets)) < error)
@@ -145,6 +151,7 @@ def refine(
     *,
     tolerance: float = 2e-3,
     trials: int = 6,
+    free: Floats | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Refinement:
     """Refine cells toward target tensors.
@@ -161,6 +168,8 @@ def refine(
         Tensor error (Eq. 4) at which a cell is left alone.
     trials : int
         Homogenisations of a cell at most, the first one included.
+    free : array, shape (d, d), optional
+        Projector onto the directions that steps may take.
     progress : callable, optional
         Called with (trial, cells still above the tolerance).
     """
@@ -180,7 +189,8 @@ def refine(
             break
         known = np.asarray(np.isfinite(C[rows]).all(axis=1))
         missing = (targets[rows] - np.nan_to_num(C[rows])) / tensor.PAPER_SPAN
-        step = least_norm(np.nan_to_num(slope[rows]), missing, longest[rows])
+        open_to = np.nan_to_num(slope[rows]) if free is None else np.nan_to_num(slope[rows]) @ free
+        step = least_norm(open_to, missing, longest[rows])
         # A cell in pieces has no tensor and no slope: it is thickened until it holds together.
         step[~known] = _THICKER / (2 * space.n) * space.shift()
         tried = (z[rows] + step).astype(np.float32)

@@ -7,6 +7,8 @@ from one noise level to the next along dx/dsigma = (x - x0(x)) / sigma by Euler 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from micro.diffusion.conditions import Conditions
 from micro.diffusion.network import Denoiser
 from micro.errors import InputError
 from micro.shape_space import BLOCK
+
+Pull = Callable[[Tensor, Tensor], Tensor]
 
 LARGEST, SMALLEST = 40.0, 0.01
 """Noise levels at which sampling starts and ends, in units of the data's spread."""
@@ -61,8 +65,12 @@ def sample(
     *,
     steps: int,
     guidance: float = 1.0,
+    pull: Pull | None = None,
 ) -> Tensor:
-    """Coordinates (m, d) from unit noise (m, d); each row depends on itself alone."""
+    """Coordinates (m, d) from unit noise (m, d); each row depends on itself alone.
+
+    ``pull`` maps every estimate of x0 (b, d) of the given rows (b,) to the one to go on with.
+    """
     sigmas = levels(steps)
     out = torch.empty_like(noise)
     for start in range(0, len(noise), BLOCK):
@@ -71,6 +79,8 @@ def sample(
         x = noise[rows] * sigmas[0]
         for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
             clean = estimator(x, sigma)
+            if pull is not None:
+                clean = estimator.previous = pull(clean, rows)
             x = clean + (x - clean) * (following / sigma)
         count = min(BLOCK, len(noise) - start)
         out[start : start + count] = x[:count]
