@@ -3,6 +3,9 @@
 ``homogenize_octants`` is the fast path of cubic cells: mirror planes turn
 periodicity into rollers on one octant, and the axis permutations leave two
 load cases of the six.
+
+On the processor the systems are solved by compiled code (:mod:`micro.compiled`), on other devices by torch
+(:mod:`micro.pcg`): the same method, equal up to rounding.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -22,8 +25,13 @@ from torch import Tensor
 from micro import parallel, pcg
 from micro.cell import is_symmetric, symmetrise
 from micro.errors import InputError
-from micro.multigrid import Multigrid
-from micro.voxel import Grid, apply_stiffness, pad_moduli, unit_stiffness
+from micro.voxel import Grid
+
+if TYPE_CHECKING:
+    from micro import compiled
+
+Path = Literal["compiled", "torch"]
+"""How systems are solved."""
 
 _BATCH_VOXELS = 2**18
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
@@ -209,33 +217,46 @@ def solve_octants(
     device: torch.device,
     threads: int = 1,
     start: Tensor | None = None,
+    path: Path | None = None,
 ) -> OctantFields:
-    """Solve both load cases of checked moduli (m, n, n, n), from the fluctuations ``start`` if given."""
+    """Solve both load cases of checked moduli (m, n, n, n), from the fluctuations ``start`` if given.
+
+    ``path`` is chosen by the device unless told otherwise.
+    """
     n = moduli.shape[1]
     moduli, carries = _carrying_part(moduli)
     rho = torch.from_numpy(moduli).to(device)
-    k = unit_stiffness(nu).to(device)
     grid = Grid((n, n, n))
     affine, free = _octant_loads(n, device)
-    affine = affine.expand(-1, -1, len(moduli), -1, -1, -1)
-    multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
-    forces = apply_stiffness(affine, pad_moduli(rho), k, grid)
+    system = _system(rho, nu, grid, free, path)
+    forces = system.forces(affine)
     floor = inner(forces, forces).sqrt()
-    b = -forces * free
-
-    def solve(loads: slice) -> pcg.Solution:
-        mine = multigrid.for_loads(loads)
-        guess = None if start is None else start[:, loads]
-        settings: dict[str, Any] = {"rtol": rtol, "floor": floor[loads], "start": guess}
-        return pcg.solve(rho, k, grid, free[:, loads], mine, b[:, loads], **settings)
-
-    solutions = parallel.run([partial(solve, loads) for loads in _groups(2, rho.numel(), threads)], threads)
-    # With w the fluctuation and r its defect, A w = b - r on the free degrees of freedom, so the
-    # energy of affine + w needs inner products only.
-    w, r = (torch.cat([getattr(s, name) for s in solutions], dim=1) for name in ("u", "defect"))
-    residual, iterations, converged = (
-        torch.cat([getattr(s, name) for s in solutions]) for name in ("residual", "iterations", "converged")
+    groups = _groups(2, rho.numel(), threads)
+    solution = system.solve(
+        -forces * free, rtol=rtol, floor=floor, groups=groups, threads=threads, start=start
     )
+    # Compiled code leaves cells alone with themselves, and so do these sums: no bit depends on the batch.
+    size = len(moduli) if isinstance(system, pcg.System) else 1
+    split = (t.split(size, dim=2) for t in (forces, solution.u, solution.defect))
+    C = torch.cat([_constants(affine, *parts) for parts in zip(*split, strict=True)]) / float(n**3)
+    status = np.where(solution.converged.all(dim=0).cpu().numpy(), Status.OK, Status.NOT_CONVERGED)
+    return OctantFields(
+        C.cpu().numpy(),
+        solution.residual.amax(dim=0).cpu().numpy(),
+        solution.iterations.amax(dim=0).cpu().numpy(),
+        np.where(carries, status, Status.NO_LOAD_PATH),
+        rho,
+        affine.expand(-1, -1, len(moduli), -1, -1, -1),
+        solution.u,
+    )
+
+
+def _constants(affine: Tensor, forces: Tensor, w: Tensor, r: Tensor) -> Tensor:
+    """C11, C12, C44 (B, 3) times the volume, from the affine displacements, their forces, and the solutions.
+
+    With w the fluctuation and r its defect, A w = b - r on the free degrees of freedom, so the energy of
+    affine + w needs inner products only.
+    """
     energy = inner(affine + w, forces) - inner(w, r)
     axial, image = slice(0, 1), exchange_xy
     mutual = (
@@ -243,17 +264,18 @@ def solve_octants(
         + inner(image(forces[:, axial]), w[:, axial])
         - inner(image(w[:, axial]), r[:, axial])
     )
-    C = torch.stack([energy[0], mutual[0], energy[1]], dim=-1) / float(n**3)
-    status = np.where(converged.all(dim=0).cpu().numpy(), Status.OK, Status.NOT_CONVERGED)
-    return OctantFields(
-        C.cpu().numpy(),
-        residual.amax(dim=0).cpu().numpy(),
-        iterations.amax(dim=0).cpu().numpy(),
-        np.where(carries, status, Status.NO_LOAD_PATH),
-        rho,
-        affine,
-        w,
-    )
+    return torch.stack([energy[0], mutual[0], energy[1]], dim=-1)
+
+
+def _system(
+    rho: Tensor, nu: float, grid: Grid, free: Tensor, path: Path | None
+) -> compiled.System | pcg.System:
+    if path == "torch" or (path is None and rho.device.type != "cpu"):
+        return pcg.System(rho, nu, grid, free)
+    # Importing the compiler takes half a second, which what needs no solve should not wait for.
+    from micro import compiled
+
+    return compiled.System(rho, nu, grid, free)
 
 
 def _groups(loads: int, voxels: int, threads: int) -> list[slice]:
@@ -376,36 +398,30 @@ def homogenize_cell(
 
 
 def _solve_cell(
-    rho: Tensor, nu: float, rtol: float, threads: int, progress: Callable[[int], None] | None
+    rho: Tensor,
+    nu: float,
+    rtol: float,
+    threads: int,
+    progress: Callable[[int], None] | None,
+    path: Path | None = None,
 ) -> tuple[NDArray[np.float64], float, int, bool]:
     """C (6, 6), residual, iterations and convergence for moduli (1, nx, ny, nz)."""
-    k = unit_stiffness(nu).to(rho)
     _, nx, ny, nz = rho.shape
     grid = Grid((nx, ny, nz), periodic=True)
     affine = _unit_strains(grid, rho.device)
-    constant = apply_stiffness(affine, pad_moduli(rho), k, Grid(grid.shape))
+    # Nothing is fixed: every load case has the same preconditioner.
+    free = torch.ones((3, 1, 1, *grid.nodes), dtype=torch.bool, device=rho.device)
+    system = _system(rho, nu, grid, free, path)
+    constant = system.forces(affine)
     C = torch.einsum("cibxyz,cjbxyz->ij", affine, constant)
     b = grid.fold(-constant)
     floor = inner(constant, constant).sqrt()
     del affine, constant
-
-    def solve(loads: slice) -> pcg.Solution:
-        # Nothing is fixed: every load case has the same preconditioner.
-        count = slice(0, loads.stop - loads.start)
-        mine = multigrid.for_loads(count)
-        s = pcg.solve(rho, k, grid, free[:, count], mine, b[:, loads], rtol=rtol, floor=floor[loads])
-        if progress is not None:
-            progress(loads.stop - loads.start)
-        return s
-
     groups = _groups(6, rho.numel(), threads)
-    free = torch.ones((3, groups[0].stop, 1, *grid.nodes), dtype=torch.bool, device=rho.device)
-    multigrid = Multigrid.build(rho.float(), k.float(), grid, free)
-    solutions = parallel.run([partial(solve, loads) for loads in groups], threads)
-    converged = all(bool(s.converged.all()) for s in solutions)
-    residual = max(float(s.residual.max()) for s in solutions)
-    iterations = max(int(s.iterations.max()) for s in solutions)
-    w, r = torch.cat([s.u for s in solutions], dim=1), torch.cat([s.defect for s in solutions], dim=1)
+    solution = system.solve(b, rtol=rtol, floor=floor, groups=groups, threads=threads, progress=progress)
+    converged = bool(solution.converged.all())
+    residual, iterations = float(solution.residual.max()), int(solution.iterations.max())
+    w, r = solution.u, solution.defect
     for i in range(6):
         for j in range(6):
             # Forces are -b, and A w = b - defect.

@@ -24,11 +24,11 @@ _TABLE_DEPTH = 3
 """Coarse grids assembled straight from the voxels; deeper ones from the grid above."""
 
 
-_DEGREES = (1, 2, 3)
+DEGREES = (1, 2, 3)
 """Smoothing steps on the finest grid, the next and all others. Products with the fine grid cost
 most, and more smoothing on the coarse grids saves a third of them on thin cells."""
 
-_FINE_RADIUS, _COARSE_RADIUS = 0.8, 1.0
+FINE_RADIUS, COARSE_RADIUS = 0.8, 1.0
 """Radii in units of the element bound. A single step smooths best when it underestimates the spectrum;
 it stays a contraction up to 1.5 times its radius."""
 
@@ -253,12 +253,12 @@ class Multigrid:
         """Set up for voxel moduli (B, nx, ny, nz) and free degrees of freedom (3, L, 1, X, Y, Z) of bool."""
         blocks = diagonal_blocks(moduli, stiffness, grid)
         inverse = invert_blocks(blocks, free)
-        radius = _element_bound(stiffness.double().cpu().numpy().tobytes())
+        radius = element_bound(stiffness.double().cpu().numpy().tobytes())
         levels = [
             Level(
                 grid,
-                inverse.mul_(4 / 3 / (_FINE_RADIUS * radius)),
-                _DEGREES[0],
+                inverse.mul_(4 / 3 / (FINE_RADIUS * radius)),
+                DEGREES[0],
                 padded=pad_moduli(moduli),
                 stiffness=stiffness,
             )
@@ -279,8 +279,8 @@ class Multigrid:
             grid = Grid((nx, ny, nz), grid.periodic)
             stencil = _assemble(matrices, grid)
             inverse = invert_blocks(grid.fold(stencil[1, 1, 1].clone()), free)
-            inverse.mul_(4 / 3 / (_COARSE_RADIUS * radius))
-            levels.append(Level(grid, inverse, _DEGREES[min(depth, 2)], stencil=stencil))
+            inverse.mul_(4 / 3 / (COARSE_RADIUS * radius))
+            levels.append(Level(grid, inverse, DEGREES[min(depth, 2)], stencil=stencil))
         if matrices is None:
             matrices = moduli[..., None, None] * stiffness
         coarse_inverse = _direct(matrices, grid, free).to(moduli.dtype)
@@ -347,7 +347,7 @@ def _coarse_free(free: Tensor, grid: Grid) -> Tensor:
 
 
 @cache
-def _element_bound(stiffness: bytes) -> float:
+def element_bound(stiffness: bytes) -> float:
     """Bound of the spectrum of D^-1 A, D the node blocks: its value on a single element.
 
     A and D are sums over elements, so no quotient u^T A u / u^T D u exceeds the largest of one element.

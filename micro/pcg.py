@@ -9,15 +9,19 @@ float32. Cells whose systems are all done leave the batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from micro import parallel
 from micro.multigrid import Multigrid
-from micro.voxel import Grid, apply_stiffness, pad_moduli
+from micro.voxel import Grid, apply_stiffness, pad_moduli, unit_stiffness
 
-_REPLACE = 2e-3
+REPLACE = 2e-3
 """Fall of the float32 residual after which it is replaced by the true one."""
 
 
@@ -127,7 +131,7 @@ def solve(
             check = ~done
         else:
             bad = ~torch.isfinite(rr)
-            check = ~done & ((rr <= 0.7 * rtol) | (rr <= _REPLACE * anchor) | bad)
+            check = ~done & ((rr <= 0.7 * rtol) | (rr <= REPLACE * anchor) | bad)
         if bool(check.any()):
             # A stretch that went wrong (overflow, breakdown) is thrown away; the last float64 iterate stands.
             usable = torch.isfinite(dx).all(dim=0).flatten(2).all(dim=-1)
@@ -184,3 +188,68 @@ def solve(
         r.addcmul_(ap, -step)
         iterations[:, alive] += ~done
     return Solution(result, defect, residual, iterations, converged)
+
+
+@dataclass
+class System:
+    """The systems of some cells, by torch's operations on any device.
+
+    Parameters
+    ----------
+    moduli : Tensor, shape (B, nx, ny, nz), float64
+    nu : float
+        Poisson's ratio.
+    grid : Grid
+    free : Tensor of bool, shape (3, K, 1, X, Y, Z)
+        Free degrees of freedom of K load cases, or K = 1 if all are fixed alike.
+    """
+
+    moduli: Tensor
+    nu: float
+    grid: Grid
+    free: Tensor
+
+    def forces(self, u: Tensor) -> Tensor:
+        """A u on all layers of nodes (3, L, B, nx + 1, ...), as if the grid were open; u has one cell."""
+        k = unit_stiffness(self.nu).to(self.moduli)
+        field = u.expand(-1, -1, len(self.moduli), -1, -1, -1)
+        return apply_stiffness(field, pad_moduli(self.moduli), k, Grid(self.grid.shape))
+
+    def solve(
+        self,
+        b: Tensor,
+        *,
+        rtol: float,
+        floor: Tensor,
+        groups: list[slice],
+        threads: int = 1,
+        start: Tensor | None = None,
+        max_iterations: int = 400,
+        progress: Callable[[int], None] | None = None,
+    ) -> Solution:
+        """Solve A u = b on the free degrees of freedom; parameters as of :func:`solve`.
+
+        Load cases of a group are solved together, and at most ``threads`` groups at once. ``progress`` is
+        called with the number of load cases done.
+        """
+        k = unit_stiffness(self.nu).to(self.moduli)
+        multigrid = Multigrid.build(self.moduli.float(), k.float(), self.grid, self.free)
+
+        def run(loads: slice) -> Solution:
+            mine, free = multigrid, self.free
+            if free.shape[1] > 1:
+                mine, free = multigrid.for_loads(loads), free[:, loads]
+            guess = None if start is None else start[:, loads]
+            settings: dict[str, Any] = {"rtol": rtol, "floor": floor[loads], "start": guess}
+            settings["max_iterations"] = max_iterations
+            solution = solve(self.moduli, k, self.grid, free, mine, b[:, loads], **settings)
+            if progress is not None:
+                progress(loads.stop - loads.start)
+            return solution
+
+        parts = parallel.run([partial(run, loads) for loads in groups], threads)
+        fields = [torch.cat([getattr(s, name) for s in parts], dim=1) for name in ("u", "defect")]
+        numbers = [
+            torch.cat([getattr(s, name) for s in parts]) for name in ("residual", "iterations", "converged")
+        ]
+        return Solution(*fields, *numbers)

@@ -255,11 +255,11 @@ def test_exit_codes(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
 
 
 def test_what_did_not_converge_exits_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import micro.pcg
+    from micro.compiled import System
 
     path = _save(tmp_path / "cell.npy", ASYMMETRIC)
-    solve = micro.pcg.solve
-    monkeypatch.setattr(micro.pcg, "solve", lambda *a, **k: solve(*a, **k, max_iterations=2))
+    solve = System.solve
+    monkeypatch.setattr(System, "solve", lambda *a, **k: solve(*a, **k, max_iterations=2))
     result = _invoke(path, "--json")
     assert isinstance(result.exception, NotConverged)
     assert result.exception.exit_code == 3
