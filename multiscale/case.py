@@ -155,6 +155,8 @@ class Region(Table):
     """Which elements: those whose centre lies in the shape (element units)."""
     material: Name | None = None
     """Fixed regions: name of the material ("solid" is the base material)."""
+    filled: Annotated[bool, Field(strict=True)] = True
+    """Fixed regions: false for what is there already and is not built of cells, such as bone or a wall."""
     initial: Name | None = None
     """Design regions: name of the material the optimisation starts from; objective.reference if left out,
     or else an isotropic one of E = 0.2 E_s."""
@@ -166,6 +168,8 @@ class Region(Table):
         if self.role != "fixed" and self.material is not None:
             hint = "; name its starting material with 'initial'" if self.role == "design" else ""
             raise finding("material", f"a {self.role} region takes no material{hint}", self.material)
+        if self.role != "fixed" and not self.filled:
+            raise finding("filled", f"a {self.role} region can't be left unfilled", self.filled)
         if self.role != "design" and self.initial is not None:
             raise finding(
                 "initial", f"only a design region takes 'initial', not a {self.role} one", self.initial

@@ -22,7 +22,7 @@ from micro.generator import Generator, Samples
 from micro.homogenize import homogenize_octants
 from micro.refinement import Refinement, predict
 from micro.shape_space import signed_distance
-from micro.tensor import tensor_error
+from micro.tensor import SOLID, tensor_error
 from multiscale.cavities import encloses
 from multiscale.settings import FILL_SOURCES, FillSettings
 
@@ -52,6 +52,9 @@ _FURTHER = 4
 
 GENERATED = "generated"
 """Family of the cells that the generator made for a lattice."""
+
+_IS_SOLID = 1e-6
+"""Tensor error up to which a material is the base material."""
 
 _FAR = 2.0
 """Tensor error, in tolerances, from which a chosen cell of a set is corrected; less is for the selection."""
@@ -88,6 +91,11 @@ class Finished:
 
     before: CellSet
     after: CellSet
+
+
+def solid_cell(n: int) -> CellSet:
+    """The cell without void, of octant edge n."""
+    return CellSet.from_octants(np.ones((1, n, n, n), dtype=bool), SOLID[None], family=["solid"])
 
 
 class CellSource(Protocol):
@@ -143,7 +151,9 @@ class SetSource:
         self._rows = np.zeros(0, dtype=np.int64)
 
     def material(self, target: Array) -> CellSet:
-        """As :class:`CellSource`."""
+        """As :class:`CellSource`; the base material itself is a cell without void."""
+        if tensor_error(target, SOLID) < _IS_SOLID:
+            return solid_cell(self.cells.n)
         by_formula = self.cells.subset(np.isin(self.cells.family, list(FAMILIES)))
         near, _ = library.nearest(by_formula, np.reshape(target, (1, 3)), min(64, len(by_formula)))
         some = by_formula.subset(near[0])
@@ -234,6 +244,8 @@ class GeneratorSource:
 
     def material(self, target: Array) -> CellSet:
         """As :class:`CellSource`: the best of the generated ones and the spare source's."""
+        if tensor_error(target, SOLID) < _IS_SOLID:
+            return solid_cell(self.resolution)
         wanted = np.asarray(target, dtype=np.float64).reshape(1, 3)
         samples = self.generator.sample(wanted, _MATERIAL_SAMPLES, seed=self.seed, resolution=self.resolution)
         refined = self.generator.refine(samples, wanted, tolerance=2e-4, trials=_MATERIAL_TRIALS)

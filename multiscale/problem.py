@@ -61,6 +61,8 @@ class Problem:
     observed_names: tuple[str, ...] = field(default=())
     combine: Kind = "mean_square"
     """How the loads make up the objective."""
+    unfilled: tuple[str, ...] = ()
+    """Names of regions of a given material that no cells fill."""
     targets: tuple[TargetField, ...] = ()
     """Wanted displacements, one field a load, if the objective is a target."""
 
@@ -76,6 +78,12 @@ class Problem:
     def solid(self) -> NDArray[np.bool_]:
         """(nx, ny, nz): elements that are not void."""
         return self.role != Role.VOID
+
+    @property
+    def filled(self) -> NDArray[np.bool_]:
+        """(nx, ny, nz): elements that are to hold a cell; voids count as filled."""
+        given = [i for i, name in enumerate(self.region_names) if name in self.unfilled]
+        return ~np.isin(self.region, given)
 
     @property
     def observed_nodes(self) -> NDArray[np.bool_]:
@@ -146,6 +154,7 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
         observed_names=case.objective.observe,
         combine=case.objective.combine,
         targets=targets,
+        unfilled=tuple(r.name for r in case.regions if not r.filled),
     )
 
 

@@ -305,6 +305,7 @@ def _evaluate(session: Session, directory: RunDirectory) -> None:
     design = objective.reduction.elements(load_tensors(directory.path / "design.npz", problem))
     lattice = parallel.on_root(lambda: Lattice.load(directory.path / "lattice.zarr"))
     built = parallel.from_root(None if lattice is None else lattice.tensors(), (*problem.shape, 3))
+    built = np.where(problem.filled[..., None], built, problem.tensor)
     fields = {"design": design, "lattice": objective.reduction.elements(built)}
     metrics: dict[str, Any] = {}
     if session.purpose.baseline == "uniform":

@@ -288,6 +288,10 @@ def _check_case(case: Case) -> None:
     """Raise InputError for what is not put onto voxels yet."""
     if case.objective.type != "displacement_distortion":
         raise InputError("only distortions are verified at full scale", file=case.file, key="objective.type")
+    if not all(region.filled for region in case.regions):
+        raise InputError(
+            "only parts built of cells are verified at full scale", file=case.file, key="regions"
+        )
     for index, load in enumerate(case.loads):
         if load.pressures or load.body_forces:
             raise InputError(
