@@ -274,7 +274,7 @@ class Filling:
     def _generated(self) -> NDArray[np.bool_]:
         """Which groups of design elements hold a cell that was generated for them."""
         rows = self.rows[self.fixed :]
-        made = joined(self._made).family == GENERATED
+        made = np.concatenate([np.zeros(0, dtype=bool), *(s.family == GENERATED for s in self._made)])
         return (rows >= self._offered) & made[np.maximum(rows - self._offered, 0)]
 
     def _say(self, left: int, what: str) -> None:
