@@ -274,8 +274,11 @@ class Filling:
     def _generated(self) -> NDArray[np.bool_]:
         """Which groups of design elements hold a cell that was generated for them."""
         rows = self.rows[self.fixed :]
-        made = np.concatenate([np.zeros(0, dtype=bool), *(s.family == GENERATED for s in self._made)])
-        return (rows >= self._offered) & made[np.maximum(rows - self._offered, 0)]
+        made = rows >= self._offered
+        out = np.zeros(len(rows), dtype=bool)
+        if made.any():
+            out[made] = joined(self._made).family[rows[made] - self._offered] == GENERATED
+        return out
 
     def _say(self, left: int, what: str) -> None:
         if self._progress is not None:
