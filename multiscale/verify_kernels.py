@@ -4,9 +4,7 @@ A nodal field is a C array ``(X, Y, 3, Z)``: rows along z are what the processor
 constant x are what threads share out. Every function here works on the planes ``first:last`` and releases
 Python's lock; where it adds to its output, it owns those planes, so threads never meet.
 
-A voxel's product uses the structure of the hexahedron's matrix. With the sums and differences of the corner
-values along each axis (a Walsh transform, w = 4 wx + 2 wy + wz marking the differences) it falls apart into
-blocks of at most three: 45 numbers instead of 576.
+A voxel's product is that of :mod:`micro.kernels`, by the structure of the hexahedron's matrix.
 """
 
 # mypy: allow-untyped-defs
@@ -14,33 +12,12 @@ blocks of at most three: 45 numbers instead of 576.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-#: Voxels handled at once: 24 rows of them stay in the nearest cache. A constant lets the compiler vectorise.
-_BLOCK = 64
-
-
-def walsh_coefficients(tensor: Any, dtype: Any) -> NDArray[Any]:
-    """The eight numbers of a cubic element's stiffness in the Walsh basis, divided by 8.
-
-    Order: C11/2, C12/2, C44/2; C44/3, C44/6; (C11 + C44)/6, C12/6; (C11 + 2 C44)/18 (unit edge).
-    """
-    c11, c12, c44 = (float(value) for value in tensor)
-    values = [
-        c11 / 2,
-        c12 / 2,
-        c44 / 2,
-        c44 / 3,
-        c44 / 6,
-        (c11 + c44) / 6,
-        c12 / 6,
-        (c11 + 2 * c44) / 18,
-    ]
-    return np.array(values, dtype=dtype) / np.array(8, dtype=dtype)
+from micro.kernels import BLOCK as _BLOCK
+from micro.kernels import stiffness_of_rows
+from micro.kernels import walsh_coefficients as walsh_coefficients
 
 
 @njit(nogil=True, cache=True)
@@ -64,75 +41,6 @@ def _scatter(row, start, count, t, at):
         row[start + k + one] += t[at + k] + t[at + block + k]
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
-def _stiffness_of_rows(t, w, c):
-    """Corner forces of a block of voxels in place of their corner values.
-
-    ``t`` holds 24 rows: corner pair (x, y), component, sum or difference along z. ``w`` are the moduli.
-    """
-    c0, c1, c2, c3, c4, c5, c6, c7 = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
-    for k in range(_BLOCK):
-        # Rows: 6 * (2 dx + dy) + 2 * component + wz.
-        s = t[k] + t[12 * _BLOCK + k]
-        d = t[12 * _BLOCK + k] - t[k]
-        p = t[6 * _BLOCK + k] + t[18 * _BLOCK + k]
-        q = t[18 * _BLOCK + k] - t[6 * _BLOCK + k]
-        x2, x4, x6 = p - s, d + q, q - d
-        s = t[1 * _BLOCK + k] + t[13 * _BLOCK + k]
-        d = t[13 * _BLOCK + k] - t[1 * _BLOCK + k]
-        p = t[7 * _BLOCK + k] + t[19 * _BLOCK + k]
-        q = t[19 * _BLOCK + k] - t[7 * _BLOCK + k]
-        x1, x3, x5, x7 = s + p, p - s, d + q, q - d
-        s = t[2 * _BLOCK + k] + t[14 * _BLOCK + k]
-        d = t[14 * _BLOCK + k] - t[2 * _BLOCK + k]
-        p = t[8 * _BLOCK + k] + t[20 * _BLOCK + k]
-        q = t[20 * _BLOCK + k] - t[8 * _BLOCK + k]
-        y2, y4, y6 = p - s, d + q, q - d
-        s = t[3 * _BLOCK + k] + t[15 * _BLOCK + k]
-        d = t[15 * _BLOCK + k] - t[3 * _BLOCK + k]
-        p = t[9 * _BLOCK + k] + t[21 * _BLOCK + k]
-        q = t[21 * _BLOCK + k] - t[9 * _BLOCK + k]
-        y1, y3, y5, y7 = s + p, p - s, d + q, q - d
-        s = t[4 * _BLOCK + k] + t[16 * _BLOCK + k]
-        d = t[16 * _BLOCK + k] - t[4 * _BLOCK + k]
-        p = t[10 * _BLOCK + k] + t[22 * _BLOCK + k]
-        q = t[22 * _BLOCK + k] - t[10 * _BLOCK + k]
-        z2, z4, z6 = p - s, d + q, q - d
-        s = t[5 * _BLOCK + k] + t[17 * _BLOCK + k]
-        d = t[17 * _BLOCK + k] - t[5 * _BLOCK + k]
-        p = t[11 * _BLOCK + k] + t[23 * _BLOCK + k]
-        q = t[23 * _BLOCK + k] - t[11 * _BLOCK + k]
-        z1, z3, z5, z7 = s + p, p - s, d + q, q - d
-
-        e = w[k]
-        a, b, g = c0 * e, c1 * e, c2 * e
-        f, h, m, n, o = c3 * e, c4 * e, c5 * e, c6 * e, c7 * e
-        fx4 = a * x4 + b * (y2 + z1)
-        fy2 = a * y2 + b * (x4 + z1)
-        fz1 = a * z1 + b * (x4 + y2)
-        yz, xz, xy = g * (y1 + z2), g * (x1 + z4), g * (x2 + y4)
-        fx3 = f * x3 + h * (y5 + z6)
-        fy5 = f * y5 + h * (x3 + z6)
-        fz6 = f * z6 + h * (x3 + y5)
-        fy3, fx5 = m * y3 + n * x5, m * x5 + n * y3
-        fz3, fx6 = m * z3 + n * x6, m * x6 + n * z3
-        fz5, fy6 = m * z5 + n * y6, m * y6 + n * z5
-        fx7, fy7, fz7 = o * x7, o * y7, o * z7
-
-        t[k], t[12 * _BLOCK + k] = fx6 - xy - fx4, fx4 - xy - fx6
-        t[6 * _BLOCK + k], t[18 * _BLOCK + k] = xy - fx4 - fx6, xy + fx4 + fx6
-        t[1 * _BLOCK + k], t[13 * _BLOCK + k] = xz - fx3 - fx5 + fx7, xz - fx3 + fx5 - fx7
-        t[7 * _BLOCK + k], t[19 * _BLOCK + k] = xz + fx3 - fx5 - fx7, xz + fx3 + fx5 + fx7
-        t[2 * _BLOCK + k], t[14 * _BLOCK + k] = fy6 - fy2 - xy, xy - fy2 - fy6
-        t[8 * _BLOCK + k], t[20 * _BLOCK + k] = fy2 - xy - fy6, fy2 + xy + fy6
-        t[3 * _BLOCK + k], t[15 * _BLOCK + k] = yz - fy3 - fy5 + fy7, yz - fy3 + fy5 - fy7
-        t[9 * _BLOCK + k], t[21 * _BLOCK + k] = yz + fy3 - fy5 - fy7, yz + fy3 + fy5 + fy7
-        t[4 * _BLOCK + k], t[16 * _BLOCK + k] = fz6 - yz - xz, xz - yz - fz6
-        t[10 * _BLOCK + k], t[22 * _BLOCK + k] = yz - xz - fz6, yz + xz + fz6
-        t[5 * _BLOCK + k], t[17 * _BLOCK + k] = fz1 - fz3 - fz5 + fz7, fz1 - fz3 + fz5 - fz7
-        t[11 * _BLOCK + k], t[23 * _BLOCK + k] = fz1 + fz3 - fz5 - fz7, fz1 + fz3 + fz5 + fz7
-
-
 @njit(nogil=True, cache=True)
 def _voxel_layer(u0, u1, solid, low, high, use_low, use_high, c, sign, t, w):
     """Forces of one layer of voxels between two planes of nodes, added to the planes (Y, 3, Z)."""
@@ -154,7 +62,7 @@ def _voxel_layer(u0, u1, solid, low, high, use_low, use_high, c, sign, t, w):
                 for component in range(3):
                     at = np.uintp((6 * corner + 2 * component) * _BLOCK)
                     _gather(plane[j + corner % 2, component], start, count, t, at)
-            _stiffness_of_rows(t, w, c)
+            stiffness_of_rows(t, w, c)
             for corner in range(4):
                 if (corner < 2 and not use_low) or (corner >= 2 and not use_high):
                     continue
