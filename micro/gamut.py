@@ -286,8 +286,8 @@ def _check(metadata: dict[str, str], path: str | PathLike[str]) -> None:
 
 
 @lru_cache(maxsize=2)
-def load_gamut(cells: Literal["library", "dataset"] = "library") -> Gamut:
-    """The gamut of the packaged library or data set, read once; its source is checked against theirs."""
+def load_gamut(cells: Literal["library", "dataset"] = "dataset") -> Gamut:
+    """The gamut of the packaged data set or library, read once; its source is checked against theirs."""
     from micro.dataset import load_dataset
     from micro.library import load_library
 

@@ -261,6 +261,7 @@ def _library(missing: list[Missing]) -> dict[str, Any]:
         from micro.library import load_library
 
         load_gamut()
+        load_gamut("library")
         facts["cells"] = len(load_library())
     except Exception as error:  # whatever is wrong with the files, the report has to come out
         facts["error"] = f"{type(error).__name__}: {error}"

@@ -41,8 +41,8 @@ class FilterSettings(Table):
 class GamutSettings(Table):
     """The reachable tensors, phi(C) >= 0."""
 
-    source: Text = "library"
-    """"library" or "dataset": what the packaged library's or data set's cells can reach (the data set's is
+    source: Text = "dataset"
+    """"dataset" or "library": what the packaged data set's or library's cells can reach (the data set's is
     wider); or a gamut file, relative to the case file."""
     margin: NonNegative = 0.0
     """Distance kept from the boundary, phi >= margin, in phi's units (the solid's K, mu' and G each = 1)."""

@@ -216,7 +216,7 @@ def test_spline_reproduces_smooth_functions():
 
 
 def test_packaged_gamut_is_calibrated():
-    gamut, cells = load_gamut(), load_library()
+    gamut, cells = load_gamut("library"), load_library()
     assert gamut.source == cells.digest()
     # What the library has is feasible but for the outermost 5 % (and the rounding of the coefficients).
     assert (gamut.phi(cells.C) >= 0).mean() > 0.945
@@ -239,7 +239,7 @@ def test_gamut_of_the_data_set_is_calibrated_on_cells_it_has_not_seen():
         assert (gamut.phi(part(cells, name).C) >= 0).mean() >= 0.99
     # It is wider than the library's, which has no cells that were made for the gaps.
     m = np.random.default_rng(7).random((60_000, 3))
-    wide, narrow = (g.spline.value(m) >= 0 for g in (gamut, load_gamut()))
+    wide, narrow = (g.spline.value(m) >= 0 for g in (gamut, load_gamut("library")))
     assert wide.mean() > narrow.mean()
     near = nearest(part(cells, "train"), from_scaled_moduli(m[wide]))[1][:, 0]
     assert (near < 0.01).mean() > 0.95
@@ -248,4 +248,4 @@ def test_gamut_of_the_data_set_is_calibrated_on_cells_it_has_not_seen():
 
 def test_the_cloaks_surroundings_are_in_the_gamut():
     assert load_gamut("dataset").phi(np.array([0.303974, 0.125975, 0.089000])) > 0.005
-    assert load_gamut().phi(np.array([0.303974, 0.125975, 0.089000])) > 0.002
+    assert load_gamut("library").phi(np.array([0.303974, 0.125975, 0.089000])) > 0.002

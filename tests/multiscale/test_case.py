@@ -25,7 +25,7 @@ def test_minimal_case_has_good_defaults():
     assert case.base_material.poisson == 0.3
     assert case.objective.type == "displacement_distortion"
     assert case.optimizer.algorithm == "mma"
-    assert (case.gamut.source, case.fill.source) == ("library", "dataset")
+    assert (case.gamut.source, case.fill.source) == ("dataset", "dataset")
     assert case.solver.levels == "auto"
     assert case.loads[0].weight == 1.0
     assert case.loads[0].fixed[0].components == "xyz"
