@@ -36,7 +36,7 @@ from multiscale.case import Case
 STAGES = ("design", "fill", "evaluate", "export")
 
 #: Metrics that other commands add, with the stages whose repetition makes them void.
-ADDED = {"verify": ("design", "fill"), "printability": ("design", "fill")}
+ADDED = {name: ("design", "fill") for name in ("verify", "printability", "unseen")}
 
 
 class RunDirectory:

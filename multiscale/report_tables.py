@@ -142,6 +142,7 @@ _ELSEWHERE = (
     "compliance.per_load.",
     "mismatch.per_load.",
     "uniform.",
+    "unseen.",
     "versions.",
     "seeds.",
     "case_sha256",
@@ -187,6 +188,12 @@ def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
                 if row.key.startswith(f"{quantity}."):
                     place = row.key.replace(f"{quantity}.", f"{key}.{load}.")
                     per_load.append(Row(f"Load {load}", row.label, place, row.show, row.better))
+    for load in dict.fromkeys(load for run in runs for load in run.get("unseen", {})):
+        for structure, label in (("void", "without a cloak"), ("lattice", "as built")):
+            better = -1 if structure == "lattice" else 0
+            per_load.append(
+                Row("Standard loads", f"{load}, {label}", f"unseen.{load}.{structure}", percent, better)
+            )
     first = next(i for i, row in enumerate(ROWS) if row.group == "Mass")
     known = [*ROWS[:first], *per_load, *ROWS[first:]]
     seeds = list(dict.fromkeys(name for run in runs for name in run.get("seeds", {})))
