@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 from examples import Ellipsoid, cloak
-from scipy import sparse
 
 from micro import tensor
 from micro.errors import InputError
@@ -19,7 +18,7 @@ from multiscale.grouping import group_tensors
 from multiscale.objective import DistortionObjective
 from multiscale.optimize import Optimiser, Settings, read_history
 from multiscale.problem import build_problem
-from multiscale.selection import interface_counts, select
+from multiscale.selection import interface_counts
 
 SHORT = Settings(uniform_evaluations=6, stages=2, evaluations=6)
 
@@ -138,22 +137,3 @@ def test_interface_counts():
     label = np.array([[[0, 0, 1]], [[2, -1, 1]]])
     w = interface_counts(label, 3).toarray()
     assert np.array_equal(w, [[0, 1, 1], [1, 0, 0], [1, 0, 0]])
-
-
-def test_selection_prefers_contact_to_a_little_tensor_error():
-    """Face 0 touches 0 and 2, face 1 touches 1 and 2: a chain of two groups must agree."""
-    n = 4
-    faces = np.zeros((3, n, n), bool)
-    faces[0, :2] = True
-    faces[1, 2:] = True
-    faces[2] = True
-    counts = sparse.csr_array(np.array([[0, 3.0], [3.0, 0]]))
-    candidates = np.array([[0, 1], [1, 2]])
-    errors = np.array([[0.001, 0.002], [0.001, 0.003]])
-    found = select(candidates, errors, np.array([1, 1]), counts, faces, 0.1, 0.005)
-    chosen = candidates[[0, 1], found.choice]
-    assert faces[chosen[0]][faces[chosen[1]]].any()
-    assert len(found.weak) == 0
-    # With nothing that fits, the groups are reported.
-    stuck = select(candidates[:, :1], errors[:, :1], np.array([1, 1]), counts, faces, 0.1, 0.005)
-    assert list(stuck.weak) == [0, 1]
