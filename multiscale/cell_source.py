@@ -14,14 +14,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from micro import cell, library
+from micro import library
 from micro.cellset import CellSet
 from micro.dataset import load_dataset
 from micro.families import FAMILIES
 from micro.generator import Generator, Samples
 from micro.homogenize import homogenize_octants
-from micro.refinement import Refinement, predict
-from micro.shape_space import signed_distance
+from micro.refinement import Refinement
 from micro.tensor import SOLID, tensor_error
 from multiscale.cavities import encloses
 from multiscale.settings import FILL_SOURCES, FillSettings
@@ -40,6 +39,9 @@ _REFINEMENTS = 4
 
 _DRAWS = 1
 """Candidates drawn for each generated one: a choice among several would cost the likeness of neighbours."""
+
+_GUIDED_DRAWS = 4
+"""The same for cells that continue a given face."""
 
 _STEERING = 2
 """Steps that a candidate is moved by the surrogate; the homogeniser does the rest."""
@@ -307,28 +309,24 @@ class GeneratorSource:
         )
 
     def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
-        """As :class:`CellSource`: the neighbour's own shape, moved onto the other target.
-
-        The least step in the shape space that changes the tensor as wanted leaves the face much as it is.
-        """
-        model = self.generator.model
-        z = model.space.encode(signed_distance(neighbours))
-        m = len(targets)
-        start = Samples(
-            self.resolution,
-            z,
-            cell.pack(neighbours),
-            np.arange(m),
-            predict(model.surrogate, z),
-            np.ones(m),
-            np.ones(m, dtype=bool),
+        """As :class:`CellSource`: drawn under guidance by the neighbour's face, refined so that it stays."""
+        faces = neighbours[:, 0]
+        samples = self.generator.sample(
+            targets,
+            1,
+            seed=self.seed,
+            draws=_GUIDED_DRAWS,
+            steering=_STEERING,
+            resolution=self.resolution,
+            faces=faces,
         )
         found = self.generator.refined(
-            start,
+            samples,
             targets,
             tolerance=0.5 * tolerance,
             trials=_REFINEMENTS,
-            progress=lambda trial, left: say(left, f"cells like their neighbours, round {trial}"),
+            faces=faces,
+            progress=lambda trial, left: say(left, f"cells that continue their neighbours, round {trial}"),
         )
         # A cell that came out in pieces is replaced by the neighbour's: it is its own candidate there.
         lost = ~found.known

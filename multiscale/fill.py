@@ -31,7 +31,16 @@ from multiscale.influence import Influence
 from multiscale.lattice import Lattice
 from multiscale.problem import Problem, Role
 from multiscale.reduction import Reduction
-from multiscale.selection import Groups, Pool, Selection, Weights, interface_counts, misfit, select
+from multiscale.selection import (
+    Groups,
+    Pool,
+    Selection,
+    Weights,
+    interface_counts,
+    misfit,
+    select,
+    worst_neighbours,
+)
 from multiscale.settings import FillSettings
 
 Array = NDArray[np.float64]
@@ -226,10 +235,7 @@ class Filling:
         worst = worst[found[worst] > _FITS]
         if len(worst) == 0:
             return False
-        # The neighbour with which a group shares most of its interfaces.
-        counts = self.groups.counts
-        spans = [slice(counts.indptr[g], counts.indptr[g + 1]) for g in worst]
-        mates = np.array([counts.indices[s][np.argmax(counts.data[s])] for s in spans])
+        mates = worst_neighbours(self.pool, self.groups, self.selection.choice)[worst]
         octants = self._cells(self.rows[mates]).octants()
         made = self.source.beside(octants, self.groups.target[worst], self.settings.tolerance, self._say)
         if made is None:

@@ -174,6 +174,20 @@ def misfit(pool: Pool, groups: Groups, choice: Ints) -> Array:
     return np.divide(missed, total, out=np.zeros(len(choice)), where=total > 0)
 
 
+def worst_neighbours(pool: Pool, groups: Groups, choice: Ints) -> Ints:
+    """The neighbour with which each group's interfaces lack most overlap; (groups,), -1 without one."""
+    counts = groups.counts.tocoo()
+    cells = pool.index[np.arange(len(choice)), choice]
+    words = face_words(pool.faces)
+    a, b = words[cells[counts.row]], words[cells[counts.col]]
+    smaller = np.minimum(facing_voxels(a, a), facing_voxels(b, b))
+    missed = counts.data * (1.0 - facing_voxels(a, b) / np.maximum(smaller, 1))
+    out = np.full(len(choice), -1, dtype=np.int64)
+    order = np.argsort(missed, kind="stable")
+    out[counts.row[order]] = counts.col[order]  # the last one, of the most missed, stays
+    return out
+
+
 class _Search:
     """The choice so far, and what of its cost is kept up to date."""
 

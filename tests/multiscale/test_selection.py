@@ -8,7 +8,7 @@ import pytest
 from micro.tensor import PAPER_SPAN, tensor_error
 from multiscale.combination import Combination
 from multiscale.influence import Influence
-from multiscale.selection import Groups, Pool, Weights, interface_counts, misfit, select
+from multiscale.selection import Groups, Pool, Weights, interface_counts, misfit, select, worst_neighbours
 
 N = 4
 BASE = np.array([0.3, 0.12, 0.09])
@@ -107,3 +107,13 @@ def test_cells_to_avoid_and_missing_contact_are_last_resorts():
     alone = select(Pool(faces, C, np.zeros(4, dtype=bool), index[:, :1]), groups, weights)
     assert alone.weak.tolist() == [0, 1]
     assert misfit(Pool(faces, C, np.zeros(4, dtype=bool), index), groups, np.array([1, 1])).tolist() == [0, 0]
+
+
+def test_the_neighbour_that_fits_worst():
+    faces = np.zeros((4, N, N), dtype=bool)
+    faces[0, :2] = faces[1, :2] = faces[2, :1] = faces[2, 3:] = True
+    pool = Pool(faces, np.tile(BASE, (4, 1)), np.zeros(4, dtype=bool), np.arange(3)[:, None])
+    none = np.zeros(3, dtype=int)
+    assert worst_neighbours(pool, chain(3), none)[1:].tolist() == [2, 1]
+    # Overlaps of 1 and 1/2 give the middle one a lack of 0 and 1.
+    assert misfit(pool, chain(3), none).tolist() == pytest.approx([0.0, 0.5, 1.0])
