@@ -48,6 +48,8 @@ _LEVELS, _FLIPS, _TRIED = 8, 6, 12
 _BEAM, _WIDE = 3, 24
 #: Residual tolerance of a coarse cell's solve; the error of C is of the order of its square.
 _RTOL = 3e-3
+#: Coarse cells homogenised at once, which bounds the memory.
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +223,12 @@ class _Tensors:
         fresh = {octant.tobytes(): octant for octant in octants if octant.tobytes() not in self._known}
         if not fresh:
             return
-        result = homogenize_octants(np.stack(list(fresh.values())), nu=self._nu, rtol=_RTOL)
-        C = np.where((result.status == Status.OK)[:, None], result.C, np.nan)
-        self._known.update(zip(fresh, C, strict=True))
+        stack = np.stack(list(fresh.values()))
+        parts = []
+        for start in range(0, len(stack), _AT_ONCE):
+            result = homogenize_octants(stack[start : start + _AT_ONCE], nu=self._nu, rtol=_RTOL)
+            parts.append(np.where((result.status == Status.OK)[:, None], result.C, np.nan))
+        self._known.update(zip(fresh, np.concatenate(parts), strict=True))
 
     def of(self, octant: Bools) -> NDArray[np.float64]:
         """(3,); NaN if its solve failed."""
