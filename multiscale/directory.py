@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from typing import Any
 from micro.errors import InputError
 from micro.files import atomic_path, write_json
 from multiscale import provenance
-from multiscale.case import Case
+from multiscale.case import Case, parse_case
 
 STAGES = ("design", "fill", "evaluate", "export")
 
@@ -145,6 +146,23 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError("is not a run's record", file=path)
     return data
+
+
+def read_case(directory: Path) -> Case:
+    """The resolved case of a run; files that it names are looked for where the run was started from.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it can't be read.
+    """
+    file = directory / "case.toml"
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"is not the directory of a run ({error})", file=directory) from None
+    record = directory / "run.json"
+    return parse_case(data, (read_record(record).get("case_file") if record.is_file() else None) or file)
 
 
 def _read(path: Path) -> dict[str, Any]:

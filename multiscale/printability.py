@@ -21,9 +21,8 @@ from scipy.ndimage import gaussian_filter
 
 from micro.errors import InputError
 from micro.files import write_json
-from multiscale.case import load_case
 from multiscale.cavities import Cavities, find_cavities
-from multiscale.directory import read_record
+from multiscale.directory import read_case, read_record
 from multiscale.export.cell_mesh import octant_surface
 from multiscale.export.command import find_lattice
 from multiscale.lattice import Lattice
@@ -275,7 +274,7 @@ def assess_run(
     where = find_lattice(path)
     lattice = Lattice.load(where)
     if density_kg_m3 is None and (path / "case.toml").is_file():
-        density_kg_m3 = load_case(path / "case.toml").base_material.density_kg_m3
+        density_kg_m3 = read_case(path).base_material.density_kg_m3
     record = path / "metrics.json"
     metrics = read_record(record) if record.is_file() else None
     report = assess(lattice, direction=direction, density_kg_m3=density_kg_m3, progress=progress)

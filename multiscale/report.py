@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +23,9 @@ from PIL import Image
 
 from micro.errors import InputError
 from micro.files import atomic_path
-from multiscale.case import Case, parse_case
+from multiscale.case import Case
 from multiscale.contact import Interface
-from multiscale.directory import read_record
+from multiscale.directory import read_case, read_record
 from multiscale.lattice import Lattice
 from multiscale.problem import Problem, build_problem
 from multiscale.purpose import PURPOSES
@@ -85,12 +84,7 @@ class Run:
     @cached_property
     def case(self) -> Case:
         """The resolved case; files it names are looked for where the run was started from."""
-        file = self.path / "case.toml"
-        try:
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"can't be read ({error})", file=file) from None
-        return parse_case(data, self.record.get("case_file") or file)
+        return read_case(self.path)
 
     @cached_property
     def problem(self) -> Problem:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +23,9 @@ from micro.errors import InputError
 from micro.files import atomic_path, write_json
 from micro.tensor import isotropic
 from multiscale import provenance
-from multiscale.case import Case, parse_case
+from multiscale.case import Case
 from multiscale.combination import Combination, Value
-from multiscale.directory import read_record
+from multiscale.directory import read_case, read_record
 from multiscale.elasticity import SolverOptions
 from multiscale.lattice import Lattice
 from multiscale.objective import DistortionObjective
@@ -213,7 +212,7 @@ def verify(
     started = time.monotonic()
     reporter = reporter or Reporter()
     path = Path(run_dir)
-    case = _read_case(path)
+    case = read_case(path)
     _check_case(case)
     problem = build_problem(case)
     original = Lattice.load(path / "lattice.zarr")
@@ -381,16 +380,6 @@ def _save(
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
-
-
-def _read_case(path: Path) -> Case:
-    """The resolved case of a run; what it names stays relative to the file that the run was started from."""
-    file = path / "case.toml"
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"is not the directory of a run ({error})", file=path) from None
-    return parse_case(data, _record(path / "run.json").get("case_file") or file)
 
 
 def _record(file: Path) -> dict[str, Any]:

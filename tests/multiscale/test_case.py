@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from micro.errors import InputError
 from multiscale import boundary, settings, shapes
 from multiscale import case as case_module
-from multiscale.case import Case, case_schema, isotropic_tensor, load_case, schema_text
+from multiscale.case import Case, case_schema, isotropic_tensor, load_case, parse_case, schema_text
 
 CASES = sorted((Path(__file__).resolve().parents[2] / "cases").glob("*.toml"))
 
@@ -43,7 +43,7 @@ def test_shipped_cases_are_valid_and_named_after_their_file(path):
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
 def test_resolved_toml_reads_back_to_the_same_case(path):
     case = load_case(path)
-    again = case_of(case.to_toml())
+    again = parse_case(tomllib.loads(case.to_toml()), path)
     assert again.model_dump() == case.model_dump()
 
 
