@@ -9,10 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from multiscale.combination import Kind
-from multiscale.elasticity import SolverOptions
 from multiscale.objective import Objective
-from multiscale.problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -23,18 +20,11 @@ class ComplianceObjective(Objective):
     quantity = "compliance"
     exponent = 1
 
-    def __init__(
-        self,
-        problem: Problem,
-        options: SolverOptions | None = None,
-        adjoint_rtol: float = 1e-4,
-        combine: Kind | None = None,
-        axes: tuple[int, ...] | None = None,
-    ):
-        super().__init__(problem, options, adjoint_rtol, combine, axes)
+    def prepare(self) -> None:
+        """As :meth:`Objective.prepare`."""
         if any(np.any(load.prescribed) for load in self.loads):
             raise ValueError("compliance is the work of forces: no displacement may be prescribed")
-        newton_mm = problem.young_pa * problem.cell_size_m**3 * 1e3
+        newton_mm = self.problem.young_pa * self.problem.cell_size_m**3 * 1e3
         #: From the reduced grid's E_s h^3 to the whole grid's N mm.
         self.scale = self.reduction.element_weight * newton_mm
 

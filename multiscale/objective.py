@@ -77,6 +77,10 @@ class Objective(ABC):
                 self._operators.append(operator)
             self._operator_of.append(operator)
         self._last: list[Array | None] = [None] * len(self.loads)
+        self.prepare()
+
+    def prepare(self) -> None:  # noqa: B027  nothing to do is a fair default
+        """What a kind of objective needs beside the operators, once they are there."""
 
     @abstractmethod
     def measure(self, number: int, displacement: Array) -> float:
@@ -171,17 +175,10 @@ class DistortionObjective(Objective):
     quantity = "distortion"
     exponent = 2
 
-    def __init__(
-        self,
-        problem: Problem,
-        options: SolverOptions | None = None,
-        adjoint_rtol: float = 1e-4,
-        combine: Kind | None = None,
-        axes: tuple[int, ...] | None = None,
-    ):
-        super().__init__(problem, options, adjoint_rtol, combine, axes)
-        self._node_weight = self.reduction.node_weight * self.reduction.nodes(problem.observed_nodes)
-        self.reference = self.solve(self.reduction.elements(problem.reference), _REFERENCE_RTOL)
+    def prepare(self) -> None:
+        """As :meth:`Objective.prepare`."""
+        self._node_weight = self.reduction.node_weight * self.reduction.nodes(self.problem.observed_nodes)
+        self.reference = self.solve(self.reduction.elements(self.problem.reference), _REFERENCE_RTOL)
         self._reference_norm = [self._norm(u) for u in self.reference]
         for load, norm in zip(self.loads, self._reference_norm, strict=True):
             if norm == 0.0:

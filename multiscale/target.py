@@ -8,10 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from multiscale.combination import Kind
-from multiscale.elasticity import SolverOptions
 from multiscale.objective import Objective
-from multiscale.problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -22,20 +19,13 @@ class TargetObjective(Objective):
     quantity = "mismatch"
     exponent = 2
 
-    def __init__(
-        self,
-        problem: Problem,
-        options: SolverOptions | None = None,
-        adjoint_rtol: float = 1e-4,
-        combine: Kind | None = None,
-        axes: tuple[int, ...] | None = None,
-    ):
-        super().__init__(problem, options, adjoint_rtol, combine, axes)
-        assert len(problem.targets) == len(self.loads)
+    def prepare(self) -> None:
+        """As :meth:`Objective.prepare`."""
+        assert len(self.problem.targets) == len(self.loads)
         nodes = self.reduction.nodes
-        self._wanted = [nodes(target.value) for target in problem.targets]
+        self._wanted = [nodes(target.value) for target in self.problem.targets]
         self._weight = [
-            self.reduction.node_weight[..., None] * nodes(target.mask) for target in problem.targets
+            self.reduction.node_weight[..., None] * nodes(target.mask) for target in self.problem.targets
         ]
         self._norm = [
             float(np.sqrt(np.sum(w * u**2))) for w, u in zip(self._weight, self._wanted, strict=True)
