@@ -18,27 +18,23 @@ products, and the same cells give the same phi.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors import safe_open
-from safetensors.numpy import save
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
 from micro import tensor
 from micro.errors import InputError
-from micro.files import atomic_path
 from micro.spline import TricubicSpline
+from micro.spline_file import load_spline, save_spline
 from micro.tensor import SCALE, from_scaled_moduli, scaled_moduli
 
 Floats = NDArray[np.float64]
@@ -181,22 +177,16 @@ class Gamut:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write as safetensors with JSON metadata, atomically."""
-        metadata = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "source": self.source,
-            "radius": repr(self.radius),
-            "spacing": repr(self.spline.spacing),
-            "origin": json.dumps(self.spline.origin.tolist()),
-            "scale": json.dumps(SCALE.tolist()),
-            "attrs": json.dumps(self.attrs, allow_nan=False),
-            "digest": _digest(self.spline.coefficients),
-        }
-        with atomic_path(path) as temporary:
-            # Bytes rather than save_file, which would make the file private to its owner.
-            temporary.write_bytes(
-                save({"coefficients": np.ascontiguousarray(self.spline.coefficients)}, metadata)
-            )
+        save_spline(
+            path,
+            self.spline,
+            kind=FORMAT,
+            version=VERSION,
+            source=self.source,
+            attrs=self.attrs,
+            radius=repr(self.radius),
+            scale=json.dumps(SCALE.tolist()),
+        )
 
     @staticmethod
     def load(path: str | PathLike[str]) -> Gamut:
@@ -207,27 +197,14 @@ class Gamut:
         InputError
             If the file is missing, of another kind or version, or damaged.
         """
-        if not Path(path).is_file():
-            raise InputError("there is no such gamut", file=path)
+        spline, source, attrs, metadata = load_spline(path, kind=FORMAT, version=VERSION)
         try:
-            with safe_open(path, framework="numpy") as stored:
-                metadata = stored.metadata() or {}
-                _check(metadata, path)
-                coefficients = stored.get_tensor("coefficients")
-            origin = np.array(json.loads(metadata["origin"]), dtype=np.float64)
-            spacing, radius = float(metadata["spacing"]), float(metadata["radius"])
-            attrs, source = json.loads(metadata["attrs"]), metadata["source"]
-        except InputError:
-            raise
-        except Exception as error:  # whatever safetensors or json make of a damaged file
-            raise InputError(f"not a readable gamut: {type(error).__name__}: {error}", file=path) from error
-        if (
-            coefficients.ndim != 3
-            or coefficients.dtype != np.float16
-            or _digest(coefficients) != metadata["digest"]
-        ):
-            raise InputError("the content does not match its checksum: the file is damaged", file=path)
-        return Gamut(TricubicSpline(coefficients, origin, spacing), radius, source, attrs)
+            radius, scale = float(metadata["radius"]), json.loads(metadata["scale"])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"not a readable {FORMAT}: {error!r}", file=path) from error
+        if not np.allclose(scale, SCALE, rtol=1e-12):
+            raise InputError("made for another base material", file=path, key="scale", value=scale)
+        return Gamut(spline, radius, source, attrs)
 
 
 def closing_radius(C: ArrayLike) -> float:
@@ -268,21 +245,6 @@ def _nearest(m: Floats, nodes: Floats, r: float) -> Floats:
     close = distance < 2 * r + 2 * step * spacing
     distance[close] = tree.query(nodes[close])[0]
     return np.asarray(distance)
-
-
-def _digest(coefficients: NDArray[np.float16]) -> str:
-    return hashlib.sha256(str(coefficients.shape).encode() + coefficients.tobytes()).hexdigest()
-
-
-def _check(metadata: dict[str, str], path: str | PathLike[str]) -> None:
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"not a {FORMAT}", file=path, key="format", value=metadata.get("format"))
-    if metadata.get("version") != str(VERSION):
-        raise InputError(
-            f"only version {VERSION} is known", file=path, key="version", value=metadata.get("version")
-        )
-    if not np.allclose(json.loads(metadata["scale"]), SCALE, rtol=1e-12):
-        raise InputError("made for another base material", file=path, key="scale", value=metadata["scale"])
 
 
 @lru_cache(maxsize=2)

@@ -15,27 +15,22 @@ squares solve it: each step is a weighted fit with weights rho(r) / r^2, by conj
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors import safe_open
-from safetensors.numpy import save
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, cg
 
 from micro import tensor
 from micro.cellset import CellSet
 from micro.errors import InputError, NotConverged
-from micro.files import atomic_path
 from micro.spline import TricubicSpline, _weights
+from micro.spline_file import load_spline, save_spline
 from micro.tensor import SCALE, scaled_moduli
 
 Floats = NDArray[np.float64]
@@ -140,19 +135,7 @@ class LeastVolume:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write as safetensors with JSON metadata, atomically."""
-        metadata = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "source": self.source,
-            "spacing": repr(self.spline.spacing),
-            "origin": json.dumps(self.spline.origin.tolist()),
-            "attrs": json.dumps(self.attrs, allow_nan=False),
-            "digest": _digest(self.spline.coefficients),
-        }
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(
-                save({"coefficients": np.ascontiguousarray(self.spline.coefficients)}, metadata)
-            )
+        save_spline(path, self.spline, kind=FORMAT, version=VERSION, source=self.source, attrs=self.attrs)
 
     @staticmethod
     def load(path: str | PathLike[str]) -> LeastVolume:
@@ -163,25 +146,8 @@ class LeastVolume:
         InputError
             If the file is missing, of another kind or version, or damaged.
         """
-        if not Path(path).is_file():
-            raise InputError("there is no such file", file=path)
-        try:
-            with safe_open(path, framework="numpy") as stored:
-                metadata = stored.metadata() or {}
-                coefficients = stored.get_tensor("coefficients")
-            kind = metadata.get("format"), metadata.get("version")
-            origin = np.array(json.loads(metadata["origin"]), dtype=np.float64)
-            spacing, source = float(metadata["spacing"]), metadata["source"]
-            attrs, digest = json.loads(metadata["attrs"]), metadata["digest"]
-        except Exception as error:  # whatever safetensors or json make of a damaged file
-            raise InputError(
-                f"not a readable {FORMAT}: {type(error).__name__}: {error}", file=path
-            ) from error
-        if kind != (FORMAT, str(VERSION)):
-            raise InputError(f"must be a {FORMAT} of version {VERSION}", file=path, value=kind)
-        if _digest(coefficients) != digest:
-            raise InputError("the content does not match its checksum: the file is damaged", file=path)
-        return LeastVolume(TricubicSpline(coefficients, origin, spacing), source, attrs)
+        spline, source, attrs, _ = load_spline(path, kind=FORMAT, version=VERSION)
+        return LeastVolume(spline, source, attrs)
 
 
 def learn_least_volume(cells: CellSet, **options: Any) -> LeastVolume:
@@ -275,7 +241,3 @@ def _roughness(shape: tuple[int, int, int]) -> sparse.csr_array:
         factors = [bend if a == axis else sparse.eye_array(size) for a, size in enumerate(shape)]
         parts.append(sparse.kron(sparse.kron(factors[0], factors[1]), factors[2]))
     return sparse.csr_array(sparse.vstack(parts))
-
-
-def _digest(coefficients: NDArray[np.float16]) -> str:
-    return hashlib.sha256(str(coefficients.shape).encode() + coefficients.tobytes()).hexdigest()
