@@ -284,8 +284,9 @@ def verify(
 ) -> None:
     """Solve a run's lattice at full scale, voxel by voxel, and compare with what homogenisation says.
 
-    The lattice, the same without a cloak and the reference lattice without a hole are solved under the
-    case's own loads; the distortions go into metrics.json under "verify". Memory is announced first.
+    A cloak is solved beside the same without a cloak and the reference lattice without a hole, a stiff part
+    beside the best uniform cell, under the case's own loads; distortions, compliances or mismatches go into
+    metrics.json under "verify". Memory is announced first.
     """
     with reporting("multiscale verify"):
         from multiscale.verify import verify as work

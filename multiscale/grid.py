@@ -101,8 +101,8 @@ def quad_forces(quads: Bool, face: str, vector: Float, size: Size) -> Float:
     return force
 
 
-def spread(elements: Bool) -> Float:
-    """Nodal values (nx+1, ny+1, nz+1) of one an element, an eighth to each of its nodes."""
+def spread(elements: Bool | Float) -> Float:
+    """Nodal values (nx+1, ny+1, nz+1) of one (or the given value) an element, an eighth to each node."""
     nx, ny, nz = elements.shape
     out = np.zeros((nx + 1, ny + 1, nz + 1))
     for dx, dy, dz in product((0, 1), repeat=3):

@@ -277,9 +277,9 @@ def _tiles(run: Run) -> str:
         value = value_at(metrics, key)
         if value is not None:
             tiles.append(("", label, percent(value)))
-    full = value_at(metrics, "verify.distortion")
+    full = value_at(metrics, f"verify.{purpose.quantity}")
     if full is not None:
-        tiles.append(("", "at full scale, voxel by voxel", percent(full)))
+        tiles.append(("", "at full scale, voxel by voxel", show(full)))
     for key, label in (
         ("cells.unique", "different cells"),
         ("interfaces.count", "interfaces"),

@@ -1,10 +1,11 @@
 """Full-scale verification: the assembled lattice solved voxel by voxel under the case's own loads.
 
-Three structures are solved: the *reference* (the surroundings' cell in every element, no hole), the *void*
-(the same with the hole) and the *lattice*. Their displacements at the cells' corners give distortions that
-contain everything homogenisation leaves out. Beside them stand the homogenised predictions from the tensors
-of the very cells that were solved, at the same voxels: what then differs is the cells' finite size and the
-way unlike neighbours meet, not the resolution.
+For a cloak three structures are solved: the *reference* (the surroundings' cell in every element, no hole),
+the *void* (the same with the hole) and the *lattice*; :mod:`multiscale.verify_compare` says which for other
+objectives. Displacements at the cells' corners give values that contain everything homogenisation leaves
+out. Beside them stand the homogenised predictions from the tensors of the very cells that were solved, at
+the same voxels: what then differs is the cells' finite size and the way unlike neighbours meet, not the
+resolution.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,14 @@ from micro.files import atomic_path, write_json
 from micro.tensor import isotropic
 from multiscale import provenance
 from multiscale.case import Case
-from multiscale.combination import Combination, Value
+from multiscale.combination import Value
 from multiscale.directory import read_case, read_record
-from multiscale.elasticity import SolverOptions
 from multiscale.lattice import Lattice
-from multiscale.objective import DistortionObjective
-from multiscale.problem import Problem, Role, build_problem
+from multiscale.problem import Problem, build_problem
 from multiscale.progress import Reporter
 from multiscale.reduction import Reduction
 from multiscale.verify_cells import coarse_lattice
+from multiscale.verify_compare import Comparison, compare, difference
 from multiscale.verify_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
 from multiscale.verify_multigrid import Multigrid, Team
 from multiscale.verify_solve import solve
@@ -43,8 +43,6 @@ Array = NDArray[np.float64]
 BYTES_PER_VOXEL = 155
 #: Bytes that the program and the shared matrices take besides.
 BYTES_BESIDES = 1.2e9
-#: Structures that are solved, in this order.
-STRUCTURES = ("reference", "void", "lattice")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +52,20 @@ class FullScale:
     Attributes
     ----------
     corners : list of arrays (mx+1, my+1, mz+1, 3)
-        Displacements of the observed cells' corners for each load, in cell edges, reduced grid.
+        Displacements of the wanted cells' corners for each load, in cell edges, reduced grid.
+    work : list of float
+        Work of each load's forces on the reduced grid, E_s h^3 with the cell's edge h.
     iterations : list of int
         Conjugate gradient iterations of each load.
     residual : float
         Largest relative residual.
     unknowns, removed, averaged : int
-        Degrees of freedom; voxels taken out because nothing holds them; observed corners in the void.
+        Degrees of freedom; voxels taken out because nothing holds them; wanted corners in the void.
     setup_seconds, solve_seconds : float
     """
 
     corners: list[Array]
+    work: list[float]
     iterations: list[int]
     residual: float
     unknowns: int
@@ -83,17 +84,22 @@ def solve_full_scale(
     team: Team,
     *,
     rtol: float,
+    wanted: NDArray[np.bool_] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> FullScale:
-    """Solve a lattice, whose cells have ``per_cell`` voxels an edge, under every load of the case."""
+    """Solve a lattice, whose cells have ``per_cell`` voxels an edge, under every load of the case.
+
+    ``wanted`` (mx+1, my+1, mz+1) are the corners whose displacements are needed; the observed ones if None.
+    """
     start = time.monotonic()
     tensor = isotropic(1.0, lattice.poisson)
     model = voxel_model(lattice, reduction, per_cell)
-    wanted = reduction.nodes(problem.observed_nodes)
+    if wanted is None:
+        wanted = reduction.nodes(problem.observed_nodes)
     setup, solving = time.monotonic() - start, 0.0
     multigrid: Multigrid | None = None
     constrained: NDArray[np.bool_] | None = None
-    corners, iterations, residual, averaged = [], [], 0.0, 0
+    corners, work, iterations, residual, averaged = [], [], [], 0.0, 0
     for number, load in enumerate(reduction.loads):
         start = time.monotonic()
         if multigrid is None or constrained is None or not np.array_equal(constrained, load.constrained):
@@ -108,69 +114,12 @@ def solve_full_scale(
         solving += time.monotonic() - start
         u, count = corner_displacements(solution.u, model, load, wanted)
         corners.append(u)
+        work.append(float(force[1] @ solution.u.reshape(-1)[force[0]]) / per_cell**3)
         iterations.append(solution.iterations)
         residual, averaged = max(residual, solution.residual), max(averaged, count)
-    return FullScale(corners, iterations, residual, model.unknowns, model.removed, averaged, setup, solving)
-
-
-def reference_cell(problem: Problem, lattice: Lattice) -> int:
-    """The lattice's cell for the reference material: the one most used in fixed regions of that material.
-
-    Raises
-    ------
-    InputError
-        If no fixed region is of the reference material, so that no cell stands for it.
-    """
-    same = (problem.role == Role.FIXED) & np.isclose(problem.tensor, problem.reference).all(axis=-1)
-    if not same.any():
-        raise InputError(
-            "no fixed region is of the reference material, so no cell can fill the reference lattice",
-            key="objective.reference",
-        )
-    return int(np.bincount(lattice.index[same]).argmax())
-
-
-def structures(problem: Problem, lattice: Lattice) -> dict[str, Lattice]:
-    """The lattice, the same without a design, and the reference lattice without holes."""
-    cell = reference_cell(problem, lattice)
-    void = lattice.index.copy()
-    void[problem.design] = cell
-    whole = np.full_like(lattice.index, cell)
-    parts = {"reference": whole, "void": void, "lattice": lattice.index}
-    return {name: replace(lattice, index=parts[name]) for name in STRUCTURES}
-
-
-def predict(problem: Problem, lattices: dict[str, Lattice], options: SolverOptions) -> dict[str, list[Array]]:
-    """Homogenised displacements of the structures, from their cells' tensors; reduced grid, by load."""
-    problem = replace(problem, reference=lattices["reference"].tensors())
-    objective = DistortionObjective(problem, options)
-    out = {"reference": objective.reference}
-    for name in STRUCTURES[1:]:
-        objective.forget()
-        out[name] = objective.displacements(
-            objective.reduction.elements(lattices[name].tensors()), options.rtol
-        )
-    return out
-
-
-def distortion(
-    problem: Problem, reduction: Reduction, displacements: list[Array], reference: list[Array]
-) -> Value:
-    """Distortion of corner displacements against those of a reference, as in the optimisation."""
-    values = [difference(problem, reduction, u, r) for u, r in zip(displacements, reference, strict=True)]
-    names = [load.name for load in reduction.loads]
-    weights = tuple(load.weight for load in reduction.loads)
-    return Combination(problem.combine, weights).of(dict(zip(names, values, strict=True)))
-
-
-def difference(problem: Problem, reduction: Reduction, a: Array, b: Array) -> float:
-    """||a - b|| / ||b|| over the observed corners of the whole grid."""
-    weight = reduction.node_weight * reduction.nodes(problem.observed_nodes)
-
-    def norm(field: Array) -> float:
-        return float(np.sqrt(np.einsum("xyz,xyzc,xyzc->", weight, field, field)))
-
-    return norm(a - b) / norm(b)
+    return FullScale(
+        corners, work, iterations, residual, model.unknowns, model.removed, averaged, setup, solving
+    )
 
 
 def verify(
@@ -220,7 +169,7 @@ def verify(
         raise InputError("the lattice is not of this case's grid", file=path, value=original.shape)
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
-    _record(path / "metrics.json")  # what can't be added to shows before the work
+    record = _record(path / "metrics.json")  # what can't be added to shows before the work
     announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
     with reporter.task("coarse cells", 1, steady=False) as task:
 
@@ -229,7 +178,8 @@ def verify(
             task.advance(done - task.done)
 
         coarse = coarse_lattice(original, voxels_per_cell, show_round)
-    lattices = structures(problem, coarse.lattice)
+    uniform = record.get("uniform", {}).get("tensor")
+    comparison = compare(case, problem, original, coarse, uniform)
     contacts = coarse.lattice.contacts()
     reporter.say(
         f"cells at {voxels_per_cell} voxels an edge: tensors off by {coarse.error_mean:.4f} on average, "
@@ -237,10 +187,9 @@ def verify(
         "be in pieces if merely thresholded; "
         f"{contacts.unconnected} of {contacts.count} interfaces without contact"
     )
-    homogenised = predict(problem, lattices, SolverOptions(rtol=case.solver.rtol_evaluate))
     team = Team(threads or _threads())
     solved: dict[str, FullScale] = {}
-    for name, lattice in lattices.items():
+    for name, lattice in comparison.lattices.items():
         with reporter.task(f"{name} at full scale", 100, steady=False) as task:
 
             def show(iteration: int, residual: float, task: Any = task) -> None:
@@ -249,7 +198,15 @@ def verify(
                 task.advance(max(0, share - task.done), f"iteration {iteration}, residual {residual:.1e}")
 
             solved[name] = solve_full_scale(
-                case, problem, reduction, lattice, voxels_per_cell, team, rtol=rtol, progress=show
+                case,
+                problem,
+                reduction,
+                lattice,
+                voxels_per_cell,
+                team,
+                rtol=rtol,
+                wanted=comparison.wanted,
+                progress=show,
             )
         s = solved[name]
         reporter.say(
@@ -258,7 +215,7 @@ def verify(
         )
     team.close()
     seconds = time.monotonic() - started
-    metrics = _metrics(problem, reduction, homogenised, solved)
+    metrics = _metrics(comparison, solved)
     metrics |= {
         "voxels_per_cell": voxels_per_cell,
         "voxels": voxels,
@@ -272,32 +229,32 @@ def verify(
         "seconds": round(seconds, 2),
         "peak_bytes": provenance.peak_bytes(),
     }
-    _save(path / "verify.npz", reduction, homogenised, solved)
+    _save(path / "verify.npz", comparison, solved)
     write_json(path / "metrics.json", _record(path / "metrics.json") | {"verify": metrics})
-    reporter.say(
-        f"[bold]full scale[/bold] distortion {metrics['distortion']:.4f} "
-        f"(homogenised, same voxels: {metrics['distortion_homogenised']:.4f}), without cloak "
-        f"{metrics['distortion_void']:.4f} ({metrics['distortion_void_homogenised']:.4f}); "
-        f"{seconds:.0f} s, {metrics['peak_bytes'] / 1e9:.1f} GB"
-    )
+    key = comparison.quantity
+    said = [f"{key} {metrics[key]:.4g} (homogenised, same voxels: {metrics[f'{key}_homogenised']:.4g})"]
+    for name, other in comparison.judged.items():
+        if name != "lattice":
+            said.append(f"{name} {metrics[other]:.4g} ({metrics[f'{other}_homogenised']:.4g})")
+    said.append(f"{seconds:.0f} s, {metrics['peak_bytes'] / 1e9:.1f} GB")
+    reporter.say("[bold]full scale[/bold] " + "; ".join(said))
     return metrics
 
 
 def _check_case(case: Case) -> None:
     """Raise InputError for what is not put onto voxels yet."""
-    if case.objective.type != "displacement_distortion":
-        raise InputError("only distortions are verified at full scale", file=case.file, key="objective.type")
     if not all(region.filled for region in case.regions):
         raise InputError(
             "only parts built of cells are verified at full scale", file=case.file, key="regions"
         )
     for index, load in enumerate(case.loads):
-        if load.pressures or load.body_forces:
-            raise InputError(
-                "only tractions and displacements are verified at full scale",
-                file=case.file,
-                key=f"loads[{index}]",
-            )
+        for number, pressure in enumerate(load.pressures):
+            if pressure.region is not None:
+                raise InputError(
+                    "pressures in holes are not put onto voxels: their walls are not the cells' own",
+                    file=case.file,
+                    key=f"loads[{index}].pressures[{number}].region",
+                )
 
 
 def announce(
@@ -323,32 +280,32 @@ def announce(
         )
 
 
-def _metrics(
-    problem: Problem,
-    reduction: Reduction,
-    homogenised: dict[str, list[Array]],
-    solved: dict[str, FullScale],
-) -> dict[str, Any]:
-    def of(fields: dict[str, list[Array]], name: str) -> Value:
-        return distortion(problem, reduction, fields[name], fields["reference"])
-
+def _metrics(comparison: Comparison, solved: dict[str, FullScale]) -> dict[str, Any]:
+    reduction, predicted = comparison.objective.reduction, comparison.predicted
     full = {name: s.corners for name, s in solved.items()}
-    values = {
-        "distortion": of(full, "lattice"),
-        "distortion_homogenised": of(homogenised, "lattice"),
-        "distortion_void": of(full, "void"),
-        "distortion_void_homogenised": of(homogenised, "void"),
-    }
+    values: dict[str, Value] = {}
+    for name, key in comparison.judged.items():
+        values[key] = comparison.value(full[name], full.get("reference"), solved[name].work)
+        values[f"{key}_homogenised"] = comparison.value(predicted[name], predicted.get("reference"), None)
+    totals = {key: value.total for key, value in values.items()}
+    if "uniform" in solved:
+        totals["gain"] = totals["compliance_uniform"] / totals["compliance"] - 1
+        totals["gain_homogenised"] = (
+            totals["compliance_uniform_homogenised"] / totals["compliance_homogenised"] - 1
+        )
+        design = reduction.problem.design
+        for name, lattice in comparison.lattices.items():
+            totals[f"density_{name}"] = float(lattice.densities()[design].mean())
     loads = [load.name for load in reduction.loads]
     size_effect = {
         name: {
-            load: difference(problem, reduction, u, h)
-            for load, u, h in zip(loads, full[name], homogenised[name], strict=True)
+            load: difference(reduction, comparison.wanted, u, h)
+            for load, u, h in zip(loads, full[name], predicted[name], strict=True)
         }
-        for name in STRUCTURES
+        for name in solved
     }
     return {
-        **{key: value.total for key, value in values.items()},
+        **totals,
         "per_load": {load: {key: v.per_load[load] for key, v in values.items()} for load in loads},
         # What homogenisation misses: full-scale against homogenised displacements, relative.
         "size_effect": size_effect,
@@ -362,13 +319,12 @@ def _metrics(
     }
 
 
-def _save(
-    path: Path, reduction: Reduction, homogenised: dict[str, list[Array]], solved: dict[str, FullScale]
-) -> None:
+def _save(path: Path, comparison: Comparison, solved: dict[str, FullScale]) -> None:
     """Whole-grid corner displacements in cell edges: LOAD.STRUCTURE and LOAD.STRUCTURE.homogenised."""
+    reduction = comparison.objective.reduction
     arrays = {}
-    for name in STRUCTURES:
-        for load, u, h in zip(reduction.loads, solved[name].corners, homogenised[name], strict=True):
+    for name, full in solved.items():
+        for load, u, h in zip(reduction.loads, full.corners, comparison.predicted[name], strict=True):
             arrays[f"{load.name}.{name}"] = reduction.expand_displacement(u, load).astype(np.float32)
             arrays[f"{load.name}.{name}.homogenised"] = reduction.expand_displacement(h, load).astype(
                 np.float32

@@ -8,6 +8,7 @@ floating pieces, and pieces that hang on an edge or a corner.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import cc3d
 import numpy as np
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 from micro.errors import InputError
 from multiscale import grid
+from multiscale.boundary import Place
 from multiscale.case import Case
 from multiscale.lattice import Lattice
-from multiscale.problem import Problem, Role
+from multiscale.problem import Problem
 from multiscale.reduction import ReducedLoad, Reduction
 from multiscale.shapes import All
 from multiscale.verify_multigrid import coarse_masks, refine_mask, touching
@@ -96,55 +98,102 @@ def prescribed(load: ReducedLoad, model: VoxelModel) -> Sparse:
 def forces(case: Case, number: int, problem: Problem, reduction: Reduction, model: VoxelModel) -> Sparse:
     """Nodal forces of the case's load ``number``.
 
-    A traction on a cell's outer face is carried by that face's solid voxels, in equal shares, so that every
-    cell receives what the homogenised model gives it.
+    A traction or pressure on a cell's outer face is carried by that face's solid voxels, a body force by all
+    solid voxels of the cell, in equal shares: every cell receives what the homogenised model gives it.
 
     Raises
     ------
     InputError
-        If a loaded cell has no solid on its outer face.
+        If a loaded cell has no solid where it is loaded.
     """
-    v, shape = model.per_cell, model.solid.shape
-    index: list[NDArray[np.int64]] = []
-    value: list[Array] = []
-    for i, traction in enumerate(case.loads[number].tractions):
-        face = traction.where.face
-        assert face is not None
-        axis, side = grid.face_axis(face)
-        if axis in reduction.axes and side == 0:
-            continue  # the other half's face; ours is loaded by the mirror image
-        inside = grid.quads_in(traction.where.within or All(type="all"), face, problem.shape)
-        quads = inside & grid.on_face(problem.role != Role.VOID, face)
-        for a, other in enumerate(b for b in range(3) if b != axis):
-            if other in reduction.axes:
-                quads = np.take(quads, range(quads.shape[a] // 2, quads.shape[a]), axis=a)
-        voxels = grid.on_face(model.solid, face).astype(float)
-        count = voxels.reshape(quads.shape[0], v, quads.shape[1], v).sum(axis=(1, 3))
-        empty = quads & (count == 0)
-        if empty.any():
-            raise InputError(
-                f"{int(empty.sum())} loaded cells have no solid on the loaded face at {v} voxels an edge: "
-                "take more --voxels-per-cell",
-                file=case.file,
-                key=f"loads[{number}].tractions[{i}]",
-            )
-        share = np.where(quads, v**2 / np.maximum(count, 1), 0.0)
-        weight = voxels * share.repeat(v, axis=0).repeat(v, axis=1)
-        nodal = np.zeros((weight.shape[0] + 1, weight.shape[1] + 1))
-        for da in (0, 1):
-            for db in (0, 1):
-                nodal[da : da + weight.shape[0], db : db + weight.shape[1]] += weight / 4
-        first, second = np.nonzero(nodal)
-        node = np.empty((len(first), 3), dtype=np.int64)
-        node[:, [c for c in range(3) if c != axis]] = np.stack([first, second], axis=1)
-        node[:, axis] = shape[axis] * side
-        vector = np.array(traction.vector_mpa) / case.base_material.young_modulus_mpa
-        for component in np.flatnonzero(vector):
-            index.append(_flat(node, int(component), shape))
-            value.append(nodal[first, second] * vector[component])
-    if not index:
+    load, unit, v = case.loads[number], case.base_material.young_modulus_mpa, model.per_cell
+    found: list[Sparse] = []
+    for i, traction in enumerate(load.tractions):
+        key = f"loads[{number}].tractions[{i}]"
+        vector = np.array(traction.vector_mpa) / unit
+        found += _face_forces(case, key, traction.where, vector, problem, reduction, model)
+    for i, pressure in enumerate(load.pressures):
+        assert pressure.where is not None
+        assert pressure.where.face is not None
+        axis, side = grid.face_axis(pressure.where.face)
+        vector = np.zeros(3)
+        vector[axis] = (-1 if side else 1) * pressure.mpa / unit
+        key = f"loads[{number}].pressures[{i}]"
+        found += _face_forces(case, key, pressure.where, vector, problem, reduction, model)
+    for i, body in enumerate(load.body_forces):
+        loaded = problem.solid
+        if body.within is not None:
+            loaded = loaded & grid.elements_in(body.within, problem.shape)
+        key = f"loads[{number}].body_forces[{i}]"
+        share = _shares(model.solid, reduction.elements(loaded), v, case, key)
+        nodal = grid.spread(share)
+        # N/mm^3 times a voxel's volume, over its edge's square and E_s.
+        vector = np.array(body.vector_n_mm3) * (case.grid.cell_size_mm / v) / unit
+        found += _sparse(nodal, np.argwhere(nodal), vector, model.solid.shape)
+    if not found:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    return np.concatenate(index), np.concatenate(value)
+    return np.concatenate([index for index, _ in found]), np.concatenate([value for _, value in found])
+
+
+def _face_forces(
+    case: Case,
+    key: str,
+    where: Place,
+    vector: Array,
+    problem: Problem,
+    reduction: Reduction,
+    model: VoxelModel,
+) -> list[Sparse]:
+    """A force per area (over E_s) on the solid cells of a face, by component."""
+    face = where.face
+    assert face is not None
+    axis, side = grid.face_axis(face)
+    if axis in reduction.axes and side == 0:
+        return []  # the other half's face; ours is loaded by the mirror image
+    quads = grid.quads_in(where.within or All(type="all"), face, problem.shape)
+    quads = quads & grid.on_face(problem.solid, face)
+    for a, other in enumerate(b for b in range(3) if b != axis):
+        if other in reduction.axes:
+            quads = np.take(quads, range(quads.shape[a] // 2, quads.shape[a]), axis=a)
+    weight = _shares(grid.on_face(model.solid, face), quads, model.per_cell, case, key)
+    nodal = np.zeros((weight.shape[0] + 1, weight.shape[1] + 1))
+    for da, db in product((0, 1), repeat=2):
+        nodal[da : da + weight.shape[0], db : db + weight.shape[1]] += weight / 4
+    place = np.argwhere(nodal)
+    node = np.insert(place, axis, model.solid.shape[axis] * side, axis=1)
+    return _sparse(nodal, place, vector, model.solid.shape, node)
+
+
+def _shares(solid: NDArray[np.uint8], loaded: NDArray[np.bool_], v: int, case: Case, key: str) -> Array:
+    """What each solid voxel carries of a load of one a voxel on its whole cell; two or three axes."""
+    blocks = [size for count in loaded.shape for size in (count, v)]
+    within = tuple(range(1, 2 * loaded.ndim, 2))
+    count = solid.reshape(blocks).sum(axis=within, dtype=np.int64)
+    empty = loaded & (count == 0)
+    if empty.any():
+        raise InputError(
+            f"{int(empty.sum())} loaded cells have no solid where they are loaded at {v} voxels an edge: "
+            "take more --voxels-per-cell",
+            file=case.file,
+            key=key,
+        )
+    share = np.where(loaded, v**loaded.ndim / np.maximum(count, 1), 0.0)
+    for axis in range(loaded.ndim):
+        share = share.repeat(v, axis=axis)
+    return share * solid
+
+
+def _sparse(
+    nodal: Array,
+    place: NDArray[np.int64],
+    vector: Array,
+    shape: tuple[int, ...],
+    node: NDArray[np.int64] | None = None,
+) -> list[Sparse]:
+    """Nodal values at ``place`` times a vector, at the nodes (q, 3), which are the places if not given."""
+    values = nodal[tuple(place.T)]
+    at = place if node is None else node
+    return [(_flat(at, int(c), shape), values * vector[c]) for c in np.flatnonzero(vector)]
 
 
 def _flat(node: NDArray[np.int64], component: int, shape: tuple[int, ...]) -> NDArray[np.int64]:

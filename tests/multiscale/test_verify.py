@@ -10,17 +10,21 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
 from micro.cellset import CellSet
+from micro.dataset import load_dataset
 from micro.errors import InputError
 from micro.hexahedron import CORNERS, element_matrices
 from micro.homogenize import homogenize_octants
 from micro.tensor import SOLID
 from multiscale.case import parse_case
+from multiscale.compliance import ComplianceObjective
 from multiscale.directory import RunDirectory
 from multiscale.elasticity import Elasticity, SolverOptions
 from multiscale.lattice import Lattice
 from multiscale.problem import build_problem
 from multiscale.reduction import Reduction
-from multiscale.verify import difference, predict, solve_full_scale, structures, verify
+from multiscale.verify import solve_full_scale, verify
+from multiscale.verify_cells import CoarseLattice
+from multiscale.verify_compare import compare, difference, uniform_lattice
 from multiscale.verify_model import corner_displacements, forces, voxel_model
 from multiscale.verify_multigrid import Team
 
@@ -76,6 +80,11 @@ def make_lattice(problem, octants, index=None):
     cells = CellSet.from_octants(octants, homogenize_octants(octants, rtol=1e-8).C)
     filled = np.zeros(problem.shape, dtype=np.int32) if index is None else index
     return Lattice(cells, np.where(problem.solid, filled, -1), problem.cell_size_m, problem.young_pa, 0.3)
+
+
+def as_it_is(lattice):
+    """A lattice that is coarse enough already."""
+    return CoarseLattice(lattice, 0, 0.0, 0.0, 0.0)
 
 
 def solved(case, lattice, per_cell, rtol=1e-8, threads=1):
@@ -170,8 +179,9 @@ def test_the_size_effect_fades_with_the_number_of_cells():
         lattice = make_lattice(problem, [CORNERLESS])
         full = solved(case, lattice, 4, rtol=1e-6)
         assert full.averaged > 0
-        prediction = predict(problem, structures(problem, lattice), SolverOptions(rtol=1e-8))["reference"]
-        errors.append(difference(problem, Reduction(problem), full.corners[0], prediction[0]))
+        prediction = compare(case, problem, lattice, as_it_is(lattice), None).predicted["reference"]
+        observed = Reduction(problem).nodes(problem.observed_nodes)
+        errors.append(difference(Reduction(problem), observed, full.corners[0], prediction[0]))
     # Clamped corners are singular and the macro mesh is coarse, so the rate stays a little below one.
     assert errors[1] < 0.65 * errors[0]
     assert errors[1] < 0.05
@@ -197,6 +207,93 @@ def test_a_stretched_block_moves_linearly():
     exact = np.stack([-0.3 * e * x, e * y, -0.3 * e * z], axis=-1)
     wanted = problem.observed_nodes
     assert np.abs(full.corners[0] - exact)[wanted].max() < 1e-7 * 0.01
+
+
+def make_beam(objective, loads, mirror="auto"):
+    """A beam of 6 x 2 x 4 design elements."""
+    return parse_case(
+        {
+            "case": {"name": "beam"},
+            "grid": {"elements": [6, 2, 4], "cell_size_mm": 2.0, "mirror": mirror},
+            "base_material": {"young_modulus_mpa": 1000.0, "poisson": 0.3},
+            "regions": [{"name": "all", "role": "design", "shape": {"type": "all"}}],
+            "loads": loads,
+            "objective": objective,
+        }
+    )
+
+
+CLAMPED = [{"where": "x-"}]
+
+
+@pytest.mark.parametrize("mirror", ["auto", []])
+def test_compliance_is_the_work_of_the_refined_mesh(mirror):
+    """A solid beam: tractions, pressures on faces and body forces do the same work as on the hex8 mesh."""
+    upper = {"type": "box", "min": [3, 0, 1], "max": [6, 2, 3]}
+    loads = [
+        {"name": "pull", "fixed": CLAMPED, "tractions": [{"where": "x+", "vector_mpa": [0.5, 0.0, 0.2]}]},
+        {"name": "press", "fixed": CLAMPED, "pressures": [{"where": "z+", "mpa": 0.3}]},
+        {
+            "name": "weight",
+            "fixed": CLAMPED,
+            "body_forces": [{"within": upper, "vector_n_mm3": [0.0, 0.0, -0.05]}],
+        },
+    ]
+    case = make_beam({"type": "compliance", "mass_limit": 0.9}, loads, mirror)
+    problem = build_problem(case)
+    assert bool(problem.mirror_axes) == (mirror == "auto")
+    lattice = make_lattice(problem, [np.ones((2, 2, 2), dtype=bool)])
+    full = solved(case, lattice, 4)
+    comparison = compare(case, problem, lattice, as_it_is(lattice), None)
+    found = comparison.value(full.corners, None, full.work)
+    fine = ComplianceObjective(build_problem(case, refine=4), SolverOptions(rtol=1e-10))
+    exact = fine.value(np.broadcast_to(SOLID, (*fine.reduction.shape, 3)))
+    for name, work in exact.per_load.items():
+        # Both solves are converged to 1e-8.
+        assert found.per_load[name] == pytest.approx(work, rel=1e-6)
+    assert found.total == pytest.approx(exact.total, rel=1e-6)
+    coarse = comparison.value(comparison.predicted["lattice"], None, None)
+    # The coarse mesh of the prediction is stiffer, by little for so simple a field.
+    assert 0.8 < coarse.total / exact.total < 1.0
+
+
+def test_mismatch_is_measured_at_the_targeted_corners():
+    load = {"name": "bend", "fixed": CLAMPED, "tractions": [{"where": "x+", "vector_mpa": [0.0, 0.1, 0.0]}]}
+    target = {"load": "bend", "where": "y+", "along": "x", "at": [0, 6], "y_mm": [0.0, 0.1]}
+    case = make_beam({"type": "target_displacement", "targets": [target]}, [load])
+    problem = build_problem(case)
+    lattice = make_lattice(problem, [np.ones((2, 2, 2), dtype=bool)])
+    comparison = compare(case, problem, lattice, as_it_is(lattice), None)
+    reduction = Reduction(problem)
+    team = Team(1)
+    full = solve_full_scale(case, problem, reduction, lattice, 4, team, rtol=1e-8, wanted=comparison.wanted)
+    team.close()
+    fine = Reduction(build_problem(case, refine=4))
+    operator = Elasticity(fine.shape, fine.loads[0].constrained, SolverOptions(rtol=1e-10))
+    operator.assemble(np.broadcast_to(SOLID, (*fine.shape, 3)))
+    u = operator.solve(fine.loads[0].force, fine.loads[0].prescribed)[::4, ::4, ::4] / 4
+    top = reduction.expand_displacement(u, reduction.loads[0])[:, -1, :, 1] * 2.0  # mm
+    wanted = np.broadcast_to(0.1 * np.arange(7)[:, None] / 6, top.shape)
+    found = comparison.value(full.corners, None, full.work)
+    assert comparison.judged == {"lattice": "mismatch"}
+    assert found.total == pytest.approx(np.linalg.norm(top - wanted) / np.linalg.norm(wanted), rel=1e-5)
+
+
+def test_the_best_uniform_cell_takes_the_design_elements():
+    case = make_beam(
+        {"type": "compliance", "mass_limit": 0.5},
+        [{"name": "pull", "fixed": CLAMPED, "tractions": [{"where": "x+", "vector_mpa": [0.5, 0.0, 0.0]}]}],
+    )
+    problem = build_problem(case)
+    known = load_dataset()
+    lattice = make_lattice(problem, [np.ones((known.n,) * 3, dtype=bool)])
+    uniform = uniform_lattice(problem, lattice, known.C[77].tolist())
+    assert uniform.tensors()[problem.design] == pytest.approx(
+        np.broadcast_to(known.C[77], (48, 3)), rel=1e-12
+    )
+    assert np.array_equal(uniform.cells.octants(1), known.octants(77))
+    with pytest.raises(InputError, match="has no such cell"):
+        uniform_lattice(problem, lattice, [0.5, 0.1, 0.1234])
 
 
 def test_threads_change_nothing():
@@ -248,7 +345,7 @@ def test_pieces_that_nothing_holds_are_removed_and_counted():
     lattice = make_lattice(problem, [np.ones((4, 4, 4), dtype=bool), island], index)
     model = voxel_model(lattice, Reduction(problem), 8)
     assert model.removed == 4**3
-    with pytest.raises(InputError, match="no solid on the loaded face"):
+    with pytest.raises(InputError, match="no solid where they are loaded"):
         forces(case, 0, problem, Reduction(problem), model)
 
 
