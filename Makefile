@@ -6,7 +6,7 @@ PYTHON ?= $(or $(wildcard .venv/bin/python3),python3)
 BIN := .venv/bin
 RUNS ?= runs
 
-.PHONY: help setup cloak cloak-small test test-all lint format doctor clean
+.PHONY: help setup cloak cloak-small test test-all lint docs format doctor clean
 
 help:
 	@echo "make setup        build .venv (minutes the first time, nothing the second)"
@@ -14,6 +14,7 @@ help:
 	@echo "make cloak-small  the same on a coarse grid, in under a minute"
 	@echo "make test         set up, then run the tests; test-all adds the slow ones"
 	@echo "make lint         set up, then check style, types and the import contract"
+	@echo "make docs         set up, then build the web pages into build/docs, running every example"
 	@echo "make doctor       versions, and what is missing with the command that mends it"
 	@echo "make clean        remove caches of tools; never results, never .venv"
 
@@ -38,6 +39,11 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A warning is an error; all of them are shown first.
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -47,4 +53,5 @@ doctor: setup
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
-	find micro multiscale tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf docs/auto_examples docs/case-reference.md docs/sg_execution_times.rst
+	find docs micro multiscale tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -63,11 +63,11 @@ SOLID: Floats = isotropic(1.0, 0.3)
 SOLID.setflags(write=False)
 
 PAPER_RANGE: Floats = np.array([[0.0118, 1.3426], [-0.0924, 0.5749], [0.00043, 0.38379]])
-"""Smallest and largest C11, C12, C44 of the founding paper's data, shape (3, 2): the scale of Eq. 4."""
+"""Smallest and largest C11, C12, C44 of the founding paper's data, the scale of Eq. 4; shape (3, 2)."""
 PAPER_RANGE.setflags(write=False)
 
 PAPER_SPAN: Floats = PAPER_RANGE[:, 1] - PAPER_RANGE[:, 0]
-"""Lengths of these ranges, shape (3,): the unit of each constant's error."""
+"""Lengths of these ranges, the unit of each constant's error; shape (3,)."""
 PAPER_SPAN.setflags(write=False)
 
 

@@ -1,20 +1,20 @@
 """The run directory: what was asked, which stages are done, and their metrics.
 
-======================  =====================================================
-case.toml               the resolved case, all defaults filled in
-run.json                versions, machine, seeds, stages done with times
-metrics.json            every figure of the run, merged from its stages
-history.jsonl           one line an evaluation of the optimiser
-state.npz               where the optimiser stands
-design.npz              C11, C12, C44 of the designed field, whole grid
-displacements.npz       displacements by load and field, whole grid
-fields.vti              all fields for ParaView
-lattice.zarr            the filled lattice
-region.stl              a part of it, as a mesh in millimetres
-figures/*.png, *.svg
-report.html, report.md  all of it for a reader
-verify.npz              displacements of the cells' corners at full scale, after `multiscale verify`
-======================  =====================================================
+========================  =====================================================
+case.toml                 the resolved case, all defaults filled in
+run.json                  versions, machine, seeds, stages done with times
+metrics.json              every figure of the run, merged from its stages
+history.jsonl             one line an evaluation of the optimiser
+state.npz                 where the optimiser stands
+design.npz                C11, C12, C44 of the designed field, whole grid
+displacements.npz         displacements by load and field, whole grid
+fields.vti                all fields for ParaView
+lattice.zarr              the filled lattice
+region.stl                a part of it, as a mesh in millimetres
+``figures/*.png, *.svg``
+report.html, report.md    all of it for a reader
+verify.npz                displacements of the cells' corners at full scale, after `multiscale verify`
+========================  =====================================================
 
 A stage is done when run.json says so; its outputs were written before. The
 same command therefore goes on with the first stage that is not done.

@@ -49,7 +49,7 @@ def test_constraints_cover_every_requirement():
     text = (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8")
     tested = {line.split("==")[0] for line in text.splitlines() if "==" in line}
     extras = PROJECT["optional-dependencies"]
-    lines = PROJECT["dependencies"] + extras["test"] + extras["dev"]
+    lines = PROJECT["dependencies"] + extras["test"] + extras["dev"] + extras["docs"]
     assert {re.match(r"[\w-]+", line).group() for line in lines} <= tested
 
 

@@ -135,7 +135,7 @@ def _install_project() -> None:
     say("installing the project and what it needs (1 to 3 minutes; PyTorch is the largest part)")
     pip("install", "--upgrade", "pip")
     pip(
-        *("install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[test,dev]"),
+        *("install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[test,dev,docs]"),
         hint="pip could not install the dependencies: is its package index reachable?",
     )
 
