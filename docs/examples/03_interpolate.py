@@ -26,7 +26,7 @@ from micro.shape_space import signed_distance
 
 cells = part(load_dataset(), "test")
 young = tensor.young(cells.C)
-ends = [int(np.abs(young - wanted).argmin()) for wanted in (0.05, 0.55)]
+ends = [int(np.abs(young - wanted).argmin()) for wanted in (0.06, 0.4)]
 
 # %%
 # Their coordinates in the space of shapes, and from these their noise: DDIM backwards, each under its own
@@ -57,7 +57,9 @@ print("similarity of neighbours:", np.round(similarity(octants[1:], octants[:-1]
 
 # %%
 # Above, the sequence; below, the wanted and the own Young's modulus and Poisson's ratio. Nothing was
-# screened, steered or refined here, which is what :meth:`micro.generator.Generator.sample` does besides.
+# screened, steered or refined here, which is what :meth:`micro.generator.Generator.sample` does besides. Not
+# every pair of cells is joined so well: this is the smoothest of six pairs that were tried, and on the way
+# between others errors reached 14 %.
 figure, axes = plt.subplot_mosaic(
     [list("0123456"), list("EEEEnnn")], figsize=(10, 4.6), height_ratios=[1, 1.3], layout="constrained"
 )
