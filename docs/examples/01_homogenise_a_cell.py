@@ -48,8 +48,8 @@ axis = chart.subplots()
 volume = np.linspace(0, 1, 200)[1:-1]
 axis.plot(dataset.volume, tensor.bulk(dataset.C), ",", color="0.6")
 axis.plot(volume, tensor.hashin_shtrikman(volume)[0], "k", lw=1, label="upper bound")
-for C, v, colour in zip(result.C, result.volume, colours, strict=True):
-    axis.plot(v, tensor.bulk(C), "o", color=colour)
+for C, v, colour, size in zip(result.C, result.volume, colours, (9, 5, 5), strict=True):
+    axis.plot(v, tensor.bulk(C), "o", color=colour, markersize=size)
 axis.set(xlabel="volume fraction", ylabel="bulk modulus / $E_s$", xlim=(0, 1), ylim=(0, None))
 axis.legend(frameon=False)
 plt.show()

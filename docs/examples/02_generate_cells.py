@@ -2,12 +2,12 @@
 Four cells for one tensor
 =========================
 
-Ask the generator for a tensor: every seed is another shape that has it.
+Ask the generator for a tensor, and ask again with other seeds: different shapes have it.
 """
 
 # %%
-# The target is the tensor of the flagship's surroundings, C11, C12, C44 in units of the base material's
-# Young's modulus. Nothing is homogenised while sampling; afterwards each cell is, to say what it really has.
+# The target is C11, C12, C44 in units of the base material's Young's modulus. Nothing is homogenised while
+# sampling; afterwards each cell is, to say what it really has.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -16,7 +16,7 @@ from micro.cell import similarity
 from micro.generator import Generator
 from micro.picture import cell_image
 
-target = [0.304, 0.126, 0.089]
+target = [0.15, 0.07, 0.06]
 seeds = [1, 2, 3, 4]
 
 generator = Generator.load()
@@ -32,7 +32,9 @@ refined = generator.refine(samples, [target] * 4)
 print("refined:", ", ".join(f"{e:.2%}" for e in tensor.tensor_error(refined.C, target)))
 
 # %%
-# The shapes differ (similarity, the paper's Eq. 5, is 1 for equal ones), the stiffness does not.
+# The shapes have little in common (similarity, the paper's Eq. 5, is 1 for equal ones and 0 for disjoint
+# ones); their stiffness is the same. How many shapes there are depends on the tensor: eight seeds for that of
+# the flagship's surroundings, (0.304, 0.126, 0.089), gave two kinds.
 octants = samples.octants()
 print(np.round(similarity(octants[:, None], octants[None, :]), 2))
 

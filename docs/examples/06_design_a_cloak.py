@@ -69,7 +69,7 @@ print(f"distortion of the surroundings: {plain.total:.1%} without a cloak, {stat
 
 # %%
 # Left and middle, how far each point of the surroundings is from where it would be without a hole, in per
-# cent of the largest displacement; the edges are drawn displaced. Right, Young's modulus of the cloak along
+# cent of the largest displacement, the block drawn displaced. Right, Young's modulus of the cloak along
 # the grid.
 reduction, load = objective.reduction, objective.reduction.loads[0]
 
@@ -91,7 +91,7 @@ for axis, field, title in zip(axes, (session.plain_field, cloak), ("hole", "hole
     off = 100 * np.linalg.norm(u - reference, axis=-1) / largest
     of_element = (off[1:, 1:] + off[:-1, 1:] + off[1:, :-1] + off[:-1, :-1]) / 4
     shown = np.where(solid, of_element, np.nan)
-    image = axis.pcolormesh(x, y, shown, vmin=0, vmax=40, cmap="magma_r", edgecolors="0.8", lw=0.2)
+    image = axis.pcolormesh(x, y, shown, vmin=0, vmax=40, cmap="magma_r")
     axis.set_title(title)
 figure.colorbar(image, ax=axes[:2], label="off by, %", shrink=0.8)
 young = tensor.young(reduction.expand_elements(cloak)[:, :, 2])
