@@ -347,6 +347,8 @@ class Case(Table):
     def _check_objective(self) -> None:
         """Raise a finding where the objective and the loads do not go together."""
         loads = [load.name for load in self.loads]
+        if self.optimizer.algorithm == "lbfgs" and self.objective.mass_limit is not None:
+            raise finding("optimizer.algorithm", 'keeps no mass limit: leave it out, or take "mma"', "lbfgs")
         for index, target in enumerate(self.objective.targets):
             if target.load not in loads:
                 raise unknown_name("load", target.load, loads, f"objective.targets[{index}].load")

@@ -1,9 +1,9 @@
-"""The optimisation loop: nlopt inside a stage, projection between stages.
+"""The optimisation loop: L-BFGS-B or nlopt inside a stage, projection between stages.
 
 The optimiser is an explicit state (:class:`State`) and a step (:func:`run_stage`):
 ``state -> stage -> projected state``. The state is written after every
-evaluation, so the same command goes on after a kill; nlopt itself cannot be
-checkpointed, therefore a resumed stage restarts from its best point with the
+evaluation, so the same command goes on after a kill; optimisers themselves cannot
+be checkpointed, therefore a resumed stage restarts from its best point with the
 evaluations it has left.
 
 Stage 0 moves one tensor for the whole design region (three variables), which
@@ -13,7 +13,7 @@ What is evaluated is always feasible: the filtered tensors are projected onto th
 gamut and the projection is differentiated. One aggregated constraint keeps the
 unprojected tensors within ``slack`` of the gamut, where the projection is well
 behaved; after each stage the variables take over what the projection moved. The
-objective given to nlopt is J / J at the start of the stage, squared if J is a
+objective given to the optimiser is J / J at the start of the stage, squared if J is a
 norm: a sum of squares of displacement differences is smooth, their norm is not.
 """
 
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from micro.errors import InputError
 from micro.files import atomic_path
+from multiscale import quasi_newton
 from multiscale.combination import Value
 from multiscale.design_space import DesignSpace
 from multiscale.feasibility import (
@@ -46,7 +47,10 @@ from multiscale.objective import Objective
 Array = NDArray[np.float64]
 Record = dict[str, object]
 
-ALGORITHMS = ("mma", "ccsaq", "lbfgs")
+ALGORITHMS = ("lbfgs", "mma", "ccsaq")
+
+#: Weight of the quadratic penalty on phi beyond the slack, in L-BFGS-B.
+_PENALTY = 100.0
 
 #: The first stage only has to find the right basin: it ends at this relative change of J^2.
 _UNIFORM_TOLERANCE = 1e-3
@@ -61,8 +65,9 @@ class Settings:
 
     Attributes
     ----------
-    algorithm : {"mma", "ccsaq", "lbfgs"}
-        lbfgs has no constraints of its own and runs inside nlopt's augmented Lagrangian.
+    algorithm : {"lbfgs", "mma", "ccsaq"}
+        :mod:`multiscale.quasi_newton`, with MMA for the first stage and for what evaluations it leaves when
+        its line searches fail; or one of nlopt's throughout.
     uniform_evaluations : int
         Evaluations of stage 0 (0 skips it).
     stages : int
@@ -76,10 +81,10 @@ class Settings:
     margin : float
         phi that is asked of every (projected) element.
     tolerance : float
-        Relative change of J^2 over one nlopt iteration below which a stage ends.
+        Relative change of J^2 over one iteration below which a stage ends.
     """
 
-    algorithm: str = "mma"
+    algorithm: str = "lbfgs"
     uniform_evaluations: int = 25
     stages: int = 3
     evaluations: int = 40
@@ -178,6 +183,8 @@ class Optimiser:
             raise InputError(
                 f"must be one of {', '.join(ALGORITHMS)}", key="optimizer.algorithm", value=settings.algorithm
             )
+        if limit is not None and settings.algorithm == "lbfgs":
+            raise InputError("keeps no mass limit", key="optimizer.algorithm", value="lbfgs")
         self.objective = objective
         self.space = space
         self.gamut = gamut
@@ -229,26 +236,39 @@ class Optimiser:
     def _run_stage(self, state: State, budget: int) -> State:
         uniform = state.stage == 0
         settings = self.settings
-        constraint = FeasibilityConstraint(self.gamut, settings.margin - settings.slack, settings.sharpness)
+        aggregate = FeasibilityConstraint(self.gamut, settings.margin - settings.slack, settings.sharpness)
         start = state.x.mean(axis=0) if uniform else state.x.reshape(-1)
-        search = _Search(self, state, constraint, uniform)
+        search = _Search(self, state, aggregate, uniform)
 
-        optimiser = _make_nlopt(self.settings.algorithm, len(start))
+        budget -= state.evaluation
+        tolerance = max(settings.tolerance, _UNIFORM_TOLERANCE) if uniform else settings.tolerance
+        algorithm = settings.algorithm
+        if algorithm == "lbfgs":
+            if not uniform:  # of three variables each means much: MMA's steps overshoot less
+                constraints = [(search.constraint, _PENALTY)]
+                quasi_newton.minimise(search.objective, constraints, start, budget, tolerance)
+                start = search.state.x.reshape(-1)
+                budget = settings.evaluations - search.state.evaluation
+                if budget == 0:
+                    return search.state
+            # Where the projection's kinks stop line searches, MMA's steps still gain.
+            algorithm = "mma"
+        optimiser = _make_nlopt(algorithm, len(start))
         optimiser.set_lower_bounds(0.0)
         optimiser.set_upper_bounds(1.0)
         optimiser.set_min_objective(search.objective)
         optimiser.add_inequality_constraint(search.constraint, 1e-6)
         if self.limit is not None:
             optimiser.add_inequality_constraint(search.limit, 1e-6)
-        optimiser.set_maxeval(budget - state.evaluation)
-        optimiser.set_ftol_rel(max(settings.tolerance, _UNIFORM_TOLERANCE) if uniform else settings.tolerance)
+        optimiser.set_maxeval(budget)
+        optimiser.set_ftol_rel(tolerance)
         # Roundoff: no further progress is possible in floating point, and the best point so far stands.
         with suppress(nlopt.RoundoffLimited):
             optimiser.optimize(start)
         return search.state
 
     def _expand(self, x: Array, uniform: bool) -> Array:
-        """Variables (N, 3) from nlopt's flat vector."""
+        """Variables (N, 3) from the optimiser's flat vector."""
         return np.broadcast_to(x, (self.space.size, 3)) if uniform else x.reshape(-1, 3)
 
     def _finish_stage(self, state: State) -> State:
@@ -300,7 +320,7 @@ class Optimiser:
 
 
 class _Search:
-    """nlopt's callbacks for one stage: evaluates each point once, keeps the best and the state."""
+    """The optimiser's callbacks for one stage: evaluates each point once, keeps the best and the state."""
 
     def __init__(self, owner: Optimiser, state: State, constraint: FeasibilityConstraint, uniform: bool):
         self.owner = owner
@@ -377,13 +397,4 @@ class _Search:
 
 
 def _make_nlopt(algorithm: str, size: int) -> nlopt.opt:
-    if algorithm == "mma":
-        return nlopt.opt(nlopt.LD_MMA, size)
-    if algorithm == "ccsaq":
-        return nlopt.opt(nlopt.LD_CCSAQ, size)
-    outer = nlopt.opt(nlopt.AUGLAG, size)
-    inner = nlopt.opt(nlopt.LD_LBFGS, size)
-    inner.set_ftol_abs(1e-4)
-    inner.set_maxeval(30)
-    outer.set_local_optimizer(inner)
-    return outer
+    return nlopt.opt(nlopt.LD_MMA if algorithm == "mma" else nlopt.LD_CCSAQ, size)

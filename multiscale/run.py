@@ -189,7 +189,7 @@ def _design(session: Session, directory: RunDirectory) -> None:
     setup = session.setup_seconds
     o = case.optimizer
     settings = Settings(
-        algorithm=o.algorithm,
+        algorithm=o.algorithm if o.algorithm != "auto" else "lbfgs" if session.limit is None else "mma",
         uniform_evaluations=o.uniform_iterations,
         stages=o.stages,
         evaluations=o.iterations,

@@ -51,13 +51,14 @@ class GamutSettings(Table):
 class OptimizerSettings(Table):
     """How the design is found."""
 
-    algorithm: Literal["mma", "ccsaq", "lbfgs"] = "mma"
-    """nlopt algorithm: "mma", "ccsaq" (both with the aggregated constraint) or "lbfgs"."""
+    algorithm: Literal["auto", "lbfgs", "mma", "ccsaq"] = "auto"
+    """"lbfgs": L-BFGS-B, quickest but without a mass limit; "mma", "ccsaq": nlopt's, with one; "auto": "mma"
+    if there is a mass limit, else "lbfgs"."""
     uniform_iterations: Index = 25
     """Iterations of the first stage, in which all design elements share one tensor; 0 skips it."""
-    stages: Count = 3
+    stages: Count = 1
     """Stages that move every element; the design is projected onto the gamut at the end of each."""
-    iterations: Count = 40
+    iterations: Count = 100
     """Iterations in such a stage, at most."""
     tolerance: Tolerance = 1e-6
     """A stage ends when the squared objective changes by less than this in an iteration, relative."""

@@ -24,7 +24,7 @@ def test_minimal_case_has_good_defaults():
     assert case.grid.mirror == "auto"
     assert case.base_material.poisson == 0.3
     assert case.objective.type == "displacement_distortion"
-    assert case.optimizer.algorithm == "mma"
+    assert case.optimizer.algorithm == "auto"
     assert (case.gamut.source, case.fill.source) == ("dataset", "dataset")
     assert case.solver.levels == "auto"
     assert case.loads[0].weight == 1.0

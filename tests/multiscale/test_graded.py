@@ -130,7 +130,7 @@ def test_a_graded_beam_is_stiffer_than_the_uniform_one_it_started_from():
     matrix = cone_filter(design, 1.5, reduction.axes)
     space = DesignSpace(design, background, matrix, 0.05 * SCALE, 0.8 * SCALE)
     limit = MassLimit(Proportional(), 0.3)
-    settings = Settings(uniform_evaluations=8, stages=1, evaluations=25)
+    settings = Settings("mma", uniform_evaluations=8, stages=1, evaluations=25)
     optimiser = Optimiser(objective, space, Ellipsoid(), settings, limit=limit)
     start = np.broadcast_to(tensor.from_scaled_moduli([0.5, 0.5, 0.4]), (space.size, 3))
     state = optimiser.initial_state(start)
@@ -234,3 +234,10 @@ def test_compliance_takes_no_prescribed_displacement():
 def test_a_mirror_plane_needs_a_mirrored_target():
     with pytest.raises(InputError, match="not that load's symmetry"):
         build_problem(beam(morph(), mirror=["y"]))
+
+
+def test_lbfgs_takes_no_mass_limit():
+    table = beam(STIFF).model_dump(mode="json", exclude_none=True) | {"optimizer": {"algorithm": "lbfgs"}}
+    with pytest.raises(InputError, match="keeps no mass limit") as caught:
+        parse_case(table)
+    assert caught.value.key == "optimizer.algorithm"
