@@ -323,7 +323,12 @@ def property_space_figure(
 
 
 def convergence_figure(
-    path: PathLike, records: Sequence[Mapping[str, Any]], *, title: str = "", quantity: str = "distortion"
+    path: PathLike,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    title: str = "",
+    quantity: str = "distortion",
+    mass_limit: float | None = None,
 ) -> Path:
     """Objective and feasibility over the evaluations of an optimisation, its stages shaded.
 
@@ -337,6 +342,8 @@ def convergence_figure(
     title : str
     quantity : str
         What is minimised; all but ``"compliance"`` (in N mm) are fractions.
+    mass_limit : float, optional
+        Designs whose ``density`` exceeds it by more than 0.2 % are drawn, but none of them is the least.
 
     Raises
     ------
@@ -352,7 +359,10 @@ def convergence_figure(
     projected = np.array([r.get("kind") == "projection" for r in records])
     figure = new_figure((10, 6.4))
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
-    best = np.minimum.accumulate(np.where(np.isfinite(distortion), distortion, np.inf))
+    counted = np.isfinite(distortion)
+    if mass_limit is not None:
+        counted &= np.array([float(r.get("density", 0.0)) for r in records]) <= 1.002 * mass_limit
+    best = np.minimum.accumulate(np.where(counted, distortion, np.inf))
     upper.semilogy(count, distortion, ".-", color=DESIGN, linewidth=0.8, markersize=4, label="evaluation")
     upper.semilogy(count, best, color=INK, linewidth=1.4, drawstyle="steps-post", label="least so far")
     upper.set_ylabel(f"{quantity}{unit} (log scale)")

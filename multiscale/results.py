@@ -138,6 +138,7 @@ def _write_figures(
         read_history(path / "history.jsonl"),
         title=problem.name,
         quantity=quantity,
+        mass_limit=case.objective.mass_limit,
     )
     per_load = {
         load: {label: values[key] for key, label in _BARS.items() if key in values}

@@ -184,6 +184,16 @@ def test_gaps_in_the_history_are_drawn_over(tmp_path: Path):
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
+def test_designs_that_are_too_heavy_are_not_the_least(tmp_path: Path):
+    records = history(6)
+    for record in records:
+        record["density"] = 0.3
+    records[3] |= {"density": 0.4, "distortion": 1e-4}
+    figures.convergence_figure(tmp_path / "a.png", records, mass_limit=0.3)
+    figures.convergence_figure(tmp_path / "b.png", records, mass_limit=0.5)
+    assert not np.array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path):
     reference = solutions()[0]
     still = np.zeros_like(reference.displacement)
