@@ -6,8 +6,10 @@ Tolerances are the defaults (relative residual 1e-5, voids removed). Times are t
 compiling, which happens once on a machine, is not in them; processor time stands beside wall time, because a
 machine may be shared.
 
-The peer is FANS 0.6 (C++, FFT preconditioning, not on PyPI): on two ranks of a machine with two cores it
-takes for the six load cases of Schwarz-P 0.92 s at 32^3 voxels, 3.8 s at 64^3 and 31 s at 128^3.
+Two peers. FANS 0.6 (C++, FFT preconditioning, not on PyPI): on two ranks of a machine with two cores it
+takes for the six load cases of Schwarz-P 0.92 s at 32^3 voxels, 3.8 s at 64^3 and 31 s at 128^3. fedoo
+(finite elements in Python, ``pip install fedoo h5py pandas``) homogenises the same voxels by a direct solver,
+the void 1e-6 as stiff: ``--peer-up-to 8`` measures it on the full cell, if it is installed.
 """
 
 from __future__ import annotations
@@ -71,6 +73,40 @@ def measure(n: int, count: int, path: str, repeats: int, threads: int) -> dict[s
     }
 
 
+def measure_fedoo(n: int, count: int, path: str, repeats: int, threads: int) -> dict[str, Any]:
+    """Schwarz-P by fedoo's ``get_homogenized_stiffness``, once, in a fresh process."""
+    import fedoo as fd
+
+    from micro.cell import cell_from_octant
+
+    cell = cell_from_octant(octants(n, 2)[0])
+    start, processor = time.perf_counter(), time.process_time()
+    fd.ModelingSpace("3D")
+    size = 2 * n
+    mesh = fd.mesh.box_mesh(*[size + 1] * 3, 0, 1, 0, 1, 0, 1, elm_type="hex8", name="cell")
+    at = np.floor(mesh.nodes[mesh.elements].mean(axis=1) * size).astype(int)
+    solid = cell[tuple(at.T)]
+    parts = []
+    for name, young, elements in (("solid", 1.0, solid), ("void", 1e-6, ~solid)):
+        mesh.element_sets[name] = np.flatnonzero(elements)
+        law = fd.constitutivelaw.ElasticIsotrop(young, 0.3, name=f"{name} law")
+        form = fd.weakform.StressEquilibrium(law, name=f"{name} form")
+        part = mesh.extract_elements(name, name=f"{name} mesh")
+        parts.append(fd.Assembly.create(form, part, "hex8", name=f"{name} assembly"))
+    total = fd.Assembly.sum(*parts, name="total")
+    C = np.asarray(fd.homogen.get_homogenized_stiffness(total, meshperio=True))
+    return {
+        "n": n,
+        "path": f"fedoo {fd.__version__}",
+        "cells": 1,
+        "seconds_per_cell": time.perf_counter() - start,
+        "processor_seconds_per_cell": time.process_time() - processor,
+        "iterations": 0.0,
+        "C": C[[0, 0, 3], [0, 1, 3]].tolist(),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
 def hardware(threads: int) -> dict[str, Any]:
     """What the figures were measured on, and with."""
     import torch
@@ -96,6 +132,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file (default: standard output)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="octant sizes n")
     parser.add_argument("--general-up-to", type=int, default=32, help="largest n for the general path")
+    parser.add_argument("--peer-up-to", type=int, default=0, help="largest n for fedoo, if installed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     chosen = parser.parse_args()
@@ -104,9 +141,11 @@ def main() -> None:
     for n in chosen.sizes:
         jobs = [(1, "octant"), (FULL_BATCH.get(n, 4), "octant")]
         jobs += [(1, "general")] if n <= chosen.general_up_to else []
+        jobs += [(1, "fedoo")] if n <= chosen.peer_up_to else []
         for count, path in jobs:
             with context.Pool(1) as pool:
-                row = pool.apply(measure, (n, count, path, chosen.repeats, chosen.threads))
+                work = measure_fedoo if path == "fedoo" else measure
+                row = pool.apply(work, (n, count, path, chosen.repeats, chosen.threads))
             results.append(row)
             text = f"n = {n:3d} {path:8s} x {count:3d}: {1e3 * row['seconds_per_cell']:9.1f} ms a cell"
             text += f" ({1e3 * row['processor_seconds_per_cell']:.1f} of processors)"
