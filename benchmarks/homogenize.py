@@ -22,6 +22,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def measure(n: int, count: int, path: str, repeats: int, threads: int) -> dict[s
     }
 
 
-def measure_fedoo(n: int, count: int, path: str, repeats: int, threads: int) -> dict[str, Any]:
+def measure_fedoo(n: int) -> dict[str, Any]:
     """Schwarz-P by fedoo's ``get_homogenized_stiffness``, once, in a fresh process."""
     import fedoo as fd
 
@@ -101,7 +102,6 @@ def measure_fedoo(n: int, count: int, path: str, repeats: int, threads: int) -> 
         "cells": 1,
         "seconds_per_cell": time.perf_counter() - start,
         "processor_seconds_per_cell": time.process_time() - processor,
-        "iterations": 0.0,
         "C": C[[0, 0, 3], [0, 1, 3]].tolist(),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
@@ -139,18 +139,21 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     results = []
     for n in chosen.sizes:
-        jobs = [(1, "octant"), (FULL_BATCH.get(n, 4), "octant")]
-        jobs += [(1, "general")] if n <= chosen.general_up_to else []
-        jobs += [(1, "fedoo")] if n <= chosen.peer_up_to else []
-        for count, path in jobs:
+        cases = [(1, "octant"), (FULL_BATCH.get(n, 4), "octant")]
+        cases += [(1, "general")] if n <= chosen.general_up_to else []
+        jobs: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]]
+        jobs = [(measure, (n, count, path, chosen.repeats, chosen.threads)) for count, path in cases]
+        jobs += [(measure_fedoo, (n,))] if n <= chosen.peer_up_to else []
+        for work, arguments in jobs:
             with context.Pool(1) as pool:
-                work = measure_fedoo if path == "fedoo" else measure
-                row = pool.apply(work, (n, count, path, chosen.repeats, chosen.threads))
+                row = pool.apply(work, arguments)
             results.append(row)
-            text = f"n = {n:3d} {path:8s} x {count:3d}: {1e3 * row['seconds_per_cell']:9.1f} ms a cell"
+            text = f"n = {n:3d} {row['path']:8s} x {row['cells']:3d}: "
+            text += f"{1e3 * row['seconds_per_cell']:9.1f} ms a cell"
             text += f" ({1e3 * row['processor_seconds_per_cell']:.1f} of processors)"
             memory = f"{row['peak_bytes'] / 2**30:.2f} GiB"
-            print(f"{text}, {row['iterations']:.1f} iterations, {memory}", file=sys.stderr)
+            iterations = f", {row['iterations']:.1f} iterations" if "iterations" in row else ""
+            print(f"{text}{iterations}, {memory}", file=sys.stderr)
     report = json.dumps({"hardware": hardware(chosen.threads), "results": results}, indent=2)
     if chosen.out is None:
         print(report)

@@ -42,6 +42,7 @@ from multiscale.figure_style import (
     tidy,
 )
 from multiscale.grid import nodes_of
+from multiscale.mass import LIMIT_TOLERANCE
 from multiscale.section import Bools, Floats, Section
 
 
@@ -343,7 +344,7 @@ def convergence_figure(
     quantity : str
         What is minimised; all but ``"compliance"`` (in N mm) are fractions.
     mass_limit : float, optional
-        Designs whose ``density`` exceeds it by more than 0.2 % are drawn, but none of them is the least.
+        Designs whose ``density`` exceeds it (by more than its tolerance) are drawn, but are not the least.
 
     Raises
     ------
@@ -361,7 +362,9 @@ def convergence_figure(
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
     counted = np.isfinite(distortion)
     if mass_limit is not None:
-        counted &= np.array([float(r.get("density", 0.0)) for r in records]) <= 1.002 * mass_limit
+        counted &= np.array([float(r.get("density", 0.0)) for r in records]) <= mass_limit * (
+            1 + LIMIT_TOLERANCE
+        )
     best = np.minimum.accumulate(np.where(counted, distortion, np.inf))
     upper.semilogy(count, distortion, ".-", color=DESIGN, linewidth=0.8, markersize=4, label="evaluation")
     upper.semilogy(count, best, color=INK, linewidth=1.4, drawstyle="steps-post", label="least so far")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,35 +185,68 @@ def _force(
     fine = (size[0] * refine, size[1] * refine, size[2] * refine)
     unit = case.base_material.young_modulus_mpa
     force = np.zeros((*grid.node_size(fine), 3))
-    for i, traction in enumerate(case.loads[index].tractions):
-        face, quads = _quads(case, traction.where, solid, f"loads[{index}].tractions[{i}].where")
-        vector = np.array(traction.vector_mpa) / unit
+    for _, face, quads, vector in face_loads(case, index, solid):
         force += grid.quad_forces(_split(quads, refine), face, vector, fine)
     for i, pressure in enumerate(case.loads[index].pressures):
-        key = f"loads[{index}].pressures[{i}]"
-        if pressure.where is not None:
-            face, quads = _quads(case, pressure.where, solid, f"{key}.where")
-            axis, side = grid.face_axis(face)
-            vector = np.zeros(3)
-            vector[axis] = (-1 if side else 1) * pressure.mpa / unit
-            force += grid.quad_forces(_split(quads, refine), face, vector, fine)
+        if pressure.region is None:
             continue
         assert region is not None
         names = [item.name for item in case.regions]
         hole = region == names.index(str(pressure.region))
         walls = grid.wall_forces(grid.split_elements(hole, refine), grid.split_elements(solid, refine))
         if not walls.any():
-            raise InputError("the hole has no solid walls", file=case.file, key=f"{key}.region")
+            key = f"loads[{index}].pressures[{i}].region"
+            raise InputError("the hole has no solid walls", file=case.file, key=key)
         force += walls * (pressure.mpa / unit)
+    for _, loaded, density in volume_loads(case, index, solid):
+        force += grid.spread(grid.split_elements(loaded, refine))[..., None] * (density / refine)
+    return force
+
+
+def face_loads(
+    case: Case, index: int, solid: NDArray[np.bool_]
+) -> Iterator[tuple[str, str, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Tractions, and pressures on faces: key, face, its loaded solid quads (a, b), force per area over E_s.
+
+    Raises
+    ------
+    InputError
+        If nothing solid is there.
+    """
+    unit = case.base_material.young_modulus_mpa
+    for i, traction in enumerate(case.loads[index].tractions):
+        key = f"loads[{index}].tractions[{i}]"
+        face, quads = _quads(case, traction.where, solid, f"{key}.where")
+        yield key, face, quads, np.array(traction.vector_mpa) / unit
+    for i, pressure in enumerate(case.loads[index].pressures):
+        if pressure.where is None:
+            continue
+        key = f"loads[{index}].pressures[{i}]"
+        face, quads = _quads(case, pressure.where, solid, f"{key}.where")
+        axis, side = grid.face_axis(face)
+        vector = np.zeros(3)
+        vector[axis] = (-1 if side else 1) * pressure.mpa / unit
+        yield key, face, quads, vector
+
+
+def volume_loads(
+    case: Case, index: int, solid: NDArray[np.bool_]
+) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Body forces: key, loaded solid elements, and the force of one over its edge's square and E_s.
+
+    Raises
+    ------
+    InputError
+        If nothing solid is there.
+    """
+    size, unit = case.grid.elements, case.base_material.young_modulus_mpa
     for i, body in enumerate(case.loads[index].body_forces):
+        key = f"loads[{index}].body_forces[{i}]"
         loaded = solid if body.within is None else solid & grid.elements_in(body.within, size)
         if not loaded.any():
-            key = f"loads[{index}].body_forces[{i}].within"
-            raise InputError("no solid element lies there", file=case.file, key=key)
+            raise InputError("no solid element lies there", file=case.file, key=f"{key}.within")
         # N/mm^3 times an element's volume, over its edge's square and E_s.
-        vector = np.array(body.vector_n_mm3) * (case.grid.cell_size_mm / refine) / unit
-        force += grid.spread(grid.split_elements(loaded, refine))[..., None] * vector
-    return force
+        yield key, loaded, np.array(body.vector_n_mm3) * (case.grid.cell_size_mm / unit)
 
 
 def _quads(case: Case, where: Place, solid: NDArray[np.bool_], key: str) -> tuple[str, NDArray[np.bool_]]:

@@ -22,6 +22,9 @@ Array = NDArray[np.float64]
 #: Volume fraction by which cells may be heavier than v(C): lighter ones alone are too few.
 EXCESS = 0.01
 
+#: A design may exceed the limit by this share: what MMA's iterates do.
+LIMIT_TOLERANCE = 2e-3
+
 
 class VolumeModel(Protocol):
     """What a mass limit asks of a model of volumes (``micro.least_volume.LeastVolume``)."""

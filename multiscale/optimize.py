@@ -41,7 +41,7 @@ from multiscale.feasibility import (
     FeasibleSet,
     count_violations,
 )
-from multiscale.mass import MassLimit
+from multiscale.mass import LIMIT_TOLERANCE, MassLimit
 from multiscale.objective import Objective
 
 Array = NDArray[np.float64]
@@ -54,9 +54,6 @@ _PENALTY = 100.0
 
 #: The first stage only has to find the right basin: it ends at this relative change of J^2.
 _UNIFORM_TOLERANCE = 1e-3
-
-#: A design may exceed the mass limit by this share: what MMA's iterates do.
-_LIMIT_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -240,27 +237,25 @@ class Optimiser:
         start = state.x.mean(axis=0) if uniform else state.x.reshape(-1)
         search = _Search(self, state, aggregate, uniform)
 
-        budget -= state.evaluation
         tolerance = max(settings.tolerance, _UNIFORM_TOLERANCE) if uniform else settings.tolerance
-        algorithm = settings.algorithm
-        if algorithm == "lbfgs":
-            if not uniform:  # of three variables each means much: MMA's steps overshoot less
-                constraints = [(search.constraint, _PENALTY)]
-                quasi_newton.minimise(search.objective, constraints, start, budget, tolerance)
-                start = search.state.x.reshape(-1)
-                budget = settings.evaluations - search.state.evaluation
-                if budget == 0:
-                    return search.state
-            # Where the projection's kinks stop line searches, MMA's steps still gain.
-            algorithm = "mma"
-        optimiser = _make_nlopt(algorithm, len(start))
+        # Stage 0 is left to MMA: of three variables each means much, and its steps overshoot less.
+        if settings.algorithm == "lbfgs" and not uniform:
+            left = budget - state.evaluation
+            quasi_newton.minimise(search.objective, [(search.constraint, _PENALTY)], start, left, tolerance)
+            start = search.state.x.reshape(-1)
+        left = budget - search.state.evaluation
+        if left == 0:
+            return search.state
+        # After L-BFGS: where the projection's kinks stop line searches, MMA's steps still gain.
+        algorithm = nlopt.LD_CCSAQ if settings.algorithm == "ccsaq" else nlopt.LD_MMA
+        optimiser = nlopt.opt(algorithm, len(start))
         optimiser.set_lower_bounds(0.0)
         optimiser.set_upper_bounds(1.0)
         optimiser.set_min_objective(search.objective)
         optimiser.add_inequality_constraint(search.constraint, 1e-6)
         if self.limit is not None:
             optimiser.add_inequality_constraint(search.limit, 1e-6)
-        optimiser.set_maxeval(budget)
+        optimiser.set_maxeval(left)
         optimiser.set_ftol_rel(tolerance)
         # Roundoff: no further progress is possible in floating point, and the best point so far stands.
         with suppress(nlopt.RoundoffLimited):
@@ -289,7 +284,7 @@ class Optimiser:
         """By what share tensors (N, 3) exceed the mass limit and its tolerance; 0 if they don't."""
         if self.limit is None:
             return 0.0
-        return max(0.0, self.limit.density(tensors) / self.limit.limit - 1 - _LIMIT_TOLERANCE)
+        return max(0.0, self.limit.density(tensors) / self.limit.limit - 1 - LIMIT_TOLERANCE)
 
     # --------------------------------------------------------------- records
     def _record(self, state: State, value: Value, tensors: Array, projection: bool = False) -> Record:
@@ -394,7 +389,3 @@ class _Search:
             x = np.array(variables)
         self.state = replace(state, x=x, records=(*state.records, record))
         self.owner._keep(self.state, record)
-
-
-def _make_nlopt(algorithm: str, size: int) -> nlopt.opt:
-    return nlopt.opt(nlopt.LD_MMA if algorithm == "mma" else nlopt.LD_CCSAQ, size)

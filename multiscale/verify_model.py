@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from micro.errors import InputError
 from multiscale import grid
-from multiscale.boundary import Place
 from multiscale.case import Case
 from multiscale.lattice import Lattice
+from multiscale.loads import face_loads, volume_loads
 from multiscale.problem import Problem
 from multiscale.reduction import ReducedLoad, Reduction
-from multiscale.shapes import All
 from multiscale.verify_multigrid import coarse_masks, refine_mask, touching
 
 Array = NDArray[np.float64]
@@ -106,62 +105,29 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     InputError
         If a loaded cell has no solid where it is loaded.
     """
-    load, unit, v = case.loads[number], case.base_material.young_modulus_mpa, model.per_cell
+    v, shape = model.per_cell, model.solid.shape
     found: list[Sparse] = []
-    for i, traction in enumerate(load.tractions):
-        key = f"loads[{number}].tractions[{i}]"
-        vector = np.array(traction.vector_mpa) / unit
-        found += _face_forces(case, key, traction.where, vector, problem, reduction, model)
-    for i, pressure in enumerate(load.pressures):
-        assert pressure.where is not None
-        assert pressure.where.face is not None
-        axis, side = grid.face_axis(pressure.where.face)
-        vector = np.zeros(3)
-        vector[axis] = (-1 if side else 1) * pressure.mpa / unit
-        key = f"loads[{number}].pressures[{i}]"
-        found += _face_forces(case, key, pressure.where, vector, problem, reduction, model)
-    for i, body in enumerate(load.body_forces):
-        loaded = problem.solid
-        if body.within is not None:
-            loaded = loaded & grid.elements_in(body.within, problem.shape)
-        key = f"loads[{number}].body_forces[{i}]"
-        share = _shares(model.solid, reduction.elements(loaded), v, case, key)
-        nodal = grid.spread(share)
-        # N/mm^3 times a voxel's volume, over its edge's square and E_s.
-        vector = np.array(body.vector_n_mm3) * (case.grid.cell_size_mm / v) / unit
-        found += _sparse(nodal, np.argwhere(nodal), vector, model.solid.shape)
+    for key, face, quads, vector in face_loads(case, number, problem.solid):
+        axis, side = grid.face_axis(face)
+        if axis in reduction.axes and side == 0:
+            continue  # the other half's face; ours is loaded by the mirror image
+        for a, other in enumerate(b for b in range(3) if b != axis):
+            if other in reduction.axes:
+                quads = np.take(quads, range(quads.shape[a] // 2, quads.shape[a]), axis=a)
+        share = _shares(grid.on_face(model.solid, face), quads, v, case, key)
+        nodal = np.zeros([n + 1 for n in share.shape])
+        for da, db in product((0, 1), repeat=2):
+            nodal[da : da + share.shape[0], db : db + share.shape[1]] += share / 4
+        place = np.argwhere(nodal)
+        node = np.insert(place, axis, shape[axis] * side, axis=1)
+        found += _by_component(node, nodal[tuple(place.T)], vector, shape)
+    for key, loaded, density in volume_loads(case, number, problem.solid):
+        nodal = grid.spread(_shares(model.solid, reduction.elements(loaded), v, case, key))
+        node = np.argwhere(nodal)
+        found += _by_component(node, nodal[tuple(node.T)], density / v, shape)
     if not found:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     return np.concatenate([index for index, _ in found]), np.concatenate([value for _, value in found])
-
-
-def _face_forces(
-    case: Case,
-    key: str,
-    where: Place,
-    vector: Array,
-    problem: Problem,
-    reduction: Reduction,
-    model: VoxelModel,
-) -> list[Sparse]:
-    """A force per area (over E_s) on the solid cells of a face, by component."""
-    face = where.face
-    assert face is not None
-    axis, side = grid.face_axis(face)
-    if axis in reduction.axes and side == 0:
-        return []  # the other half's face; ours is loaded by the mirror image
-    quads = grid.quads_in(where.within or All(type="all"), face, problem.shape)
-    quads = quads & grid.on_face(problem.solid, face)
-    for a, other in enumerate(b for b in range(3) if b != axis):
-        if other in reduction.axes:
-            quads = np.take(quads, range(quads.shape[a] // 2, quads.shape[a]), axis=a)
-    weight = _shares(grid.on_face(model.solid, face), quads, model.per_cell, case, key)
-    nodal = np.zeros((weight.shape[0] + 1, weight.shape[1] + 1))
-    for da, db in product((0, 1), repeat=2):
-        nodal[da : da + weight.shape[0], db : db + weight.shape[1]] += weight / 4
-    place = np.argwhere(nodal)
-    node = np.insert(place, axis, model.solid.shape[axis] * side, axis=1)
-    return _sparse(nodal, place, vector, model.solid.shape, node)
 
 
 def _shares(solid: NDArray[np.uint8], loaded: NDArray[np.bool_], v: int, case: Case, key: str) -> Array:
@@ -183,17 +149,11 @@ def _shares(solid: NDArray[np.uint8], loaded: NDArray[np.bool_], v: int, case: C
     return share * solid
 
 
-def _sparse(
-    nodal: Array,
-    place: NDArray[np.int64],
-    vector: Array,
-    shape: tuple[int, ...],
-    node: NDArray[np.int64] | None = None,
+def _by_component(
+    node: NDArray[np.int64], values: Array, vector: Array, shape: tuple[int, ...]
 ) -> list[Sparse]:
-    """Nodal values at ``place`` times a vector, at the nodes (q, 3), which are the places if not given."""
-    values = nodal[tuple(place.T)]
-    at = place if node is None else node
-    return [(_flat(at, int(c), shape), values * vector[c]) for c in np.flatnonzero(vector)]
+    """Values (q,) at nodes (q, 3) times a vector."""
+    return [(_flat(node, int(c), shape), values * vector[c]) for c in np.flatnonzero(vector)]
 
 
 def _flat(node: NDArray[np.int64], component: int, shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -50,9 +50,7 @@ def page(schema: Schema) -> str:
     shapes = [name for name, table in definitions.items() if "const" in table["properties"].get("type", {})]
     parts.append("## Tables within tables\n")
     parts += [_titled(name, definitions) for name in definitions if name not in done + shapes]
-    parts.append(
-        "## Shapes\n\nWhat selects elements or nodes; `type` says which one it is. Lengths are in elements.\n"
-    )
+    parts.append(SHAPES)
     parts += [_titled(name, definitions) for name in shapes]
     return "\n".join(parts)
 
@@ -77,12 +75,7 @@ def _titled(name: str, definitions: Schema) -> str:
 
 def _table(table: Schema) -> str:
     required = table.get("required", ())
-    lines = [
-        _text(table.get("description", "")),
-        "",
-        "| key | type | allowed | default | meaning |",
-        "|---|---|---|---|---|",
-    ]
+    lines = [_text(table.get("description", "")), "", *_COLUMNS]
     for key, value in table["properties"].items():
         kind, allowed = _kind(value)
         default = "*required*" if key in required else _default(value.get("default"))
