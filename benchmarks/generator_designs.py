@@ -92,10 +92,17 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor, estimate: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """As :meth:`Denoiser.forward`."""
+        return self.denoise(x, estimate, sigma, self.modulations(sigma, conditions))
+
+    def modulations(self, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """As :meth:`Denoiser.modulations`, before the layers' own share."""
+        return self.frame.embed(self.frame._embedding(sigma, conditions))
+
+    def denoise(self, x: Tensor, estimate: Tensor, sigma: Tensor, e: Tensor) -> Tensor:
+        """As :meth:`Denoiser.denoise`."""
         keep = 1 / (1 + sigma**2)[:, None]
         both = torch.cat([(x * keep.sqrt())[:, self.voxels], estimate[:, self.voxels]], dim=-1)
         h = self.inlet(both) + self.place
-        e = self.frame.embed(self.frame._embedding(sigma, conditions))
         for block in self.blocks:
             h = block(h, e)
         out = self.outlet(self.norm(h)).flatten(1)[:, self.at]
@@ -136,7 +143,8 @@ def judge(network: nn.Module, dimension: int, levels, C: np.ndarray, per_target:
     result = homogenize_octants(np.stack([cell.largest_component(o) for o in solid[whole]]), rtol=1e-2)
     error = np.full(len(wanted), np.nan)
     error[whole] = tensor.tensor_error(result.C, wanted[whole])
-    best = np.nanmin(error.reshape(-1, per_target), axis=1)
+    by_target = error.reshape(-1, per_target)
+    best = np.nanmin(by_target[np.isfinite(by_target).any(axis=1)], axis=1)
     return {
         "error_mean": float(np.nanmean(error)),
         "error_best_mean": float(np.nanmean(best)),

@@ -29,7 +29,7 @@ Singles = NDArray[np.float32]
 SATURATION = 8.0 / 64.0
 """Distance in cell edges at which the signed distance saturates: eight voxels of a cell of 64."""
 
-BLOCK = 32
+BLOCK = 8
 """Rows handled at once: a fixed number, so that a cell does not depend on its neighbours in a batch."""
 
 _TRANSFORMED = 8

@@ -1,7 +1,7 @@
 """Where a lattice's cells come from: a set (the data set, the library), the generator, or both.
 
 All answer the same questions of :mod:`multiscale.fill`: one good cell for a material, candidates for every
-group of elements, chosen candidates brought onto their targets, and cells that suit a neighbour.
+group of elements, chosen candidates brought onto their targets, and cells with a given face.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from micro.cellset import CellSet
 from micro.dataset import load_dataset
 from micro.families import FAMILIES
 from micro.generator import Generator, Samples
-from micro.homogenize import homogenize_octants
 from micro.refinement import Refinement
 from micro.tensor import SOLID, tensor_error
 from multiscale.cavities import encloses
@@ -95,6 +94,14 @@ class Finished:
     after: CellSet
 
 
+@dataclass(frozen=True, eq=False)
+class Faced:
+    """Cells made for given faces, and which of those they are for; not every face gets one."""
+
+    cells: CellSet
+    rows: Ints
+
+
 def solid_cell(n: int) -> CellSet:
     """The cell without void, of octant edge n."""
     return CellSet.from_octants(np.ones((1, n, n, n), dtype=bool), SOLID[None], family=["solid"])
@@ -129,8 +136,8 @@ class CellSource(Protocol):
     def finish(self, chosen: Ints, targets: Array, tolerance: float, say: Say) -> Finished:
         """The chosen rows (m,) of the last candidates, moved toward their targets."""
 
-    def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
-        """Cells (m) for ``targets`` that suit ``neighbours``, octants (m, n, n, n); None if it makes none."""
+    def with_faces(self, faces: Bools, targets: Array, tolerance: float, say: Say) -> Faced | None:
+        """Cells for ``targets`` (m, 3) with outer faces like ``faces`` (m, n, n); None if it makes none."""
 
 
 class SetSource:
@@ -212,7 +219,7 @@ class SetSource:
         pick[far] = len(before) + np.arange(len(far))
         return Finished(before, CellSet.concat([before, corrected]).subset(pick))
 
-    def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
+    def with_faces(self, faces: Bools, targets: Array, tolerance: float, say: Say) -> Faced | None:
         """None: a set makes nothing."""
         return None
 
@@ -308,9 +315,8 @@ class GeneratorSource:
             CellSet.from_octants(octants, C, family=family),
         )
 
-    def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
-        """As :class:`CellSource`: drawn under guidance by the neighbour's face, refined so that it stays."""
-        faces = neighbours[:, 0]
+    def with_faces(self, faces: Bools, targets: Array, tolerance: float, say: Say) -> Faced | None:
+        """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays."""
         samples = self.generator.sample(
             targets,
             1,
@@ -328,13 +334,8 @@ class GeneratorSource:
             faces=faces,
             progress=lambda trial, left: say(left, f"cells that continue their neighbours, round {trial}"),
         )
-        # A cell that came out in pieces is replaced by the neighbour's: it is its own candidate there.
-        lost = ~found.known
-        found.octants[lost], found.C[lost] = neighbours[lost], np.nan
-        C = found.C
-        if lost.any():
-            C[lost] = homogenize_octants(neighbours[lost]).C
-        return CellSet.from_octants(found.octants, C, family=GENERATED)
+        rows = np.flatnonzero(found.known)  # the others came out in pieces
+        return Faced(CellSet.from_octants(found.octants[rows], found.C[rows], family=GENERATED), rows)
 
     def _again(
         self, found: Refinement, targets: Array, tolerance: float, say: Say
@@ -362,9 +363,9 @@ class JoinedSource(SetSource):
         self.generator = generator
         self.name += " and the generator"
 
-    def beside(self, neighbours: Bools, targets: Array, tolerance: float, say: Say) -> CellSet | None:
+    def with_faces(self, faces: Bools, targets: Array, tolerance: float, say: Say) -> Faced | None:
         """As :class:`CellSource`."""
-        return self.generator.beside(neighbours, targets, tolerance, say)
+        return self.generator.with_faces(faces, targets, tolerance, say)
 
 
 def make_source(settings: FillSettings, path: Callable[[str], Path]) -> CellSource:

@@ -7,8 +7,8 @@
    all groups together so that neighbours touch and the objective suffers least
    (:mod:`multiscale.selection`).
 4. Chosen cells that are far from their group's tensor are moved toward it, and groups that fit their
-   neighbours worst are offered cells made after a neighbour's. All of these are candidates beside the old
-   ones, and everything is chosen again.
+   neighbours worst are offered cells made for the face that suits most of these. All of them are candidates
+   beside the old ones, and everything is chosen again.
 
 The tensors of the result are the cells' own, homogenised as they are.
 """
@@ -36,10 +36,10 @@ from multiscale.selection import (
     Pool,
     Selection,
     Weights,
+    common_faces,
     interface_counts,
     misfit,
     select,
-    worst_neighbours,
 )
 from multiscale.settings import FillSettings
 
@@ -47,8 +47,10 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int, str], None]
 
-#: Share of the design's groups that are offered cells made after a neighbour's: those that fit worst.
+#: Share of the design's groups that are offered cells made for their neighbours' faces, those that fit worst,
 _OFFERED = 0.05
+#: and how often: what one group takes is what its neighbours have to fit.
+_ROUNDS = 3
 #: Lack of overlap (1/o - 1) of a group's interfaces, on average, up to which it fits.
 _FITS = 0.02
 
@@ -161,7 +163,9 @@ class Filling:
         self.selection = select(self.pool, self.groups, self.weights, model)
         self._finish()
         self.selection = select(self.pool, self.groups, self.weights, model)
-        if self._grow():
+        for _ in range(_ROUNDS):
+            if not self._grow():
+                break
             self.selection = select(self.pool, self.groups, self.weights, model, self.selection.choice)
         self._say(0, "done")
 
@@ -226,21 +230,26 @@ class Filling:
         self._add(finished.after.subset(new), everyone[new])
 
     def _grow(self) -> bool:
-        """Offer the groups that fit worst cells made after a neighbour's; whether there are any."""
+        """Offer the groups that fit worst cells made for their neighbours' faces; whether there are any."""
         assert self.selection is not None
-        found = misfit(self.pool, self.groups, self.selection.choice)
+        choice = self.selection.choice
+        found = misfit(self.pool, self.groups, choice)
         found[: self.fixed] = 0.0
+        # What weighs most in the sum: where much is missed at many interfaces.
+        missed = found * np.asarray(self.groups.counts.sum(axis=1)).reshape(-1)
         count = int(np.ceil(_OFFERED * (self.total - self.fixed)))
-        worst = np.argsort(-found, kind="stable")[:count]
+        worst = np.argsort(-missed, kind="stable")[:count]
         worst = worst[found[worst] > _FITS]
+        worst = np.union1d(worst, self.selection.weak[self.selection.weak >= self.fixed])
+        faces = common_faces(self.pool, self.groups, choice, worst)
+        some = faces.any(axis=(1, 2))
+        worst, faces = worst[some], faces[some]
         if len(worst) == 0:
             return False
-        mates = worst_neighbours(self.pool, self.groups, self.selection.choice)[worst]
-        octants = self._cells(self.rows[mates]).octants()
-        made = self.source.beside(octants, self.groups.target[worst], self.settings.tolerance, self._say)
+        made = self.source.with_faces(faces, self.groups.target[worst], self.settings.tolerance, self._say)
         if made is None:
             return False
-        self._add(made, worst)
+        self._add(made.cells, worst[made.rows])
         return True
 
     def _drop_foretold(self) -> None:

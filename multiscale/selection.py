@@ -174,17 +174,21 @@ def misfit(pool: Pool, groups: Groups, choice: Ints) -> Array:
     return np.divide(missed, total, out=np.zeros(len(choice)), where=total > 0)
 
 
-def worst_neighbours(pool: Pool, groups: Groups, choice: Ints) -> Ints:
-    """The neighbour with which each group's interfaces lack most overlap; (groups,), -1 without one."""
-    counts = groups.counts.tocoo()
+def common_faces(pool: Pool, groups: Groups, choice: Ints, rows: Ints) -> NDArray[np.bool_]:
+    """The face that suits all neighbours of each of some groups best, (rows, n, n).
+
+    A voxel is solid if it is so at more than half of the group's interfaces with other groups: of all
+    patterns that one differs least from the neighbours', counted in voxels.
+    """
+    counts = groups.counts.astype(np.int64)
     cells = pool.index[np.arange(len(choice)), choice]
-    words = face_words(pool.faces)
-    a, b = words[cells[counts.row]], words[cells[counts.col]]
-    smaller = np.minimum(facing_voxels(a, a), facing_voxels(b, b))
-    missed = counts.data * (1.0 - facing_voxels(a, b) / np.maximum(smaller, 1))
-    out = np.full(len(choice), -1, dtype=np.int64)
-    order = np.argsort(missed, kind="stable")
-    out[counts.row[order]] = counts.col[order]  # the last one, of the most missed, stays
+    out = np.zeros((len(rows), *pool.faces.shape[1:]), dtype=bool)
+    for face, g in zip(out, rows.tolist(), strict=True):
+        span = slice(counts.indptr[g], counts.indptr[g + 1])
+        weight, others = counts.data[span], counts.indices[span]
+        # Whole numbers: the sum is as symmetric as the faces are.
+        solid = np.tensordot(weight, pool.faces[cells[others]].astype(np.int64), 1)
+        face[:] = 2 * solid > weight.sum()
     return out
 
 

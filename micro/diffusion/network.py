@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +31,8 @@ class _Layer(nn.Module):
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        shift, scale, gate = self.modulate(e).chunk(3, dim=-1)
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        shift, scale, gate = modulation.chunk(3, dim=-1)
         h = self.norm(x) * (1 + scale) + shift
         h = self.contract(self.dropout(functional.silu(self.expand(h))))
         return x + (0.3 + gate) * h
@@ -69,11 +71,23 @@ class Denoiser(nn.Module):
             Standard deviation of the noise in x.
         conditions : Conditions of m cells
         """
+        return self.denoise(x, estimate, sigma, self.modulations(sigma, conditions))
+
+    def modulations(self, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """All that noise level and conditions do to the layers, (m, depth, 3 width).
+
+        It does not depend on x: a sampler can have it once for all cells that are asked for the same.
+        """
+        e = self.embed(self._embedding(sigma, conditions))
+        layers = cast(Iterable[_Layer], self.layers)
+        return torch.stack([layer.modulate(e) for layer in layers], dim=1)
+
+    def denoise(self, x: Tensor, estimate: Tensor, sigma: Tensor, modulations: Tensor) -> Tensor:
+        """As :meth:`forward`, by given :meth:`modulations`."""
         keep = 1 / (1 + sigma**2)[:, None]
         h = self.inlet(torch.cat([x * keep.sqrt(), estimate], dim=1))
-        e = self.embed(self._embedding(sigma, conditions))
-        for layer in self.layers:
-            h = layer(h, e)
+        for layer, modulation in zip(self.layers, modulations.unbind(1), strict=True):
+            h = layer(h, modulation)
         return keep * x + sigma[:, None] * keep.sqrt() * self.outlet(self.norm(h))
 
     def _embedding(self, sigma: Tensor, conditions: Conditions) -> Tensor:

@@ -15,7 +15,9 @@ from torch import Tensor
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.network import Denoiser
 from micro.errors import InputError
-from micro.shape_space import BLOCK
+
+BLOCK = 16
+"""Cells sampled at once: a fixed number, so that a cell does not depend on its neighbours in a batch."""
 
 Pull = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,23 +40,49 @@ def levels(steps: int) -> Tensor:
 class Estimator:
     """Estimates of x0 with classifier-free guidance (Ho and Salimans 2022) and self-conditioning.
 
+    What conditions and noise levels do to the network's layers is the same for all cells asked for the same:
+    it is computed once for each of the ``conditions`` that differ, for all noise levels ``sigmas`` together.
     The unconditional network is called only if its share does not vanish: not at guidance 1.
     """
 
-    def __init__(self, network: Denoiser, conditions: Conditions, guidance: float = 1.0):
-        self.network, self.conditions, self.guidance = network, conditions, guidance
+    def __init__(self, network: Denoiser, conditions: Conditions, sigmas: Tensor, guidance: float = 1.0):
+        self.network, self.sigmas, self.guidance = network, sigmas, guidance
+        self._asked = _Modulations(network, conditions, sigmas)
+        self._free = None if guidance == 1.0 else _Modulations(network, conditions.dropped(), sigmas)
         self.previous: Tensor | None = None
 
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """x0 (m, d) for x (m, d) of noise level ``sigma``."""
-        level = torch.full((len(x),), float(sigma), device=x.device)
+    def __call__(self, x: Tensor, number: int) -> Tensor:
+        """x0 (m, d) for x (m, d) of the noise level of that number."""
+        level = self.sigmas[number].to(x).expand(len(x))
         before = torch.zeros_like(x) if self.previous is None else self.previous
-        estimate = self.network(x, before, level, self.conditions)
-        if self.guidance != 1.0:
-            free = self.network(x, before, level, self.conditions.dropped())
+        estimate = self.network.denoise(x, before, level, self._asked(number))
+        if self._free is not None:
+            free = self.network.denoise(x, before, level, self._free(number))
             estimate = free + self.guidance * (estimate - free)
         self.previous = estimate
         return estimate
+
+
+class _Modulations:
+    """:meth:`Denoiser.modulations` of m conditions at several noise levels."""
+
+    def __init__(self, network: Denoiser, conditions: Conditions, sigmas: Tensor):
+        both = torch.cat([conditions.numbers, conditions.given], dim=1)
+        different, self._of = torch.unique(both, dim=0, return_inverse=True)
+        width = conditions.numbers.shape[1]
+        rows = different.repeat_interleave(len(sigmas), dim=0)
+        level = sigmas.to(rows).repeat(len(different))
+        parts = []
+        for start in range(0, len(rows), BLOCK):
+            some = _block(start, len(rows), rows.device)
+            asked = Conditions(rows[some, :width], rows[some, width:])
+            parts.append(network.modulations(level[some], asked))
+        table = torch.cat(parts)[: len(rows)]
+        self._table = table.unflatten(0, (len(different), len(sigmas)))
+
+    def __call__(self, number: int) -> Tensor:
+        """Those of all m conditions at one noise level."""
+        return self._table[self._of, number]
 
 
 @torch.no_grad()
@@ -75,13 +103,13 @@ def sample(
     out = torch.empty_like(noise)
     for start in range(0, len(noise), BLOCK):
         rows = _block(start, len(noise), noise.device)
-        estimator = Estimator(network, conditions.rows(rows), guidance)
+        estimator = Estimator(network, conditions.rows(rows), sigmas[:-1], guidance)
         x = noise[rows] * sigmas[0]
-        for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
-            clean = estimator(x, sigma)
+        for number in range(steps):
+            clean = estimator(x, number)
             if pull is not None:
                 clean = estimator.previous = pull(clean, rows)
-            x = clean + (x - clean) * (following / sigma)
+            x = clean + (x - clean) * (sigmas[number + 1] / sigmas[number]).item()
         count = min(BLOCK, len(noise) - start)
         out[start : start + count] = x[:count]
     return out
@@ -94,14 +122,14 @@ def invert(network: Denoiser, x: Tensor, conditions: Conditions, *, steps: int) 
     out = torch.empty_like(x)
     for start in range(0, len(x), BLOCK):
         rows = _block(start, len(x), x.device)
-        estimator = Estimator(network, conditions.rows(rows))
+        estimator = Estimator(network, conditions.rows(rows), sigmas)
         y = estimator.previous = x[rows]
-        for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+        for number in range(1, steps):
             # Euler's step taken backwards, its end found by a few fixed-point iterations.
             ahead = y
             for _ in range(4):
-                clean = estimator(ahead, following)
-                ahead = clean + (y - clean) * (following / sigma)
+                clean = estimator(ahead, number)
+                ahead = clean + (y - clean) * (sigmas[number] / sigmas[number - 1]).item()
             y = ahead
         count = min(BLOCK, len(x) - start)
         out[start : start + count] = y[:count] / sigmas[-1]

@@ -104,14 +104,15 @@ def test_cells_of_a_set_are_corrected_if_far():
     assert tensor_error(moved.after.C, TARGETS[:1]) < tensor_error(before.C[:1], TARGETS[:1])
 
 
-def test_a_cell_after_its_neighbour_keeps_the_face(generated):
+def test_a_cell_made_for_a_face_has_it(generated):
     source, _ = generated
     neighbour = source.spare.take(source.spare.candidates(TARGETS[:1], silent).index[:, 0])
-    made = source.beside(neighbour.octants(), TARGETS[2:], 0.01, silent)
-    assert tensor_error(made.C, TARGETS[2:]) < tensor_error(neighbour.C, TARGETS[2:])
-    assert cell.connectivity(made.octants(0)).connected
-    assert (made.faces() == neighbour.faces()).mean() > 0.9
-    assert SetSource(load_library()).beside(neighbour.octants(), TARGETS[2:], 0.01, silent) is None
+    made = source.with_faces(neighbour.faces(), TARGETS[2:], 0.01, silent)
+    assert made.rows.tolist() == [0]
+    assert tensor_error(made.cells.C, TARGETS[2:]) < tensor_error(neighbour.C, TARGETS[2:])
+    assert cell.connectivity(made.cells.octants(0)).connected
+    assert (made.cells.faces() == neighbour.faces()).mean() > 0.9
+    assert SetSource(load_library()).with_faces(neighbour.faces(), TARGETS[2:], 0.01, silent) is None
 
 
 def test_joined_keeps_parameters_only_if_all_have_them():
