@@ -81,5 +81,5 @@ def _checks(ax: Axes, lines: list[dict[str, Any]]) -> None:
     ax.set(title="generated cells", xlabel="minutes of the denoiser", ylabel="%")
     ax.set_ylim(bottom=0)
     if found:
-        figure = ax.figure
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, fontsize=7)
+        handles, labels = ax.get_legend_handles_labels()
+        ax.figure.legend(handles, labels, loc="outside lower right", ncols=4, frameon=False, fontsize=7)
