@@ -23,6 +23,8 @@ from micro.errors import InputError, NotConverged
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from multiscale.progress import Style
+
 app = typer.Typer(
     name="multiscale",
     no_args_is_help=True,
@@ -106,6 +108,13 @@ def run(
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="Progress for programs: one JSON object a line.")
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Also write the design's history for TensorBoard, DIR/tensorboard (needs that package).",
+        ),
+    ] = False,
 ) -> None:
     """Design, fill, evaluate, export and report a case; everything goes into one directory.
 
@@ -117,7 +126,8 @@ def run(
             raise InputError("say either, not both", key="--quiet, --json-lines")
         from multiscale.run import run_case
 
-        run_case(case, out, "quiet" if quiet else "json" if json_lines else "text")
+        style: Style = "quiet" if quiet else "json" if json_lines else "text"
+        run_case(case, out, style, tensorboard=tensorboard)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from micro.errors import InputError, NotConverged
 from micro.files import atomic_path, write_json
 from micro.gamut import Gamut, load_gamut
 from micro.least_volume import load_least_volume
-from multiscale import parallel, provenance
+from multiscale import board, parallel, provenance
 from multiscale.case import Case, load_case
 from multiscale.cell_source import CellSource, make_source
 from multiscale.combination import Value
@@ -54,11 +54,13 @@ class Session:
     ----------
     case : Case
     reporter : Reporter
+    tensorboard : bool
     """
 
-    def __init__(self, case: Case, reporter: Reporter):
+    def __init__(self, case: Case, reporter: Reporter, *, tensorboard: bool = False):
         self.case = case
         self.reporter = reporter
+        self.tensorboard = tensorboard
         self.setup_seconds = 0.0
 
     @cached_property
@@ -140,8 +142,21 @@ class Session:
         return fine.value(field)
 
 
-def run_case(path: str | Path, out: str | Path, style: Style = "text") -> dict[str, Any]:
-    """Run a case file into a directory; returns the metrics. ``style``: how progress is shown.
+def run_case(
+    path: str | Path, out: str | Path, style: Style = "text", *, tensorboard: bool = False
+) -> dict[str, Any]:
+    """Run a case file into a directory; returns the metrics.
+
+    Parameters
+    ----------
+    path : path
+        Case file.
+    out : path
+        Run directory.
+    style : {"text", "quiet", "json"}
+        How progress is shown.
+    tensorboard : bool
+        Whether the design's history is written for TensorBoard too.
 
     Raises
     ------
@@ -152,8 +167,10 @@ def run_case(path: str | Path, out: str | Path, style: Style = "text") -> dict[s
     """
     reporter = Reporter(parallel.is_root(), style)
     start = time.monotonic()
+    if tensorboard:
+        board.check()
     case = load_case(path)
-    session = Session(case, reporter)
+    session = Session(case, reporter, tensorboard=tensorboard)
     # All that can be wrong with the input shows before anything is written.
     problem, gamut, cells = session.problem, session.gamut, session.cells
     session.setup_seconds = time.monotonic() - start
@@ -216,6 +233,7 @@ def _design(session: Session, directory: RunDirectory) -> None:
             if record["violations"]:
                 detail += f", {record['violations']} violations"
             task.advance(step, detail, record)
+            write(record)
 
         optimiser = Optimiser(objective, space, session.gamut, settings, keep, show, session.limit)
         state = optimiser.load_state(directory.path)
@@ -225,7 +243,8 @@ def _design(session: Session, directory: RunDirectory) -> None:
         else:
             initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
             state = optimiser.initial_state(initial)
-        state = optimiser.run(state)
+        with board.open_board(keep if session.tensorboard else None, state.records) as write:
+            state = optimiser.run(state)
     if state.best is None:
         raise NotConverged(
             "no design within the mass limit was found: give [optimizer] more iterations, or a larger "

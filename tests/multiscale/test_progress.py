@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 
 import pytest
 
+from micro.errors import InputError
+from multiscale import board
 from multiscale.progress import Reporter
 
 
@@ -45,3 +48,51 @@ def test_both_styles_at_once_are_refused(run_cli, tmp_path):
     )
     assert done.returncode == 2
     assert "not both" in done.stderr
+
+
+def record(count):
+    load = {"pull": 0.1 / count}
+    return {
+        "stage": 1,
+        "kind": "evaluation",
+        "evaluation": count,
+        "count": count,
+        "distortion": 1 / count,
+        "per_load": load,
+    }
+
+
+def test_tensorboard_shows_one_curve_after_a_restart(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with board.open_board(tmp_path, []) as write:
+        write(record(1))
+        write(record(2))
+    with board.open_board(tmp_path, [record(1), record(2)]) as write:
+        write(record(3))
+    events = EventAccumulator(str(tmp_path / board.FOLDER))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"design/stage", "design/distortion", "loads/pull"}
+    curve = events.Scalars("design/distortion")
+    assert [e.step for e in curve] == [1, 2, 3]
+    assert [e.value for e in curve] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert [e.value for e in events.Scalars("loads/pull")] == pytest.approx([0.1, 0.05, 0.1 / 3])
+
+
+def test_no_board_keeps_nothing(tmp_path):
+    with board.open_board(None, []) as write:
+        write(record(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_tensorboard_is_said(monkeypatch):
+    original = builtins.__import__
+
+    def without(name, *rest, **options):
+        if name.split(".")[0] == "tensorboard":
+            raise ImportError(name)
+        return original(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        board.check()
