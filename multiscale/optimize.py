@@ -83,8 +83,8 @@ class Settings:
 
     algorithm: str = "lbfgs"
     uniform_evaluations: int = 25
-    stages: int = 3
-    evaluations: int = 40
+    stages: int = 1
+    evaluations: int = 100
     sharpness: float = 40.0
     slack: float = 0.05
     margin: float = 0.0
