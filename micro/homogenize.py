@@ -36,6 +36,9 @@ Path = Literal["compiled", "torch"]
 _BATCH_VOXELS = 2**18
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
 
+_CHECKED = 64
+"""Octants checked at once."""
+
 
 _TOGETHER = 2**20
 """Voxels times load cases up to which load cases are solved together."""
@@ -121,8 +124,12 @@ def homogenize_octants(
     InputError
         If an octant is not symmetric, not finite or negative.
     """
-    moduli = octant_moduli(octants, void)
-    m, n = moduli.shape[:2]
+    array = _octant_array(octants)
+    m, n = array.shape[:2]
+    # As numbers a few at a time only: thousands of voxel octants would take eight times their memory.
+    chunks = [slice(start, start + _CHECKED) for start in range(0, m, _CHECKED)]
+    for chunk in chunks:
+        _checked_moduli(array[chunk], void)
     target = torch.device(device)
     with parallel.one_thread(target) as threads:
         size = batch or min(max(1, _BATCH_VOXELS // n**3), -(-m // threads))
@@ -130,24 +137,35 @@ def homogenize_octants(
         inner = threads if len(starts) == 1 else 1
 
         def solve(start: int) -> tuple[NDArray, ...]:
-            part = solve_octants(moduli[start : start + size], nu, rtol, target, inner)
+            moduli = _young(array[start : start + size], void)
+            part = solve_octants(moduli, nu, rtol, target, inner)
             if progress is not None:
                 progress(len(part.C))
             return part.C, part.residual, part.iterations, part.status
 
         parts = parallel.run([partial(solve, start) for start in starts], threads)
     C, residual, iterations, status = (np.concatenate(column) for column in zip(*parts, strict=True))
-    volume = (np.asarray(octants).reshape(m, -1) > 0).mean(axis=1)
+    volume = np.concatenate([(array[chunk] > 0).mean(axis=(1, 2, 3)) for chunk in chunks])
     return OctantResult(C, volume, residual, iterations, status)
 
 
 def octant_moduli(octants: ArrayLike, void: float) -> NDArray[np.float64]:
     """Moduli (m, n, n, n) of octants as :func:`homogenize_octants` takes them, checked."""
+    return _checked_moduli(_octant_array(octants), void)
+
+
+def _octant_array(octants: ArrayLike) -> NDArray:
+    """One octant or several as an array (m, n, n, n) of whatever they are."""
     array = np.asarray(octants)
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4 or len(set(array.shape[1:])) != 1 or array.size == 0:
         raise InputError("octants are an array (m, n, n, n)", value=array.shape)
+    return array
+
+
+def _checked_moduli(array: NDArray, void: float) -> NDArray[np.float64]:
+    """Moduli of an array (m, n, n, n) of octants, which must be symmetric."""
     moduli = _young(array, void)
     # Averaging over the permutations leaves numbers symmetric up to rounding.
     if not is_symmetric(moduli) and np.abs(symmetrise(moduli) - moduli).max() > 1e-6 * moduli.max():

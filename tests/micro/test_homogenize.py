@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from micro import homogenize
 from micro.anisotropy import distance, engineering_constants, nearest_cubic, nearest_isotropic
 from micro.cell import cell_from_octant, half_period_shift, symmetrise
 from micro.errors import InputError
@@ -243,6 +244,33 @@ def test_progress_counts_every_cell() -> None:
     seen: list[int] = []
     homogenize_octants(OCTANTS[:10], batch=4, progress=seen.append)
     assert sum(seen) == 10
+
+
+def test_octants_are_checked_before_any_is_solved(monkeypatch) -> None:
+    monkeypatch.setattr(homogenize, "_CHECKED", 4)
+    expected = homogenize_octants(OCTANTS[:10])
+    assert_allclose(homogenize_octants(OCTANTS[:10]).C, expected.C, rtol=0)
+    assert_allclose(expected.volume, OCTANTS[:10].mean(axis=(1, 2, 3)))
+    lopsided = OCTANTS[:10].copy()
+    lopsided[9, 0, 1, 2] ^= True
+    seen: list[int] = []
+    with pytest.raises(InputError, match="permutation"):
+        homogenize_octants(lopsided, progress=seen.append)
+    assert seen == []
+
+
+def test_voxel_octants_are_not_all_turned_into_numbers_at_once(monkeypatch) -> None:
+    sizes: list[int] = []
+    young = homogenize._young
+
+    def watched(array, void):
+        sizes.append(len(array))
+        return young(array, void)
+
+    monkeypatch.setattr(homogenize, "_young", watched)
+    monkeypatch.setattr(homogenize, "_CHECKED", 8)
+    homogenize_octants(OCTANTS, batch=4)
+    assert max(sizes) == 8
 
 
 @pytest.mark.parametrize(
