@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from micro.errors import InputError
+from multiscale.optimize import read_history
 
 FOLDER = "tensorboard"
 """Name of its directory in a run directory."""
@@ -54,6 +55,12 @@ def open_board(directory: Path | None, past: Iterable[Mapping[str, Any]]) -> Ite
         for record in past:
             write(record)
         yield write
+
+
+def write_history(directory: Path) -> None:
+    """The board of a design that is done, from its ``history.jsonl``."""
+    with open_board(directory, read_history(directory / "history.jsonl")):
+        pass
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

@@ -22,6 +22,9 @@ from multiscale.boundary import Load, Where
 from multiscale.messages import finding, first_error, unknown_name
 from multiscale.settings import (
     FILL_SOURCES,
+    GAMUT_SOURCES,
+    PACKAGED_POISSON,
+    PACKAGED_VOXELS,
     ExportSettings,
     FillSettings,
     FilterSettings,
@@ -293,12 +296,27 @@ class Case(Table):
         base = self._file.parent if self._file else Path.cwd()
         return base / source
 
-    def digest(self) -> str:
-        """SHA-256 of the resolved case (all defaults filled in); name and description do not count."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"case"}), sort_keys=True)
-        for mesh in meshes_in(self):  # what the file holds counts, not how it is called
+    def digest(self, *, without: tuple[str, ...] = ()) -> str:
+        """SHA-256 of the resolved case (all defaults filled in); name and description do not count.
+
+        ``without`` names tables that do not count either. Of files, what they hold counts.
+        """
+        text = json.dumps(self.model_dump(mode="json", exclude={"case", *without}), sort_keys=True)
+        for mesh in meshes_in(self):
             text += hashlib.sha256(mesh.triangles.tobytes()).hexdigest()
+        for table, source, known in self._sources():
+            if table not in without and source not in known:
+                text += file_digest(self.path(source))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def stage_digests(self) -> dict[str, str]:
+        """For each stage of a run the digest of what it and the stages before it depend on."""
+        design, filled = self.digest(without=("fill", "export")), self.digest(without=("export",))
+        return {"design": design, "fill": filled, "evaluate": filled, "export": self.digest()}
+
+    def _sources(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+        """Tables that name a source, the source, and those that come with the program."""
+        return (("gamut", self.gamut.source, GAMUT_SOURCES), ("fill", self.fill.source, FILL_SOURCES))
 
     def to_toml(self) -> str:
         """The resolved case, all defaults filled in, as TOML that reads back to an equal case."""
@@ -336,6 +354,7 @@ class Case(Table):
             if regions[name].role == "void":
                 raise finding(key, "a void region has no nodes to observe", name)
         self._check_objective()
+        self._check_cells()
         if not any(region.role == "design" for region in self.regions):
             raise finding("regions", 'at least one region needs role = "design"')
         box = self.export.stl_box
@@ -365,10 +384,40 @@ class Case(Table):
             if self.objective.targets and load.name not in [t.load for t in self.objective.targets]:
                 raise finding("objective.targets", f"load '{load.name}' has no target")
 
+    def _check_cells(self) -> None:
+        """Raise a finding where the cells that are named can't serve."""
+        poisson = self.base_material.poisson
+        packaged = [f"[{table}] source" for table, source, known in self._sources() if source in known]
+        if packaged and abs(poisson - PACKAGED_POISSON) > 1e-3:
+            raise finding(
+                "base_material.poisson",
+                f"the packaged cells are homogenised for {PACKAGED_POISSON}; another ratio needs cells and a "
+                f"gamut of its own ({' and '.join(packaged)} must then be files)",
+                poisson,
+            )
+        source = self.fill.source
+        generated = "generator" in source if source in FILL_SOURCES else source.endswith(".safetensors")
+        if generated and self.objective.mass_limit is not None:
+            raise finding(
+                "fill.source", "under a mass limit cells come from a set, such as 'dataset'", source
+            )
+        voxels = self.export.voxels
+        if voxels is not None and source in FILL_SOURCES and PACKAGED_VOXELS % voxels:
+            raise finding("export.voxels", f"must divide the {PACKAGED_VOXELS} of the packaged cells", voxels)
+
     def start_of(self, region: Region) -> tuple[float, float, float]:
         """(C11, C12, C44) from which the design of a region starts."""
         name = region.initial or self.objective.reference
         return DEFAULT_START if name is None else self.tensor_of(name)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files below a directory (a Zarr store) and their names; "" if missing."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+    parts = [f"{p.relative_to(path)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
 
 
 def isotropic_tensor(young: float, poisson: float) -> tuple[float, float, float]:
@@ -423,8 +472,7 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
     case._file = None if file is None else Path(file)
     for mesh in meshes_in(case):
         mesh.load(case.path(mesh.file))
-    for section, source in (("gamut", case.gamut.source), ("fill", case.fill.source)):
-        known = FILL_SOURCES if section == "fill" else ("library", "dataset")
+    for section, source, known in case._sources():
         if source not in known and not case.path(source).exists():
             names = " or ".join(f"'{name}'" for name in known)
             reason = f"must be {names} or a path that exists, relative to the case file"

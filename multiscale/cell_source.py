@@ -163,13 +163,24 @@ class SetSource:
         """As :class:`CellSource`; the base material itself is a cell without void."""
         if tensor_error(target, SOLID) < _IS_SOLID:
             return solid_cell(self.cells.n)
+        wanted = np.reshape(target, (1, 3))
+        made = self._open_near(self.cells, wanted).subset([0])
         by_formula = self.cells.subset(np.isin(self.cells.family, list(FAMILIES)))
-        near, _ = library.nearest(by_formula, np.reshape(target, (1, 3)), min(64, len(by_formula)))
-        some = by_formula.subset(near[0])
+        if len(by_formula):
+            # What a formula gives can be corrected by its parameters.
+            near = self._open_near(by_formula, wanted)
+            matched = library.match(near, target, neighbours=4, steps=6)
+            made = CellSet.concat([_plain(matched), _plain(made)])
+        return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
+
+    def _open_near(self, cells: CellSet, wanted: Array) -> CellSet:
+        """The 64 cells nearest to a tensor (1, 3), in order; those that enclose void only if all do."""
+        near, _ = library.nearest(cells, wanted, min(64, len(cells)))
+        some = cells.subset(near[0])
         if self.avoid_cavities:
             shut = encloses(some.octants())
             some = some if shut.all() else some.subset(~shut)
-        return library.match(some, target, neighbours=4, steps=6)
+        return some
 
     def candidates(self, targets: Array, say: Say) -> Candidates:
         """As :class:`CellSource`."""

@@ -2,22 +2,25 @@
 
 ========================  =====================================================
 case.toml                 the resolved case, all defaults filled in
-run.json                  versions, machine, seeds, stages done with times
+run.json                  stages done, each with its versions, machine, times and metrics; seeds
 metrics.json              every figure of the run, merged from its stages
 history.jsonl             one line an evaluation of the optimiser
 state.npz                 where the optimiser stands
 design.npz                C11, C12, C44 of the designed field, whole grid
 displacements.npz         displacements by load and field, whole grid
-fields.vti                all fields for ParaView
+fields.vti, fields.vtu    all fields for ParaView, on the whole grid and on the solid elements
 lattice.zarr              the filled lattice
 region.stl                a part of it, as a mesh in millimetres
 ``figures/*.png, *.svg``
 report.html, report.md    all of it for a reader
 verify.npz                displacements of the cells' corners at full scale, after `multiscale verify`
+tensorboard/              the design's history for TensorBoard, with `multiscale run --tensorboard`
 ========================  =====================================================
 
 A stage is done when run.json says so; its outputs were written before. The
-same command therefore goes on with the first stage that is not done.
+same command therefore goes on with the first stage that is not done. Where the
+case now asks for something else after the design (another fill, another
+export), the stages that depend on it are done again.
 """
 
 from __future__ import annotations
@@ -53,35 +56,45 @@ class RunDirectory:
     write : bool
         False on the ranks that must not write.
 
+    Attributes
+    ----------
+    again : tuple of str
+        Stages that were done but are not any more, as the case asks for something else there.
+
     Raises
     ------
     InputError
-        If the directory holds the run of another case, or is not one that a run may use.
+        If the directory holds the run of another design, or is not one that a run may use.
     """
 
     def __init__(self, path: Path, case: Case, ranks: int = 1, write: bool = True):
         self.path = path
         self._write = write
         self._file = path / "run.json"
-        digest = case.digest()
+        self._inputs = case.stage_digests()
         self._data: dict[str, Any] = {"stages": {}}
+        self.again: tuple[str, ...] = ()
         if path.exists() and not path.is_dir():
             raise InputError("is a file; give a directory", key="--out", value=str(path))
         if self._file.exists():
             self._data = _read(self._file)
-            if self._data.get("case_sha256") != digest:
+            if self._data.get("design_sha256") != self._inputs["design"]:
                 raise InputError(
-                    "holds a run of another case, or of this one with other settings: use another --out",
+                    "holds a run of another case, or of this one with other settings of its design: use "
+                    "another --out",
                     file=path,
                 )
+            done = self._data["stages"]
+            self.again = tuple(s for s in STAGES if s in done and done[s].get("inputs") != self._inputs[s])
+            for stage in self.again:
+                del done[stage]
         self._data.update(
-            case_sha256=digest,
-            case_file=str(case.file) if case.file else None,
-            versions=provenance.versions(),
-            machine=provenance.machine(),
-            ranks=ranks,
-            seeds={"optimizer": case.optimizer.seed},
+            case_sha256=case.digest(),
+            design_sha256=self._inputs["design"],
+            case_file=str(case.file.resolve()) if case.file else None,
+            seeds={"fill": case.fill.seed},
         )
+        self._ranks = ranks
         if write:
             path.mkdir(parents=True, exist_ok=True)
             with atomic_path(path / "case.toml") as temporary:
@@ -96,6 +109,10 @@ class RunDirectory:
         """Record a stage: its times by name (for ``time.*``) and its metrics (nested)."""
         self._data["stages"][stage] = {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "inputs": self._inputs[stage],
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+            "ranks": self._ranks,
             "seconds": {k: round(v, 3) for k, v in seconds.items()},
             "peak_bytes": provenance.peak_bytes(),
             "metrics": json.loads(json.dumps(metrics, default=_number)),
@@ -105,7 +122,7 @@ class RunDirectory:
             write_json(self.path / "metrics.json", self.metrics() | self._added(stage))
 
     def metrics(self) -> dict[str, Any]:
-        """All metrics so far, with times, memory and provenance."""
+        """All metrics so far, with times, memory and provenance: that of the last stage."""
         stages = [self._data["stages"][s] for s in STAGES if s in self._data["stages"]]
         out: dict[str, Any] = {}
         times: dict[str, float] = {}
@@ -115,8 +132,8 @@ class RunDirectory:
                 times[name] = round(times.get(name, 0.0) + value, 3)
         out["time"] = {**times, "total": round(sum(times.values()), 3)}
         out["memory"] = {"peak_bytes": max((s["peak_bytes"] for s in stages), default=0)}
-        for key in ("case_sha256", "versions", "machine", "ranks", "seeds"):
-            out[key] = self._data[key]
+        out |= {key: self._data[key] for key in ("case_sha256", "seeds")}
+        out |= {key: stages[-1][key] for key in ("versions", "machine", "ranks") if stages}
         return out
 
     def _added(self, stage: str) -> dict[str, Any]:

@@ -144,6 +144,7 @@ class Filling:
         faces = offered.faces if len(offered.faces) else np.zeros((0, n, n), dtype=bool)
         self.pool = Pool(faces, offered.C, offered.avoid, index)
         self._made: list[CellSet] = []
+        self._asked: set[tuple[int, bytes]] = set()
         if special:
             self._add(joined(special), np.arange(self.fixed))
         self.selection: Selection | None = None
@@ -164,9 +165,12 @@ class Filling:
         self._finish()
         self.selection = select(self.pool, self.groups, self.weights, model)
         for _ in range(_ROUNDS):
+            before = self.selection.choice
             if not self._grow():
                 break
-            self.selection = select(self.pool, self.groups, self.weights, model, self.selection.choice)
+            self.selection = select(self.pool, self.groups, self.weights, model, before)
+            if np.array_equal(self.selection.choice, before):
+                break
         self._say(0, "done")
 
     def improve(self, model: Influence) -> None:
@@ -230,26 +234,34 @@ class Filling:
         self._add(finished.after.subset(new), everyone[new])
 
     def _grow(self) -> bool:
-        """Offer the groups that fit worst cells made for their neighbours' faces; whether there are any."""
+        """Offer groups cells made for their neighbours' faces; whether there is anything new to choose from.
+
+        A twentieth of the groups, those that miss most, and those that lack a contact. What a group was
+        offered for the same face before would be the same again.
+        """
         assert self.selection is not None
         choice = self.selection.choice
         found = misfit(self.pool, self.groups, choice)
-        found[: self.fixed] = 0.0
         # What weighs most in the sum: where much is missed at many interfaces.
         missed = found * np.asarray(self.groups.counts.sum(axis=1)).reshape(-1)
-        count = int(np.ceil(_OFFERED * (self.total - self.fixed)))
-        worst = np.argsort(-missed, kind="stable")[:count]
-        worst = worst[found[worst] > _FITS]
-        worst = np.union1d(worst, self.selection.weak[self.selection.weak >= self.fixed])
-        faces = common_faces(self.pool, self.groups, choice, worst)
-        some = faces.any(axis=(1, 2))
-        worst, faces = worst[some], faces[some]
-        if len(worst) == 0:
+        weak = np.isin(np.arange(self.total), self.selection.weak)
+        order = np.lexsort((-missed, ~weak))
+        order = order[(order >= self.fixed) & (weak[order] | (found[order] > _FITS))]
+        faces = common_faces(self.pool, self.groups, choice, order)
+        asked = [(g, face.tobytes()) for g, face in zip(order.tolist(), faces, strict=True)]
+        new = [i for i, key in enumerate(asked) if key not in self._asked and faces[i].any()]
+        count = max(int(np.ceil(_OFFERED * (self.total - self.fixed))), int(weak.sum()))
+        rows = np.array(new[:count], dtype=np.int64)
+        if len(rows) == 0:
             return False
-        made = self.source.with_faces(faces, self.groups.target[worst], self.settings.tolerance, self._say)
-        if made is None:
+        self._asked.update(asked[i] for i in rows)
+        groups = order[rows]
+        made = self.source.with_faces(
+            faces[rows], self.groups.target[groups], self.settings.tolerance, self._say
+        )
+        if made is None or len(made.rows) == 0:
             return False
-        self._add(made.cells, worst[made.rows])
+        self._add(made.cells, groups[made.rows])
         return True
 
     def _drop_foretold(self) -> None:

@@ -78,7 +78,7 @@ def fill_lattice(
     objective.forget()
     if steered:
         reporter.say("fill: what tensor errors do to the objective")
-        model = influence(objective, wanted, design)
+        model = influence(objective, wanted, design, seed=settings.seed)
 
     def first() -> Filling:
         filling = Filling(problem, reduction, wanted, source(), settings, show)
@@ -104,7 +104,7 @@ def fill_lattice(
     values = [objective.value(field).total]
     others = rest()
     for number in range(settings.polish):
-        model = influence(objective, field, design)
+        model = influence(objective, field, design, seed=settings.seed)
         kept = None if filling is None else filling.selection
         if filling is not None:
             filling.improve(model)

@@ -67,7 +67,7 @@ def lightened(source: CellSource, least: LeastVolume, excess: float = EXCESS) ->
     InputError
         If the cells do not come from a set.
     """
-    if not isinstance(source, SetSource):
+    if type(source) is not SetSource:  # one that makes cells as well would lose them
         raise InputError("under a mass limit cells come from a set, such as 'dataset'", key="fill.source")
     light = source.cells.subset(least.light(source.cells, excess))
     return SetSource(light, source.count, source.avoid_cavities)

@@ -126,6 +126,14 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
     reference = np.broadcast_to(np.array(reference_tensor), tensor.shape)
 
     solid = role != Role.VOID
+    box = case.export.stl_box
+    if box is not None and not solid[tuple(slice(a, b) for a, b in zip(*box, strict=True))].any():
+        raise InputError(
+            "there are only voids in it",
+            file=case.file,
+            key="export.stl_box",
+            value=[list(corner) for corner in box],
+        )
     loads = [build_load(case, index, solid, 1, region) for index in range(len(case.loads))]
     for index, load in enumerate(loads):
         check_supported(load.fixed, solid, case.file, f"loads[{index}].fixed")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 
 from micro import tensor
 from micro.dataset import load_dataset
@@ -174,13 +175,24 @@ def run_case(
     # All that can be wrong with the input shows before anything is written.
     problem, gamut, cells = session.problem, session.gamut, session.cells
     session.setup_seconds = time.monotonic() - start
+    if case.export.voxels is not None and cells.known.n % case.export.voxels:
+        raise InputError(
+            f"must divide the cells' {cells.known.n}",
+            file=path,
+            key="export.voxels",
+            value=case.export.voxels,
+        )
     directory = RunDirectory(Path(out), case, parallel.ranks(), parallel.is_root())
     reporter.say(
-        f"[bold]{case.name}[/bold]: {problem.shape[0]} x {problem.shape[1]} x {problem.shape[2]} elements, "
+        f"[bold]{escape(case.name)}[/bold]: {' x '.join(map(str, problem.shape))} elements, "
         f"{int(problem.design.sum())} to design, {len(problem.loads)} load case(s), mirror planes: "
         f"{', '.join('xyz'[a] for a in problem.mirror_axes) or 'none'}; "
-        f"cells from {cells.name}, gamut of {gamut.attrs.get('cells', '?')}; results in {out}"
+        f"cells from {cells.name}, gamut of {gamut.attrs.get('cells', '?')}; results in {escape(str(out))}"
     )
+    if directory.again:
+        reporter.say(f"the case asks for something else now, to be done again: {', '.join(directory.again)}")
+    if tensorboard and directory.done("design"):
+        parallel.on_root(lambda: board.write_history(directory.path))
     stages: list[tuple[str, Callable[[Session, RunDirectory], None]]] = [
         ("design", _design),
         ("fill", _fill),
@@ -225,7 +237,18 @@ def _design(session: Session, directory: RunDirectory) -> None:
     objective.forget()
     keep = directory.path if parallel.is_root() else None
     quantity = objective.quantity
-    with reporter.task("design", budget) as task:
+    optimiser = Optimiser(objective, space, session.gamut, settings, keep, None, session.limit)
+    state = optimiser.load_state(directory.path)
+    if state is None:
+        initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
+        state = optimiser.initial_state(initial)
+    else:
+        reporter.say(f"resuming at stage {state.stage}, evaluation {state.evaluation}")
+    made = sum(record["kind"] != "projection" for record in state.records)
+    with (
+        reporter.task("design", budget, made) as task,
+        board.open_board(keep if session.tensorboard else None, state.records) as write,
+    ):
 
         def show(record: Record) -> None:
             step = 0 if record["kind"] == "projection" else 1
@@ -235,16 +258,8 @@ def _design(session: Session, directory: RunDirectory) -> None:
             task.advance(step, detail, record)
             write(record)
 
-        optimiser = Optimiser(objective, space, session.gamut, settings, keep, show, session.limit)
-        state = optimiser.load_state(directory.path)
-        if state is not None:
-            task.advance(state.evaluation, "resumed")
-            reporter.say(f"resuming at stage {state.stage}, evaluation {state.evaluation}")
-        else:
-            initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
-            state = optimiser.initial_state(initial)
-        with board.open_board(keep if session.tensorboard else None, state.records) as write:
-            state = optimiser.run(state)
+        optimiser.report = show
+        state = optimiser.run(state)
     if state.best is None:
         raise NotConverged(
             "no design within the mass limit was found: give [optimizer] more iterations, or a larger "
@@ -415,6 +430,10 @@ def evaluate_case(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError("is a file; give a directory", key="--out", value=str(out))
+    if (out / "run.json").exists():
+        raise InputError(
+            "holds a run, whose metrics would be lost: give another", key="--out", value=str(out)
+        )
     objective = session.objective
     setup = time.monotonic() - start
     mask = problem.solid if all_elements else problem.design

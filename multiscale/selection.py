@@ -272,8 +272,12 @@ class _Search:
 
     def weak(self) -> Ints:
         """Groups with an interface below the asked contact."""
-        found = [int(g) for g in self.order if self.interfaces(g)[self.choice[g]] >= _NO_CONTACT]
-        return np.array(sorted(found), dtype=np.int64)
+        counts = self.groups.counts
+        cells = self.index[np.arange(len(self.choice)), self.choice]
+        own = np.repeat(cells, np.diff(counts.indptr))
+        missed = facing_voxels(self.words[own], self.words[cells[counts.indices]]) < self.asked
+        group = np.repeat(np.arange(len(cells)), np.diff(counts.indptr))
+        return np.asarray(np.unique(group[missed]), dtype=np.int64)
 
     def cost(self) -> float:
         """The sum that is minimised."""

@@ -64,8 +64,6 @@ class OptimizerSettings(Table):
     """A stage ends when the squared objective changes by less than this in an iteration, relative."""
     slack: NonNegative = 0.05
     """How far tensors may leave the gamut before their projection, in phi's units."""
-    seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    """Seed of everything drawn at random."""
 
 
 class SolverSettings(Table):
@@ -84,6 +82,15 @@ class SolverSettings(Table):
     max_iterations: Count = 500
     """Iterations after which a solve counts as failed."""
 
+
+GAMUT_SOURCES = ("library", "dataset")
+"""Gamuts that come with the program."""
+
+PACKAGED_POISSON = 0.3
+"""Poisson's ratio of the base material for which the packaged cells are homogenised."""
+
+PACKAGED_VOXELS = 32
+"""Voxels along the octants' edge of the packaged cells."""
 
 FILL_SOURCES = ("dataset", "library", "generator", "dataset+generator")
 """Sources of cells that come with the program."""
@@ -104,7 +111,7 @@ class FillSettings(Table):
     generated: Count = 4
     """Cells generated for each group, where the generator is the source."""
     seed: Index = 0
-    """Seed of the generator."""
+    """Seed of what is drawn at random: generated cells, and errors that probe the objective."""
     min_contact: Fraction = 0.02
     """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
     overlap: NonNegative = 0.05

@@ -13,7 +13,15 @@ from pydantic import BaseModel
 from micro.errors import InputError
 from multiscale import boundary, settings, shapes
 from multiscale import case as case_module
-from multiscale.case import Case, case_schema, isotropic_tensor, load_case, parse_case, schema_text
+from multiscale.case import (
+    Case,
+    case_schema,
+    file_digest,
+    isotropic_tensor,
+    load_case,
+    parse_case,
+    schema_text,
+)
 
 CASES = sorted((Path(__file__).resolve().parents[2] / "cases").glob("*.toml"))
 
@@ -64,6 +72,61 @@ def test_digest_depends_on_what_is_computed_only():
     changed = case_of(MINIMAL + "\n[filter]\nradius = 3.0\n")
     assert case.digest() == renamed.digest() == spelled_out.digest()
     assert case.digest() != changed.digest()
+
+
+def test_each_stage_depends_on_what_it_uses():
+    plain = case_of().stage_digests()
+    refilled = case_of(MINIMAL + "\n[fill]\ntolerance = 0.02\n").stage_digests()
+    exported = case_of(MINIMAL + "\n[export]\nvoxels = 16\n").stage_digests()
+    changed = lambda other: [stage for stage in plain if plain[stage] != other[stage]]  # noqa: E731
+    assert changed(refilled) == ["fill", "evaluate", "export"]
+    assert changed(exported) == ["export"]
+    assert changed(case_of(MINIMAL + "\n[filter]\nradius = 3.0\n").stage_digests()) == list(plain)
+
+
+def test_digest_depends_on_what_named_files_hold(tmp_path):
+    gamut = tmp_path / "mine.safetensors"
+    file = tmp_path / "a.toml"
+    file.write_text(MINIMAL + '\n[gamut]\nsource = "mine.safetensors"\n')
+    digests = []
+    for content in (b"a", b"b", b"a"):
+        gamut.write_bytes(content)
+        digests.append(load_case(file).digest())
+    assert digests[0] == digests[2] != digests[1]
+    store = tmp_path / "cells.zarr"
+    (store / "c").mkdir(parents=True)
+    (store / "c" / "0").write_bytes(b"x")
+    one = file_digest(store)
+    (store / "c" / "0").write_bytes(b"y")
+    assert file_digest(store) != one
+    assert file_digest(tmp_path / "none") == ""
+
+
+def test_packaged_cells_have_one_base_material():
+    stiffness = "young_modulus_mpa = 1000.0"
+    with pytest.raises(InputError, match="packaged cells are homogenised") as caught:
+        case_of(varied((stiffness, f"{stiffness}\npoisson = 0.42")))
+    assert caught.value.key == "base_material.poisson"
+
+
+@pytest.mark.parametrize(
+    ("tables", "key"),
+    [
+        ('[fill]\nsource = "generator"\n[objective]\ntype = "compliance"\nmass_limit = 0.3', "fill.source"),
+        (
+            '[fill]\nsource = "dataset+generator"\n[objective]\ntype = "compliance"\nmass_limit = 0.3',
+            "fill.source",
+        ),
+        ("[export]\nvoxels = 5", "export.voxels"),
+    ],
+)
+def test_cells_that_can_not_serve_are_refused_at_once(tables, key):
+    text = MINIMAL.replace('[objective]\nobserve = ["block"]\nreference = "soft"\n', "")
+    if "[objective]" not in tables:
+        text = MINIMAL
+    with pytest.raises(InputError) as caught:
+        case_of(text + "\n" + tables + "\n")
+    assert caught.value.key == key
 
 
 def test_tensors_by_material_name():

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from micro import cell
+from micro.cellset import CellSet
 from micro.generator import Generator
 from micro.homogenize import homogenize_octants
 from micro.library import load_library
+from micro.library import nearest as library_nearest
 from micro.tensor import tensor_error
 from multiscale.cavities import encloses
 from multiscale.cell_source import GeneratorSource, SetSource
@@ -121,3 +123,15 @@ def test_joined_keeps_parameters_only_if_all_have_them():
     assert both.params.shape[1] == library.params.shape[1]
     plain = joined([library.subset([0]), joined([library.subset([1])]).subset([0])])
     assert len(plain) == 2
+
+
+def test_a_material_from_cells_that_no_formula_made():
+    library = load_library()
+    near, _ = library_nearest(library, TARGETS[:1], 60)
+    some = library.subset(near[0][::-1])  # the nearest last
+    own = CellSet.from_octants(some.octants(), some.C, family=["measured"] * len(some))
+    found = SetSource(own, avoid_cavities=False).material(TARGETS[0])
+    assert np.array_equal(found.octants(0), library.octants(int(near[0, 0])))
+    # With formulas the nearest one is corrected, and so is nearer.
+    better = SetSource(library).material(TARGETS[0])
+    assert tensor_error(better.C, TARGETS[:1]) < tensor_error(found.C, TARGETS[:1])

@@ -6,6 +6,7 @@ import pytest
 
 from micro.errors import InputError
 from micro.files import write_json
+from multiscale import provenance
 from multiscale.case import load_case
 from multiscale.directory import RunDirectory, read_case
 
@@ -34,3 +35,49 @@ def test_a_runs_case_finds_the_files_that_it_names(root, tmp_path):
     assert read_case(tmp_path / "run").digest() == case.digest()
     with pytest.raises(InputError, match="not the directory of a run"):
         read_case(tmp_path)
+
+
+def variant(root, tmp_path, text, name):
+    base = (root / "tests" / "multiscale" / "minimal.toml").read_text()
+    file = tmp_path / name
+    file.write_text(base + text)
+    return load_case(file)
+
+
+def test_another_fill_keeps_the_design(root, tmp_path):
+    run = tmp_path / "run"
+    first = RunDirectory(run, variant(root, tmp_path, "", "a.toml"))
+    for name in ("design", "fill", "evaluate", "export"):
+        first.finish(name, {name: 1.0}, {name: {"value": 1}})
+    refilled = RunDirectory(run, variant(root, tmp_path, "[fill]\ntolerance = 0.02\n", "b.toml"))
+    assert refilled.again == ("fill", "evaluate", "export")
+    assert refilled.done("design")
+    assert not refilled.done("fill")
+    refilled.finish("fill", {"fill": 1.0}, {"fill": {"value": 2}})
+    # Killed here: what is done of the new fill stays done, the rest is still to do.
+    again = RunDirectory(run, variant(root, tmp_path, "[fill]\ntolerance = 0.02\n", "b.toml"))
+    assert again.again == ()
+    assert [s for s in ("design", "fill", "evaluate", "export") if again.done(s)] == ["design", "fill"]
+    assert again.metrics()["fill"] == {"value": 2}
+    with pytest.raises(InputError, match="another case"):
+        RunDirectory(run, variant(root, tmp_path, "[filter]\nradius = 3.0\n", "c.toml"))
+
+
+def test_each_stage_keeps_what_made_it(root, tmp_path, monkeypatch):
+    case = load_case(root / "tests" / "multiscale" / "minimal.toml")
+    monkeypatch.setattr(provenance, "versions", lambda: {"multiscale": "1"})
+    RunDirectory(tmp_path, case).finish("design", {}, {})
+    monkeypatch.setattr(provenance, "versions", lambda: {"multiscale": "2"})
+    later = RunDirectory(tmp_path, case)
+    assert later.metrics()["versions"] == {"multiscale": "1"}  # opening it changes nothing
+    later.finish("fill", {}, {})
+    record = json.loads((tmp_path / "run.json").read_text())["stages"]
+    assert [record[s]["versions"]["multiscale"] for s in ("design", "fill")] == ["1", "2"]
+
+
+def test_a_run_is_read_from_elsewhere(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root / "cases")
+    case = load_case("cloak_stl.toml")
+    RunDirectory(tmp_path / "run", case)
+    monkeypatch.chdir(tmp_path)
+    assert read_case(tmp_path / "run").digest() == case.digest()

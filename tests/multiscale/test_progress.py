@@ -79,6 +79,16 @@ def test_tensorboard_shows_one_curve_after_a_restart(tmp_path):
     assert [e.value for e in events.Scalars("loads/pull")] == pytest.approx([0.1, 0.05, 0.1 / 3])
 
 
+def test_a_board_of_a_design_that_is_done(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(record(k)) + "\n" for k in (1, 2, 3)))
+    board.write_history(tmp_path)
+    events = EventAccumulator(str(tmp_path / board.FOLDER))
+    events.Reload()
+    assert [e.step for e in events.Scalars("design/distortion")] == [1, 2, 3]
+
+
 def test_no_board_keeps_nothing(tmp_path):
     with board.open_board(None, []) as write:
         write(record(1))

@@ -97,7 +97,7 @@ def test_metrics_are_complete(finished):
     assert m["solver"]["unknowns"] > 1000
     assert m["solver"]["iterations_mean"] > 1
     assert m["versions"]["petsc"]
-    assert "optimizer" in m["seeds"]
+    assert m["seeds"] == {"fill": 0}
     assert len(m["case_sha256"]) == 64
 
 
@@ -123,6 +123,15 @@ def test_outputs_can_be_read_back(finished):
     from multiscale.case import load_case
 
     assert load_case(out / "case.toml").digest() == metrics_of(out)["case_sha256"]
+
+
+def test_evaluating_into_a_run_is_refused(finished, case, run_cli):
+    out, _, _ = finished
+    before = (out / "metrics.json").read_bytes()
+    done = run_cli("multiscale", "evaluate", case, "--tensors", out / "design.npz", "--out", out)
+    assert done.returncode == 2
+    assert "holds a run" in done.stderr
+    assert (out / "metrics.json").read_bytes() == before
 
 
 def test_a_killed_run_lost_nothing(finished):

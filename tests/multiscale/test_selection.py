@@ -134,3 +134,17 @@ def test_the_common_face_is_the_majority_by_interfaces():
     differ = lambda face: sum(int((face != faces[k]).sum()) for k in (1, 1, 2, 3))  # noqa: E731
     for k in (1, 2, 3):
         assert differ(found) <= differ(faces[k])
+
+
+def test_many_interfaces_of_good_contact_are_not_weak():
+    # 2 x 5,000 elements side by side: what each interface lacks adds up beyond what a missing contact costs.
+    label = np.zeros((2, 50, 100), dtype=int)
+    label[1] = 1
+    faces = np.zeros((2, N, N), dtype=bool)
+    faces[0, :3], faces[1, 1:] = True, True
+    groups = Groups(label, np.tile(BASE, (2, 1)), np.array([5000, 5000]), interface_counts(label, 2))
+    pool = Pool(faces, groups.target, np.zeros(2, dtype=bool), np.arange(2)[:, None])
+    assert len(select(pool, groups, Weights(1.0, 0.1, 0.01)).weak) == 0
+    # A contact of half the face is asked for, and two of four rows are there: just enough; more is not.
+    assert len(select(pool, groups, Weights(1.0, 0.5, 0.01)).weak) == 0
+    assert select(pool, groups, Weights(1.0, 0.6, 0.01)).weak.tolist() == [0, 1]

@@ -1,0 +1,73 @@
+"""Filling a field: what groups are offered, and that it only gets better."""
+
+import numpy as np
+import pytest
+
+from micro.cellset import CellSet
+from micro.library import load_library, nearest
+from micro.tensor import tensor_error
+from multiscale import fill
+from multiscale.case import load_case
+from multiscale.cell_source import Faced, SetSource
+from multiscale.problem import build_problem
+from multiscale.reduction import Reduction
+
+CELLS = load_library()
+
+
+class Offering(SetSource):
+    """One candidate a group; for a face the library's cell that is most like it, among the near ones."""
+
+    def __init__(self, makes=True):
+        super().__init__(CELLS, 1, avoid_cavities=False)
+        self.asked, self.makes = [], makes
+
+    def with_faces(self, faces, targets, tolerance, say):
+        self.asked.append([(tuple(t), f.tobytes()) for t, f in zip(targets, faces, strict=True)])
+        near, _ = nearest(CELLS, targets, 200)
+        rows = []
+        for some, face in zip(near, faces, strict=True):
+            like = (CELLS.subset(some).faces() == face).mean(axis=(1, 2))
+            rows.append(int(some[np.argmax(like)]))
+        keep = np.arange(0 if not self.makes else len(rows))
+        plain = CELLS.subset(np.array(rows, dtype=int)[keep])
+        return Faced(CellSet.from_octants(plain.octants(), plain.C, family=["made"] * len(plain)), keep)
+
+
+@pytest.fixture
+def setting(root):
+    """The tiny case with tensors of library cells drawn at random: every group is one element."""
+    problem = build_problem(load_case(root / "tests" / "multiscale" / "minimal.toml"))
+    reduction = Reduction(problem)
+    wanted = reduction.elements(problem.tensor)
+    design = reduction.elements(problem.design)
+    middle = CELLS.C[tensor_error(CELLS.C, np.array([[0.3, 0.12, 0.1]])) < 0.12]
+    draws = np.random.default_rng(0).integers(len(middle), size=int(design.sum()))
+    wanted[design] = middle[draws]
+    settings = load_case(root / "tests" / "multiscale" / "minimal.toml").fill
+    return problem, reduction, wanted, settings
+
+
+def filled(setting, source):
+    problem, reduction, wanted, settings = setting
+    filling = fill.Filling(problem, reduction, wanted, source, settings)
+    filling.choose(None)
+    return filling
+
+
+def test_groups_are_offered_cells_for_their_neighbours_faces(setting, monkeypatch):
+    monkeypatch.setattr(fill, "_OFFERED", 0.5)
+    source = Offering()
+    alone, offered = filled(setting, Offering(makes=False)), filled(setting, source)
+    assert 1 <= len(source.asked) <= 3
+    everything = [key for round_ in source.asked for key in round_]
+    assert len(everything) == len(set(everything))  # nothing twice
+    assert offered.selection.cost < alone.selection.cost
+    overlap = lambda f: f.filled().lattice.contacts().mean_overlap_unlike  # noqa: E731
+    assert overlap(offered) > overlap(alone) + 0.02
+
+
+def test_a_source_that_makes_nothing_is_asked_once(setting):
+    source = Offering(makes=False)
+    filled(setting, source)
+    assert len(source.asked) == 1
