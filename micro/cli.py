@@ -1,6 +1,7 @@
 """The command ``micro``: thin wrappers around the package's functions.
 
-Exit codes: 0 done; 2 the input is wrong; 3 a solve or a fit did not converge.
+Exit codes: 0 done; 2 the input is wrong, or a file can't be read or written; 3 a solve or a fit did not
+converge, or a cell carries no load; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,24 +9,64 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from micro.dataset_cli import app as dataset_app
-from micro.errors import InputError, NotConverged
+from micro.errors import InputError, NotConverged, file_error
 from micro.generator_cli import register as register_generator
 from micro.inverse_cli import optimize
 from micro.library_cli import app as library_app
 
+
+class _Commands(TyperGroup):
+    """The commands; an interrupted one says so and ends with 130, as shells have it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.stderr.write("micro: interrupted\n")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="micro",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Cells of a metamaterial: their homogenised stiffness and the library of cells.",
+    help="""Cells of a metamaterial: their stiffness, and how to come by them.
+
+`homogenize` measures a cell. `optimize` finds the cell that is best at something, `generate` draws cells
+for given tensors from a diffusion model, `library nearest` looks among cells made by formula. `dataset`,
+`train` and `active` build the data set and the generator that learns from it; both are packaged, so nothing
+has to be built first.
+
+    micro homogenize cell.stl                   # voxels or a closed surface
+    micro generate --c11 0.30 --c12 0.11 --c44 0.09 --out cells
+    micro optimize --objective bulk --volume 0.3 --out stiff""",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from micro.version import own_version
+
+        print(f"micro {own_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
 
 
 app.command()(optimize)
@@ -97,12 +138,20 @@ def homogenize(
     else:
         print_report(report, str(file))
     status = report["status"]
-    failed = sum(s == "not_converged" for s in ([status] if isinstance(status, str) else status))
+    statuses = [status] if isinstance(status, str) else status
+    failed = sum(s == "not_converged" for s in statuses)
     if failed:
         cells = "" if isinstance(status, str) else f" for {failed} of {len(status)} octants"
         raise NotConverged(
             f"{file}: the solve did not reach --rtol {rtol:g}{cells}; "
             "try a larger --rtol, or a --void of 1e-6 for cells that hang together by edges only"
+        )
+    idle = sum(s == "no_load_path" for s in statuses)
+    if idle:
+        cells = "" if isinstance(status, str) else f" in {idle} of {len(status)} octants"
+        raise NotConverged(
+            f"{file}: no solid path joins opposite faces{cells}, so the stiffness is exactly zero; "
+            "give bool voxels whose True is solid, or a --void above 0"
         )
 
 
@@ -122,8 +171,14 @@ def main() -> None:
     try:
         app()
     except (InputError, NotConverged) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:  # not a closed pipe: that one ends inside app() with 1, quietly
+        _fail(file_error(error))
+
+
+def _fail(error: InputError | NotConverged) -> NoReturn:
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

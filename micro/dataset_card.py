@@ -151,7 +151,7 @@ def _head(cells: CellSet, file: Path) -> str:
             "",
             "Made, and resumed when interrupted, by",
             "",
-            f"    {cells.attrs['command']}",
+            f"    {cells.attrs['command']} --out={file.name}",
             "",
             "Read by `micro.dataset.load_dataset()`, a `CellSet`; `micro.dataset.masks(cells)` gives its",
             "parts, `micro.dataset.sources(cells)` where each cell comes from. Tensors are in units of E_s.",

@@ -28,7 +28,7 @@ def build(
     out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
     n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 32,
     pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 16000,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 2,
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 1000,
     extremes: Annotated[
         int, typer.Option(help="Cells pushed over the edge by inverse homogenisation; 0: no extremes.")
@@ -104,7 +104,7 @@ def info(
     console = Console()
     console.print(f"{len(cells)} cells of n = {cells.n}, digest {cells.digest()[:16]}")
     for key in ("title", "command", "gathered"):
-        console.print(f"{key}: {cells.attrs.get(key)}")
+        console.print(f"{key}: {cells.attrs.get(key)}", markup=False)
     parts = masks(cells)
     console.print(", ".join(f"{int(rows.sum())} {name}" for name, rows in parts.items()))
     for title, column in (("source", sources(cells)), ("family", cells.family)):

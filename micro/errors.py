@@ -40,6 +40,12 @@ class InputError(Exception):
         return f"{where}: {text}{got}" if where else f"{text}{got}"
 
 
+def file_error(error: OSError) -> InputError:
+    """What the system refused (no such directory, no permission, disk full) as an error of one line."""
+    file = error.filename2 or error.filename  # of two, the second is where a result was to go
+    return InputError(error.strerror or str(error) or type(error).__name__, file=file)
+
+
 class NotConverged(RuntimeError):
     """A solve or a fit did not reach its tolerance; the message says what to try."""
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from micro.errors import InputError
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -30,6 +32,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         _remove(temporary)
+
+
+def check_writable(directory: str | os.PathLike[str], key: str | None = None) -> None:
+    """Refuse a directory that can't be written to, or made; nothing is made here.
+
+    For the beginning of long work, so that its result is not lost at the end.
+
+    Raises
+    ------
+    InputError
+        Naming the path in the way, and the option ``key``.
+    """
+    path = Path(directory)
+    nearest = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not nearest.is_dir():
+        reason = "is a file" if nearest == path else f"lies below a file, {nearest}"
+        raise InputError(f"{reason}; give a directory", key=key, value=str(path))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"can't be written to: no permission in {nearest}", key=key, value=str(path))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

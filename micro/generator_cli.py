@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from micro.errors import InputError
+from micro.files import check_writable
 
 GeneratorOption = Annotated[
     str, typer.Option("--generator", help="Weights: a .safetensors file, or `default` for the packaged ones.")
@@ -58,7 +60,7 @@ def generate(
     bare: Annotated[
         bool, typer.Option("--bare", help="The diffusion model alone: one draw, no screening, no steering.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="A cell depends on its target and its seed alone.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="A cell depends on its target and its seed alone.")] = 0,
     generator: GeneratorOption = "default",
     device: DeviceOption = "cpu",
 ) -> None:
@@ -90,6 +92,7 @@ def generate(
         raise InputError("needs target tensors", key="--refine")
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed}
     settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
+    check_writable(out, "--out")
     loaded = Generator.load(generator, device)
     with _bar() as bar:
         task = bar.add_task("cells", total=len(wanted) * per_target)
@@ -105,7 +108,7 @@ def generate(
             progress=lambda done, total: bar.update(task, completed=done),
             **settings,
         )
-    table = Table("figure", "value", title=str(out))
+    table = Table("figure", "value", title=escape(str(out)))
     for key in ("error_mean", "error_best_mean", "error_p95", "disconnected", "seconds_per_cell"):
         value = report[key]
         table.add_row(key, "-" if value is None else f"{value:.4f}")
@@ -134,7 +137,7 @@ def train(
     dimension: Annotated[int, typer.Option(help="Coordinates of the shape space.")] = 256,
     batch: Annotated[int, typer.Option(help="Cells in a batch.")] = 256,
     rate: Annotated[float, typer.Option(help="Learning rate.")] = 1.5e-3,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     device: DeviceOption = "cpu",
 ) -> None:
     """Train a generator; the same command goes on where a killed one stopped.

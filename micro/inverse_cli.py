@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -51,7 +52,7 @@ def optimize(
     ] = "schwarz-p",
     wave: Annotated[int, typer.Option(help="Wave number k of cos and sin (2 pi k x).")] = 1,
     invert: Annotated[bool, typer.Option("--invert", help="Exchange solid and void in the start.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the starts noise and waves.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the starts noise and waves.")] = 0,
     radius: Annotated[
         float | None, typer.Option(help="Filter radius in voxels: larger, thicker.", show_default="0.07 n")
     ] = None,
@@ -179,7 +180,9 @@ def _start(text: str) -> Any:
 
 
 def _print(metrics: dict[str, Any], out: Path) -> None:
-    table = Table("property", "value", title=f"{out}: {metrics['objective']}, binary and connected")
+    table = Table(
+        "property", "value", title=f"{escape(str(out))}: {metrics['objective']}, binary and connected"
+    )
     for key in ("volume", "C", "bulk", "shear", "young", "poisson", "zener"):
         value = metrics[key]
         text = ", ".join(f"{v:.5f}" for v in value) if isinstance(value, list) else f"{value:.4f}"

@@ -28,7 +28,7 @@ def build(
     out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
     n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 32,
     count: Annotated[int, typer.Option(help="Number of cells.")] = 3600,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 1,
     coarse: Annotated[int, typer.Option(help="Resolution at which candidates are compared.")] = 16,
     pool: Annotated[int, typer.Option(help="Number of random candidates.")] = 5000,
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 500,
@@ -71,7 +71,7 @@ def show(library: LibraryOption = None) -> None:
     console = Console()
     console.print(f"{len(cells)} cells of n = {cells.n}, digest {cells.digest()[:16]}")
     for key, value in cells.attrs.items():
-        console.print(f"{key}: {value}")
+        console.print(f"{key}: {value}", markup=False)
     console.print(families)
 
 

@@ -78,12 +78,13 @@ def constants(C: NDArray[np.float64]) -> Report:
 def print_report(report: Report, name: str) -> None:
     """The report as tables on stdout."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
     if not isinstance(report["status"], str):
         head = ("octant", "C11", "C12", "C44", "volume", "residual", "steps", "status")
-        table = Table(*head, title=name, box=None)
+        table = Table(*head, title=escape(name), box=None)
         for i, C in enumerate(report["C"]):
             row = (C[0][0], C[0][1], C[3][3], report["volume_fraction"][i])
             numbers = [f"{v:.5f}" for v in row] + [f"{report['residual'][i]:.1e}"]
@@ -91,7 +92,7 @@ def print_report(report: Report, name: str) -> None:
         console.print(table)
         return
     # Lines rather than a table: they keep their digits on a narrow terminal.
-    console.print(f"{name}: stiffness, Voigt order 11 22 33 23 13 12")
+    console.print(f"{name}: stiffness, Voigt order 11 22 33 23 13 12", markup=False)
     for row in report["C"]:
         console.print(" ".join(f"{v:10.6f}" for v in row), soft_wrap=True)
     shape = " x ".join(str(n) for n in report["shape"])

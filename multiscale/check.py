@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 
 from micro import tensor
@@ -51,8 +52,8 @@ def check_case(path: str | Path, out: str | Path | None, console: Console) -> Pa
         raise InputError(f"can't write there: {error.strerror}", file=directory, key="--out") from None
     console.print(summary(case, problem))
     if trouble:
-        console.print(f"[yellow]The drawing has sections only, {trouble}[/yellow]")
-    console.print(f"The case is valid. Drawing: {picture}", soft_wrap=True)
+        console.print(f"The drawing has sections only, {trouble}", style="yellow", markup=False)
+    console.print(f"The case is valid. Drawing: {picture}", soft_wrap=True, markup=False)
     return picture
 
 
@@ -72,7 +73,7 @@ def sizes(problem: Problem) -> dict[str, int]:
 def summary(case: Case, problem: Problem) -> Group:
     """The tables that ``check`` prints."""
     edge = problem.cell_size_m * 1e3
-    head = f"[bold]{case.name}[/bold]  {case.case.description}"
+    head = f"[bold]{escape(case.name)}[/bold]  {escape(case.case.description)}"
     return Group(
         head, "", _grid_table(problem, edge), "", _region_table(problem), "", _load_table(problem), ""
     )
@@ -95,7 +96,8 @@ def _grid_table(problem: Problem, edge: float) -> Table:
         "" if count["unknowns"] == count["unknowns_full"] else f" (full grid: {count['unknowns_full']:,})"
     )
     table.add_row("unknowns", f"{count['unknowns']:,}{shrunk}")
-    table.add_row("observed", f"{count['observed_nodes']:,} nodes of {', '.join(problem.observed_names)}")
+    observed = escape(", ".join(problem.observed_names))
+    table.add_row("observed", f"{count['observed_nodes']:,} nodes of {observed}")
     table.add_row("memory", f"about {count['memory_bytes'] / 1e9:.1f} GB to solve")
     return table
 
@@ -110,7 +112,8 @@ def _region_table(problem: Problem) -> Table:
             c = problem.tensor[where][0]
             numbers = [" ".join(f"{value:.4f}" for value in c)]
             numbers += [f"{float(f(c)):.3f}" for f in (tensor.young, tensor.poisson)]
-        table.add_row(name, role.name.lower(), f"{int(where.sum()):,}", f"{where.mean():.1%}", *numbers)
+        numbers = [f"{int(where.sum()):,}", f"{where.mean():.1%}", *numbers]
+        table.add_row(escape(name), role.name.lower(), *numbers)
     return table
 
 
@@ -122,7 +125,7 @@ def _load_table(problem: Problem) -> Table:
         moved = np.linalg.norm(load.value, axis=-1).max() * problem.cell_size_m * 1e3
         held = load.fixed.any(-1) & ~(load.value != 0).any(-1)
         table.add_row(
-            load.name,
+            escape(load.name),
             f"{load.weight:g}",
             f"{int(held.sum()):,}",
             " ".join(f"{value:.5g}" for value in force + 0.0),

@@ -3,8 +3,8 @@
 Everything heavy is imported inside the command that needs it, so that
 ``--help`` and ``check`` start at once and work without PETSc.
 
-Exit codes: 0 done; 2 the input is wrong, nothing was written; 3 a solve or a
-fit did not converge; 130 interrupted.
+Exit codes: 0 done; 2 the input is wrong, nothing was written, or a file can't
+be read or written; 3 a solve or a fit did not converge; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from micro.errors import InputError, NotConverged
+from micro.errors import InputError, NotConverged, file_error
+from micro.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +42,24 @@ First steps:
 
 An interrupted run goes on where it stopped when the same command is given again.""",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from micro.version import own_version
+
+        print(f"multiscale {own_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
 
 CaseFile = Annotated[
     Path,
@@ -124,6 +143,7 @@ def run(
     with reporting("multiscale run", resumes=True):
         if quiet and json_lines:
             raise InputError("say either, not both", key="--quiet, --json-lines")
+        check_writable(out, "--out")
         from multiscale.run import run_case
 
         style: Style = "quiet" if quiet else "json" if json_lines else "text"
@@ -150,11 +170,14 @@ def evaluate(
         typer.Option("--all-elements", help="Read the fixed regions' tensors too: a lattice as built."),
     ] = False,
 ) -> None:
-    """Measure any design of a case, whoever made it: the distortions of the void and of the design.
+    """Measure any design of a case, whoever made it, by the case's objective.
 
-    The design regions' tensors come from the file, the fixed regions' materials from the case.
+    Its distortions, compliances or mismatches go into DIR/metrics.json; a distortion stands beside that
+    without a cloak, a mismatch beside the initial material's. The design regions' tensors come from the
+    file, the fixed regions' materials from the case.
     """
     with reporting("multiscale evaluate"):
+        check_writable(out, "--out")
         from multiscale.run import evaluate_case
 
         evaluate_case(case, tensors, out, all_elements=all_elements)
@@ -233,6 +256,7 @@ def export(
         from multiscale.export.command import export_with_progress
 
         if first_rank():
+            check_writable(out.parent, "--out")
             name = format or out.suffix.removeprefix(".").lower() or "slices"
             export_with_progress(
                 run_dir, name, out, region, per_cell=per_cell, smooth=smooth, decimate=decimate
@@ -335,7 +359,7 @@ def report(
 
         if first_rank():
             for file in write_report(run_dir):
-                _console().print(str(file), soft_wrap=True)
+                _console().print(str(file), soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -358,7 +382,10 @@ def compare(
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The case's name; the file is NAME.toml.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", show_default=False, help="The case's name; the file is NAME.toml."),
+    ] = None,
     template: Annotated[
         str, typer.Option("--template", metavar="TEMPLATE", help="What to start from; --list shows them.")
     ] = "cloak",
@@ -376,9 +403,13 @@ def new(
             return
         if list_templates:
             for key, text in describe().items():
-                _console().print(f"{key:10} {text}", soft_wrap=True)
+                _console().print(f"{key:10} {text}", soft_wrap=True, markup=False)
             return
-        _console().print(f"{new_case(name, template, out)}: now `multiscale check` it", soft_wrap=True)
+        if name is None:
+            raise InputError("the case's name is missing; --list shows what to start from", key="NAME")
+        _console().print(
+            f"{new_case(name, template, out)}: now `multiscale check` it", soft_wrap=True, markup=False
+        )
 
 
 @app.command()
@@ -410,6 +441,11 @@ def reporting(command: str, *, resumes: bool = False) -> Iterator[None]:
     except InputError as error:
         _say(f"error: {error}")
         raise typer.Exit(error.exit_code) from None
+    except BrokenPipeError:  # the reader of our output has gone: no mistake of anybody's
+        raise
+    except OSError as error:
+        _say(f"error: {file_error(error)}")
+        raise typer.Exit(InputError.exit_code) from None
     except NotConverged as error:
         _say(f"error: {' '.join(str(error).split())}")
         raise typer.Exit(error.exit_code) from None

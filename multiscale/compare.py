@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from micro.errors import InputError
@@ -64,7 +65,7 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None, console: C
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"can't be written: {error.strerror}", file=file) from None
-    console.print(str(file), soft_wrap=True)
+    console.print(str(file), soft_wrap=True, markup=False)
 
 
 def best(row: Row, runs: Sequence[Compared]) -> set[int]:
@@ -93,7 +94,7 @@ def table(runs: Sequence[Compared]) -> Table:
     out = Table(box=None, padding=(0, 2, 0, 0))
     out.add_column("")
     for run in runs:
-        out.add_column(run.name, justify="right", overflow="fold")
+        out.add_column(escape_markup(run.name), justify="right", overflow="fold")
     group = ""
     for row in rows_of(run.metrics for run in runs):
         if row.group != group:
@@ -108,8 +109,7 @@ def table(runs: Sequence[Compared]) -> Table:
     if different:
         out.add_row("[bold]Settings that differ[/bold]")
     for key, values in different:
-        # Brackets of lists are not markup.
-        out.add_row(f"  {key}", *(_short(v).replace("[", "\\[") for v in values))
+        out.add_row(f"  {key}", *(escape_markup(_short(v)) for v in values))
     return out
 
 

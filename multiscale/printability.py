@@ -324,5 +324,5 @@ def report_printability(run_dir: str | Path, *, json_output: bool = False, **opt
     if json_output:
         print(json.dumps(asdict(report), indent=2))
     for line in [] if json_output else described(report):
-        reporter.console.print(line, soft_wrap=True)
+        reporter.console.print(line, soft_wrap=True, markup=False)
     return report

@@ -9,6 +9,8 @@ import resource
 import sys
 from typing import Any
 
+from micro.version import own_version
+
 _PACKAGES = ("numpy", "scipy", "torch", "petsc4py", "nlopt", "zarr", "pyvista", "meshio")
 
 
@@ -25,12 +27,6 @@ def versions() -> dict[str, str | None]:
 
         found["petsc"] = ".".join(str(part) for part in PETSc.Sys.getVersion())
     return found
-
-
-def own_version() -> str | None:
-    """The installed version of this distribution, or None when it runs without being installed."""
-    names = importlib.metadata.packages_distributions().get("multiscale", [])
-    return importlib.metadata.version(names[0]) if names else None
 
 
 def machine() -> dict[str, Any]:

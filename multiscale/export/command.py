@@ -147,7 +147,7 @@ def export_with_progress(
     reporter = Reporter()
 
     def say(line: str) -> None:
-        reporter.console.print(line, soft_wrap=True)
+        reporter.console.print(line, soft_wrap=True, markup=False)
 
     with reporter.task(f"export {format}", _STEPS) as task:
 

@@ -72,8 +72,13 @@ def test_numbers_are_moduli_and_settings_count(tmp_path: Path) -> None:
     other = _json(tmp_path / "soft.npy", "--nu", 0.1)
     assert other["engineering"]["nu12"] == pytest.approx(0.1)
     void = _save(tmp_path / "void.npy", np.zeros((4, 4, 4), dtype=bool))
-    empty = _json(void)
+    result = _invoke(void, "--json")
+    assert isinstance(result.exception, NotConverged)
+    assert result.exception.exit_code == 3
+    assert "exactly zero" in str(result.exception)
+    empty = json.loads(result.stdout)
     assert empty["status"] == "no_load_path"
+    assert not np.any(empty["C"])
     assert empty["engineering"] is None
     assert empty["zener"] is None
     assert _json(void, "--void", 0.25)["engineering"]["E1"] == pytest.approx(0.25)
@@ -85,6 +90,8 @@ def test_several_octants(tmp_path: Path) -> None:
     assert report["status"] == ["ok", "ok"]
     assert_allclose(report["C"][1], stiffness_matrix(SOLID), rtol=1e-9, atol=1e-12)
     assert "steps" in _invoke(path, "--octant").stdout
+    void = _save(tmp_path / "some.npy", np.stack([OCTANT, np.zeros_like(OCTANT)]))
+    assert "in 1 of 2 octants" in str(_invoke(void, "--octant").exception)
 
 
 def test_text_for_people(tmp_path: Path) -> None:
