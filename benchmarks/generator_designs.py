@@ -12,6 +12,7 @@ Same noise levels, loss, conditions, self-conditioning, sampler, batch, and seco
 from __future__ import annotations
 
 import argparse
+import platform
 import time
 from pathlib import Path
 
@@ -196,6 +197,7 @@ def main() -> None:
     write_json(
         options.out,
         {
+            "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads()},
             "minutes_of_one_thread": options.minutes,
             "cells": len(known),
             "targets": len(targets),

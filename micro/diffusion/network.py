@@ -83,7 +83,7 @@ class Denoiser(nn.Module):
         return torch.stack([layer.modulate(e) for layer in layers], dim=1)
 
     def denoise(self, x: Tensor, estimate: Tensor, sigma: Tensor, modulations: Tensor) -> Tensor:
-        """As :meth:`forward`, by given :meth:`modulations`."""
+        """As :meth:`forward`, by given :meth:`modulations` (m, depth, 3 width)."""
         keep = 1 / (1 + sigma**2)[:, None]
         h = self.inlet(torch.cat([x * keep.sqrt(), estimate], dim=1))
         for layer, modulation in zip(self.layers, modulations.unbind(1), strict=True):

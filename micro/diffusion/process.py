@@ -40,8 +40,9 @@ def levels(steps: int) -> Tensor:
 class Estimator:
     """Estimates of x0 with classifier-free guidance (Ho and Salimans 2022) and self-conditioning.
 
-    What conditions and noise levels do to the network's layers is the same for all cells asked for the same:
-    it is computed once for each of the ``conditions`` that differ, for all noise levels ``sigmas`` together.
+    What conditions and noise levels do to the network's layers is the same for all cells of a block that are
+    asked for the same: it is computed once for each of the ``conditions`` that differ, for all noise levels
+    ``sigmas`` together.
     The unconditional network is called only if its share does not vanish: not at guidance 1.
     """
 
