@@ -282,6 +282,15 @@ def printability(
             help="Of the base material, for the mass.",
         ),
     ] = None,
+    least: Annotated[
+        float | None,
+        typer.Option(
+            "--least",
+            metavar="MM",
+            show_default=False,
+            help="The printer's smallest wall and gap: how much is thinner, and the cell size that suits.",
+        ),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
     """Can it be printed? Smallest features, enclosed cavities, overhangs, mass.
@@ -292,7 +301,13 @@ def printability(
         from multiscale.printability import report_printability
 
         if first_rank():
-            report_printability(run_dir, direction=direction, density_kg_m3=density, json_output=json_output)
+            report_printability(
+                run_dir,
+                direction=direction,
+                density_kg_m3=density,
+                least_mm=least,
+                json_output=json_output,
+            )
 
 
 @app.command()

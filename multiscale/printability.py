@@ -9,6 +9,7 @@ thin; an overhang is measured on a surface blurred by 0.6 voxels, without which 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -26,12 +27,10 @@ from multiscale.directory import read_case, read_record
 from multiscale.export.cell_mesh import octant_surface
 from multiscale.export.command import find_lattice
 from multiscale.lattice import Lattice
+from multiscale.printer import LOST, Suited, suited
 from multiscale.progress import Reporter
 
 Bools = NDArray[np.bool_]
-
-LOST = 0.01
-"""Share of a phase that may be thinner than its smallest feature: the tips of rounded shapes."""
 
 STEEP = np.cos(np.pi / 4)
 """A facet overhangs if its normal leans down by more than this: less than 45 degrees to the horizontal."""
@@ -104,6 +103,8 @@ class Printability:
     solid_mm3 : float
     mass_g : float or None
         None if no density is known.
+    printer : Suited or None
+        Against a printer's smallest wall and gap, if that was given.
     """
 
     voxel_mm: float
@@ -115,6 +116,7 @@ class Printability:
     overhang: Overhang
     solid_mm3: float
     mass_g: float | None
+    printer: Suited | None = None
 
 
 def assess(
@@ -122,6 +124,7 @@ def assess(
     *,
     direction: ArrayLike = (0.0, 0.0, 1.0),
     density_kg_m3: float | None = None,
+    least_mm: float | None = None,
     progress: Progress | None = None,
 ) -> Printability:
     """Printability of a lattice.
@@ -133,13 +136,15 @@ def assess(
         Build direction, any length.
     density_kg_m3 : float, optional
         Of the base material, for the mass.
+    least_mm : float, optional
+        The printer's smallest wall and gap.
     progress : callable, optional
         Called with the fraction done.
 
     Raises
     ------
     InputError
-        If the direction has no length, the density is not positive, or nothing is solid.
+        If the direction has no length, the density or ``least_mm`` is not positive, or nothing is solid.
     """
     vector = np.asarray(direction, dtype=np.float64)
     length = float(np.linalg.norm(vector)) if vector.shape == (3,) else 0.0
@@ -149,6 +154,8 @@ def assess(
         raise InputError("must be a positive number", key="density", value=density_kg_m3)
     if not lattice.densities().any():
         raise InputError("there is nothing solid in this lattice", key="lattice")
+    if least_mm is not None and not (np.isfinite(least_mm) and least_mm > 0):
+        raise InputError("must be a positive length in mm", key="least", value=least_mm)
     vector = vector / length
     used, count = np.unique(lattice.index[lattice.solid], return_counts=True)
     thin = np.zeros((2, len(used), _THICKEST + 1))
@@ -181,6 +188,7 @@ def assess(
         ),
         solid_mm3=lattice.solid_volume_m3 * 1e9,
         mass_g=None if density_kg_m3 is None else 1e3 * lattice.solid_volume_m3 * density_kg_m3,
+        printer=None if least_mm is None else suited(lattice, least_mm, thin),
     )
 
 
@@ -259,6 +267,7 @@ def assess_run(
     *,
     direction: ArrayLike = (0.0, 0.0, 1.0),
     density_kg_m3: float | None = None,
+    least_mm: float | None = None,
     progress: Progress | None = None,
 ) -> Printability:
     """Printability of a run's lattice, added to its ``metrics.json`` as ``printability``.
@@ -277,7 +286,9 @@ def assess_run(
         density_kg_m3 = read_case(path).base_material.density_kg_m3
     record = path / "metrics.json"
     metrics = read_record(record) if record.is_file() else None
-    report = assess(lattice, direction=direction, density_kg_m3=density_kg_m3, progress=progress)
+    report = assess(
+        lattice, direction=direction, density_kg_m3=density_kg_m3, least_mm=least_mm, progress=progress
+    )
     if metrics is not None:
         write_json(record, metrics | {"printability": asdict(report)})
     return report
@@ -295,6 +306,8 @@ def described(report: Printability) -> list[str]:
             f"(cell {found.cell}); {found.thinner['2']:.2%} of it thinner than 2 voxels, "
             f"{found.thinner['4']:.2%} than 4"
         )
+    if report.printer is not None:
+        lines.append(_verdict(report.printer))
     if report.least_contact_mm2 is not None:
         lines.append(f"least contact of two cells: {report.least_contact_mm2:.3g} mm²")
     c = report.cavities
@@ -310,6 +323,16 @@ def described(report: Printability) -> list[str]:
         f"at most {o.worst_share:.1%} (cell {o.worst_cell})"
     )
     return lines
+
+
+def _verdict(printer: Suited) -> str:
+    verdict = "passes" if printer.passes else "too thin: at most 1 % of any cell may be"
+    enough = math.ceil(1e3 * printer.cell_size_mm * (1 - 1e-9)) / 1e3  # rounded up, so that it still passes
+    return (
+        f"walls and gaps of {printer.least_mm:g} mm: {printer.solid_thinner:.2%} of the solid and "
+        f"{printer.void_thinner:.2%} of the void are thinner, {verdict}; "
+        f"these cells suit from cell_size_mm = {enough:g} on"
+    )
 
 
 def report_printability(run_dir: str | Path, *, json_output: bool = False, **options: Any) -> Printability:

@@ -113,6 +113,10 @@ ROWS = (
     Row("Printability", "smallest solid feature", "printability.solid.smallest_mm", unit("mm"), 1),
     Row("Printability", "smallest void feature", "printability.void.smallest_mm", unit("mm"), 1),
     Row("Printability", "solid thinner than 2 voxels", "printability.solid.thinner.2", percent, -1),
+    Row("Printability", "printer's smallest wall and gap", "printability.printer.least_mm", unit("mm")),
+    Row("Printability", "solid thinner than that", "printability.printer.solid_thinner", percent, -1),
+    Row("Printability", "void thinner than that", "printability.printer.void_thinner", percent, -1),
+    Row("Printability", "cell size that suits it", "printability.printer.cell_size_mm", unit("mm"), -1),
     Row("Printability", "least contact", "printability.least_contact_mm2", unit("mm²"), 1),
     Row("Printability", "enclosed cavities", "printability.cavities.count", number, -1),
     Row("Printability", "their volume", "printability.cavities.volume_mm3", unit("cm³", 1e-3), -1),
@@ -157,6 +161,7 @@ _ELSEWHERE = (
     "printability.solid.",
     "printability.void.",
     "printability.cavities.",
+    "printability.printer",
 )
 
 

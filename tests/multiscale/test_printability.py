@@ -12,7 +12,8 @@ from scipy import ndimage
 from micro.cell import cell_from_octant
 from micro.errors import InputError
 from multiscale.cavities import encloses, find_cavities
-from multiscale.printability import assess, assess_run, overhanging_area, thinner_than
+from multiscale.printability import assess, assess_run, described, overhanging_area, thinner_than
+from multiscale.printer import suited, thinner
 
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -134,6 +135,51 @@ def test_solid_and_empty_have_no_thin_part():
     assert not thinner_than(~SOLID, 8).any()
 
 
+def test_wide_openings_agree_with_narrow_ones():
+    low, mid, high = np.sort(np.indices((N, N, N)), axis=0)
+    for seed in range(3):
+        shape = (np.random.default_rng(seed).random((N, N, N)) < 0.9)[low, mid, high]
+        for part in (shape, ~shape, SHELL, BARS, SOLID, ~SOLID):
+            assert [thinner(part, k) for k in range(9)] == pytest.approx(thinner_than(part, 8))
+
+
+def test_walls_against_a_printer():
+    # Cells of 2 mm and 24 voxels: walls of 6 voxels = 0.5 mm around boxes of 18 voxels = 1.5 mm.
+    n, size = 12, 2.0
+    walls = octant(lambda a, b, c: a < 3, n)
+    item = make([[[0, 0]]], cells=np.array([walls]))
+    for least, passes in ((0.2, True), (0.5, True), (0.5001, False), (1.6, False)):
+        found = suited(item, least)
+        assert found.passes == passes
+        assert found.solid_thinner == pytest.approx(0.0 if passes else 1.0)
+        # Beyond the box's edge every gap is too narrow as well.
+        assert found.void_thinner == pytest.approx(float(least > 1.5))
+        # The walls are a quarter of the cell: it has to be four times as large as they.
+        assert found.cell_size_mm == pytest.approx(4 * least)
+        for scale, passes_then in ((1.0001, True), (0.9999, False)):
+            scaled = make([[[0, 0]]], cell_size_m=1e-3 * scale * found.cell_size_mm, cells=np.array([walls]))
+            assert suited(scaled, least).passes == passes_then
+    assert size == 1e3 * item.cell_size_m
+    # Gaps count as walls do, and a cell that is solid throughout stops no printer.
+    slots = make([[[0, 1]]], cells=np.array([~walls, octant(lambda a, b, c: a >= 0, n)]))
+    assert suited(slots, 0.5001).void_thinner == pytest.approx(1.0)
+    assert not suited(slots, 0.5001).passes
+    full = make([[[0]]], cells=np.array([SOLID]))
+    assert suited(full, 1e3).passes
+
+
+def test_the_printer_in_the_report_of_a_lattice():
+    item = mixed()
+    report = assess(item, least_mm=0.7)  # voxels of 1/6 mm: five of them are needed
+    assert report.printer == suited(item, 0.7)
+    assert report.printer.solid_thinner == pytest.approx(report.solid.thinner["5"])
+    assert report.printer.void_thinner == pytest.approx(report.void.thinner["5"])
+    fits = min(report.solid.smallest_voxels, report.void.smallest_voxels)
+    assert report.printer.cell_size_mm == pytest.approx(0.7 / fits * 2 * N)
+    assert any("these cells suit from cell_size_mm = " in line for line in described(report))
+    assert assess(item).printer is None
+
+
 # -- overhangs ----------------------------------------------------------------------------------------
 
 
@@ -214,11 +260,13 @@ def test_the_command_adds_to_the_metrics(tmp_path, run_cli):
     item = mixed()
     item.save(tmp_path / "run" / "lattice.zarr")
     (tmp_path / "run" / "metrics.json").write_text('{"distortion": {"void": 0.3}}')
-    done = run_cli("multiscale", "printability", tmp_path / "run", "--density", "1180")
+    done = run_cli("multiscale", "printability", tmp_path / "run", "--density", "1180", "--least", "0.4")
     assert done.returncode == 0, done.stderr
     assert "enclosed cavities" in done.stdout
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["distortion"] == {"void": 0.3}
+    assert metrics["printability"]["printer"]["least_mm"] == 0.4
+    assert "walls and gaps of 0.4 mm" in done.stdout
     assert metrics["printability"]["mass_g"] == pytest.approx(1180e3 * item.solid_volume_m3)
     assert metrics["printability"]["cavities"]["count"] == slow_cavities(item)[0]
 
@@ -236,6 +284,7 @@ def test_a_lattice_by_itself_is_assessed_without_writing(tmp_path):
         ({"direction": (0.0, 0.0, 0.0)}, "direction"),
         ({"direction": (0.0, np.nan, 1.0)}, "direction"),
         ({"density_kg_m3": 0.0}, "density"),
+        ({"least_mm": 0.0}, "least"),
     ],
 )
 def test_a_wrong_request_is_refused(options, key):
