@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,42 @@ def test_python_page_judges_a_field(tmp_path):
     # The first is the hole without a cloak (docs/gallery.md: 31.2 %); a stiffer ring makes up for it.
     assert values[0] == pytest.approx(0.312, abs=5e-4)
     assert values[1] < values[0]
+
+
+# ----------------------------------------------------------------- references
+PERSON = r"(?:(?:van der|von|de) )?[A-Z][a-zé]+(?:-[A-Z][a-z]+)?"
+NAMES = rf"({PERSON}(?:(?:, | and |, and ){PERSON}| et al\.)*)(?:'s)?"
+CITED = rf"{NAMES}(?:,? \(?| update \(| function \()((?:19|20)\d\d)\b"
+
+
+def _works(text):
+    """Names and years of what a text cites, whatever line ends and signs of comments stand between."""
+    plain = re.sub(r"\s*\n[ \t]*(?:#:? ?)?", " ", text)
+    for names, year in re.findall(CITED, plain):
+        yield tuple(re.findall(PERSON, names.replace("-", " "))), year
+
+
+def test_every_work_that_is_named_is_in_the_references():
+    page = (DOCS / "references.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^- \*\*(.*?) (\d{4})\.\*\*", page, re.MULTILINE | re.DOTALL)
+    used = set()
+    pages = [ROOT / "README.md", *DOCS.glob("*.md")]
+    for file in [*pages, *ROOT.glob("micro/**/*.py"), *ROOT.glob("multiscale/**/*.py")]:
+        for people, year in _works(file.read_text(encoding="utf-8")):
+            found = {
+                (who, when)
+                for who, when in listed
+                if when == year and all(re.search(rf"\b{name}\b", who) for name in people)
+            }
+            assert found, (file.name, people, year)
+            used |= found if file.name != "references.md" else set()
+    assert used == set(listed), "listed, and named nowhere"
+
+
+def test_citation_file_agrees_with_the_package():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    fields = dict(re.findall(r"^([a-z-]+): (.+)$", text, re.MULTILINE))
+    assert fields["version"] == project["version"]
+    assert fields["license"] == project["license"]
+    assert all(f"- name: {author['name']}" in text for author in project["authors"])
