@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from micro import parallel, pcg
+from micro import memory, parallel, pcg
 from micro.cell import is_symmetric, symmetrise
 from micro.errors import InputError
 from micro.voxel import Grid
@@ -35,6 +35,9 @@ Path = Literal["compiled", "torch"]
 
 _BATCH_VOXELS = 2**18
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
+
+_TRIMMED = 32
+"""Batches after which free memory is given back."""
 
 _CHECKED = 64
 """Octants checked at once."""
@@ -137,6 +140,8 @@ def homogenize_octants(
         inner = threads if len(starts) == 1 else 1
 
         def solve(start: int) -> tuple[NDArray, ...]:
+            if start // size % _TRIMMED == _TRIMMED - 1:
+                memory.trim()
             moduli = _young(array[start : start + size], void)
             part = solve_octants(moduli, nu, rtol, target, inner)
             if progress is not None:

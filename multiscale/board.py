@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +28,8 @@ class Board(Protocol):
 
 def check() -> None:
     """Raise InputError if the package is missing."""
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "needs the package tensorboard: pip install tensorboard", key="--tensorboard"
-        ) from None
+    if find_spec("tensorboard") is None:
+        raise InputError("needs the package tensorboard: pip install tensorboard", key="--tensorboard")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 
 import pytest
@@ -96,13 +95,7 @@ def test_no_board_keeps_nothing(tmp_path):
 
 
 def test_a_missing_tensorboard_is_said(monkeypatch):
-    original = builtins.__import__
-
-    def without(name, *rest, **options):
-        if name.split(".")[0] == "tensorboard":
-            raise ImportError(name)
-        return original(name, *rest, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    board.check()
+    monkeypatch.setattr(board, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install tensorboard"):
         board.check()
