@@ -12,7 +12,7 @@ from functools import lru_cache
 
 
 def trim() -> bool:
-    """Return free memory of the heap to the system, where the C library can (glibc); whether there was any."""
+    """Return the heap's free memory to the system, where the C library can (glibc); whether there was any."""
     release = _malloc_trim()
     return release is not None and bool(release(0))
 

@@ -25,9 +25,12 @@ export), the stages that depend on it are done again.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 import tomllib
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +67,8 @@ class RunDirectory:
     Raises
     ------
     InputError
-        If the directory holds the run of another design, or is not one that a run may use.
+        If the directory holds the run of another design, is not one that a run may use, or another process
+        works in it.
     """
 
     def __init__(self, path: Path, case: Case, ranks: int = 1, write: bool = True):
@@ -97,6 +101,9 @@ class RunDirectory:
         self._ranks = ranks
         if write:
             path.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+            if lock is not None:
+                weakref.finalize(self, os.close, lock)
             with atomic_path(path / "case.toml") as temporary:
                 temporary.write_text(case.to_toml(), encoding="utf-8")
             self._save()
@@ -144,6 +151,20 @@ class RunDirectory:
 
     def _save(self) -> None:
         write_json(self._file, self._data)
+
+
+def _lock(path: Path) -> int | None:
+    """Descriptor of the directory's lock, which lasts until it is closed; None where files can't be locked."""
+    number = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(number)
+        raise InputError("another process works in this directory", key="--out", value=str(path)) from None
+    except OSError:  # a file system without locks
+        os.close(number)
+        return None
+    return number
 
 
 def read_record(path: Path) -> dict[str, Any]:

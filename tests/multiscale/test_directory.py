@@ -1,6 +1,9 @@
 """The run directory: what other commands add to the metrics lasts as long as it holds."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -81,3 +84,30 @@ def test_a_run_is_read_from_elsewhere(root, tmp_path, monkeypatch):
     RunDirectory(tmp_path / "run", case)
     monkeypatch.chdir(tmp_path)
     assert read_case(tmp_path / "run").digest() == case.digest()
+
+
+def test_two_processes_can_not_work_in_one_directory(root, tmp_path):
+    case = root / "tests" / "multiscale" / "minimal.toml"
+    code = f"""
+import sys
+from pathlib import Path
+from multiscale.case import load_case
+from multiscale.directory import RunDirectory
+directory = RunDirectory(Path({str(tmp_path)!r}), load_case({str(case)!r}))
+print("open", flush=True)
+sys.stdin.read()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    try:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(InputError, match="another process"):
+            RunDirectory(tmp_path, load_case(case))
+    finally:
+        other.communicate()
+    RunDirectory(tmp_path, load_case(case))  # the lock went with the process
