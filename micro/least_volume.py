@@ -129,7 +129,7 @@ class LeastVolume:
         value, slope = self.spline.evaluate(scaled_moduli(C))
         return value, slope @ _JACOBIAN
 
-    def light(self, cells: CellSet, excess: float = 0.02) -> NDArray[np.intp]:
+    def light(self, cells: CellSet, excess: float) -> NDArray[np.intp]:
         """Rows of the cells that are no heavier than v of their own tensor by ``excess``."""
         return np.flatnonzero(cells.volume <= self.volume(cells.C) + excess)
 

@@ -154,7 +154,7 @@ class RunDirectory:
 
 
 def _lock(path: Path) -> int | None:
-    """Descriptor of the directory's lock, which lasts until it is closed; None where files can't be locked."""
+    """Descriptor of the directory's lock, held until it is closed; None where files can't be locked."""
     number = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

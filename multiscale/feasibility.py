@@ -3,10 +3,9 @@
 **Constraint.** With v_e = margin - phi(C_e) the mean form of the Kreisselmeier-Steinhauser
 function (1979) ::
 
-    g = max(v) + log(mean exp(sharpness (v - max v))) / sharpness + offset
+    g = max(v) + log(mean exp(sharpness (v - max v))) / sharpness
 
-approaches max(v) from below. ``offset`` is zero unless :meth:`FeasibilityConstraint.calibrate` sets it so
-that g equals the true maximum at given tensors (the adaptive scaling of Le et al. 2010).
+approaches max(v) from below.
 
 **Projection.** In the metric of the scaled moduli m = (K/K_s, mu'/G_s, G/G_s) the nearest
 feasible point p of m satisfies ``p = m + t grad phi(p)``, ``phi(p) = margin``. Differentiating both,
@@ -68,21 +67,15 @@ class FeasibilityConstraint:
         self.gamut = gamut
         self.margin = margin
         self.sharpness = sharpness
-        self.offset = 0.0
-
-    def calibrate(self, tensors: Array) -> None:
-        """Set the offset so that the aggregate equals the largest violation at ``tensors``."""
-        violation = self.margin - self.gamut.phi(tensors)
-        self.offset = float(violation.max() - aggregate(violation, self.sharpness)[0])
 
     def value(self, tensors: Array) -> float:
         """The aggregate, feasible when <= 0."""
-        return aggregate(self.margin - self.gamut.phi(tensors), self.sharpness)[0] + self.offset
+        return aggregate(self.margin - self.gamut.phi(tensors), self.sharpness)[0]
 
     def value_and_gradient(self, tensors: Array) -> tuple[float, Array]:
         """The aggregate and its derivative dg/dC (N, 3)."""
         value, weight = aggregate(self.margin - self.gamut.phi(tensors), self.sharpness)
-        return value + self.offset, -weight[:, None] * self.gamut.gradient(tensors)
+        return value, -weight[:, None] * self.gamut.gradient(tensors)
 
 
 #: d(C11, C12, C44) / d(scaled moduli), the chain rule between the two coordinates.

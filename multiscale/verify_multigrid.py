@@ -191,11 +191,6 @@ class Multigrid:
             level.radius = min(level.radius, _spectral_radius(level, team))
         self._factor = _direct(index, table, mask)
 
-    @property
-    def table_bytes(self) -> int:
-        """Memory of the shared element matrices."""
-        return sum(level.table.nbytes for level in self.levels if level.table is not None)
-
     def precondition(self, r: Field, out: Field) -> None:
         """``out`` = one V-cycle from zero for the residual r, which is kept."""
         self._cycle(0, r, out)
