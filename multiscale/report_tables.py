@@ -137,7 +137,7 @@ ROWS = (
     Row("Time and memory", "fill", "time.fill", unit("s")),
     Row("Time and memory", "evaluate", "time.evaluate", unit("s")),
     Row("Time and memory", "export", "time.export", unit("s")),
-    Row("Time and memory", "verify", "time.verify", unit("s")),
+    Row("Time and memory", "verify", "verify.seconds", unit("s")),
     Row("Time and memory", "total", "time.total", unit("s")),
     Row("Time and memory", "peak memory", "memory.peak_bytes", unit("GB", 1e-9)),
     Row("Where and with what", "platform", "machine.platform"),

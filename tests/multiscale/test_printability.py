@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from described import undescribed
 from lattices import N, make, mixed, octants
 from scipy import ndimage
 
@@ -267,6 +268,7 @@ def test_the_command_adds_to_the_metrics(tmp_path, run_cli):
     assert metrics["distortion"] == {"void": 0.3}
     assert metrics["printability"]["printer"]["least_mm"] == 0.4
     assert "walls and gaps of 0.4 mm" in done.stdout
+    assert not undescribed(metrics)
     assert metrics["printability"]["mass_g"] == pytest.approx(1180e3 * item.solid_volume_m3)
     assert metrics["printability"]["cavities"]["count"] == slow_cavities(item)[0]
 

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from described import undescribed
 
 from multiscale.export.vti import read_vti
 from multiscale.lattice import Lattice
@@ -99,6 +100,7 @@ def test_metrics_are_complete(finished):
     assert m["versions"]["petsc"]
     assert m["seeds"] == {"fill": 0}
     assert len(m["case_sha256"]) == 64
+    assert not undescribed(m)
 
 
 def test_outputs_can_be_read_back(finished):

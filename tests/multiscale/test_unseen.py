@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from described import undescribed
 from examples import cloak
 from run_directories import made_up_run
 
@@ -64,3 +65,4 @@ def test_it_goes_into_the_metrics(tmp_path):
     metrics = json.loads((path / "metrics.json").read_text())
     assert set(metrics["unseen"]["tension_x"]) == {"void", "design", "lattice"}
     assert metrics["distortion"]["design"] == 0.02
+    assert not undescribed(metrics)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from described import undescribed
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
@@ -375,6 +376,7 @@ def test_verify_adds_to_the_metrics(run_dir, run_cli):
     assert v["unknowns"] <= 3 * 9 * 17 * 5
     assert v["residual"] <= v["rtol"] == 1e-5
     assert v["seconds"] > 0 < v["peak_bytes"]
+    assert not undescribed(metrics)
     assert set(v["iterations"]) == {"reference", "void", "lattice"}
     # The hole shows, at full scale as in the homogenised model; on four cells they agree by tens of percent.
     for key in ("distortion", "distortion_void"):
