@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import re
 import runpy
 import subprocess
@@ -13,7 +15,11 @@ import pytest
 from described import described_keys, undescribed
 from examples import MINIMAL
 
+from micro.cellset import CellSet
 from multiscale.case import case_schema
+from multiscale.lattice import Lattice
+from multiscale.loads import LoadCase
+from multiscale.problem import Problem
 from multiscale.report_tables import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,6 +127,56 @@ def test_every_number_of_a_report_is_described():
     missing = [row.key for row in ROWS if not any(key.fullmatch(row.key) for key in known)]
     assert [key for key in missing if key != "printability.solid.thinner.2"] == []
     assert undescribed({"cells": {"unique": 1, "colour": 2}, "seeds": {"fill": 0}}) == ["cells.colour"]
+
+
+# --------------------------------------------------------------- architecture
+def _contracts():
+    """Sections of the page's contracts: a module or package, and what is said of it."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    for text in re.split(r"^# (?=(?:micro|multiscale)/)", block[1], flags=re.MULTILINE)[1:]:
+        path = text.split()[0]
+        yield ROOT / path, text.removeprefix(path)
+
+
+def _names(file):
+    """What a file defines or imports: functions, classes, methods, fields, constants."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (t.id for t in targets if isinstance(t, ast.Name))
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+
+
+def test_what_the_architecture_names_is_there():
+    """Every call, every name in CamelCase and every file of a contract, in the section's module."""
+    count = 0
+    for path, said in _contracts():
+        assert path.exists(), path
+        folder = path if path.is_dir() else path.parent
+        places = (ROOT, folder, ROOT / "micro", ROOT / "multiscale")
+        files = [*path.rglob("*.py")] if path.is_dir() else [path]
+        for name in re.findall(r"[\w/]+\.py\b", said):
+            found = [place / name for place in places if (place / name).is_file()]
+            assert found, (path.name, name)
+            files.append(found[0])
+        known = {name for file in files for name in _names(file)} | {"len"}
+        calls = re.findall(r"(?<![\w/\"])([A-Za-z_]\w*)\(", said)
+        named = {*calls, *re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", said)}
+        assert named <= known, (path.name, named - known)
+        count += len(named)
+    assert count > 100
+
+
+@pytest.mark.parametrize("kind", [CellSet, LoadCase, Problem, Lattice], ids=lambda kind: kind.__name__)
+def test_contracts_name_every_field(kind):
+    said = next(said for _, said in _contracts() if re.search(rf"^{kind.__name__}\(", said, re.MULTILINE))
+    words = set(re.findall(r"\w+", said))
+    assert {field.name for field in dataclasses.fields(kind)} <= words
 
 
 # ----------------------------------------------------------------- references
