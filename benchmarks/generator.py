@@ -1,7 +1,7 @@
 """Accuracy, cleanliness, diversity, novelty and time of the packaged generator.
 
     python benchmarks/generator.py --out benchmarks/results/generator.json
-    python benchmarks/generator.py --n 64 --targets 100 --bare 0 --refined 12 --many 0 --out FILE
+    python benchmarks/generator.py --n 64 --targets 1000 --bare 0 --refined 48 --many 0 --out FILE
 
 Targets are random tensors inside the packaged gamut (phi >= 0), uniform in the box of Eq. 4's ranges.
 Errors are Eq. 4 against the delivered cells' own tensors, homogenised at the resolution delivered:
