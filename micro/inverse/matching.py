@@ -116,8 +116,9 @@ def match_target(
     Returns
     -------
     Match
-        Never farther from the target than the given cell. Whether the tolerance was met is for the caller
-        to see in ``error``: an unreachable target is no failure.
+        Never farther from the target than the given cell (a solid one, which has no surface, is given back).
+        Whether the tolerance was met is for the caller to see in ``error``: an unreachable target is no
+        failure.
 
     Raises
     ------
@@ -134,6 +135,8 @@ def match_target(
         raise InputError("a bool octant (n, n, n), symmetric under permutation, is needed", key="octant")
     if not connectivity(start).connected:
         raise InputError("the octant must be connected", key="octant")
+    if start.all():  # without a surface nothing can move
+        return _first(start, sensitivities(start, nu=nu, rtol=rtol).C[0], wanted, keep)
     state = _begin(start, wanted, nu, rtol, keep)
     for _ in range(iterations):
         if state.best.error <= tolerance or state.radius == 0:
@@ -146,10 +149,13 @@ def match_target(
 
 def _begin(octant: Bools, target: Floats, nu: float, rtol: float, keep: bool) -> _State:
     result = sensitivities(octant, nu=nu, rtol=rtol)
-    C = result.C[0]
-    trail = ((octant, C),) if keep else ()
-    best = Match(octant, C, float(tensor.tensor_error(C, target)), 1, trail)
+    best = _first(octant, result.C[0], target, keep)
     return _State(best, Surface.of(octant, result.gradient[0]), np.hstack([np.eye(3), np.eye(3)]), _LARGEST)
+
+
+def _first(octant: Bools, C: Floats, target: Floats, keep: bool) -> Match:
+    """What is known before the first trial."""
+    return Match(octant, C, float(tensor.tensor_error(C, target)), 1, ((octant, C),) if keep else ())
 
 
 def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> _State:

@@ -97,3 +97,10 @@ def test_foretold_changes_are_near_the_true_ones() -> None:
 def test_what_it_refuses(octant: np.ndarray, target: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         match_target(octant, target)
+
+
+def test_a_solid_cell_has_no_surface_to_move() -> None:
+    found = match_target(np.ones((8, 8, 8), dtype=bool), 0.9 * SOLID, keep=True)
+    assert found.octant.all()
+    assert_allclose(found.C, SOLID, rtol=1e-6)
+    assert found.homogenisations == len(found.trail) == 1
