@@ -20,6 +20,7 @@ import typer
 
 from micro.errors import InputError, NotConverged, file_error
 from micro.files import check_writable
+from multiscale.errors import RankFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -455,6 +456,8 @@ def reporting(command: str, *, resumes: bool = False) -> Iterator[None]:
         yield
     except InputError as error:
         _say(f"error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except RankFailed as error:  # the first rank says why
         raise typer.Exit(error.exit_code) from None
     except BrokenPipeError:  # the reader of our output has gone: no mistake of anybody's
         raise

@@ -57,7 +57,7 @@ class RunDirectory:
     ranks : int
         MPI ranks of this process's run.
     write : bool
-        False on the ranks that must not write.
+        Whether to :meth:`begin`; False on the ranks that must not write.
 
     Attributes
     ----------
@@ -99,14 +99,20 @@ class RunDirectory:
             seeds={"fill": case.fill.seed},
         )
         self._ranks = ranks
+        self._case = case
         if write:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
-            if lock is not None:
-                weakref.finalize(self, os.close, lock)
-            with atomic_path(path / "case.toml") as temporary:
-                temporary.write_text(case.to_toml(), encoding="utf-8")
-            self._save()
+            self.begin()
+
+    def begin(self) -> None:
+        """Make the directory, lock it and write what was asked; for the rank that writes."""
+        self._write = True
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = _lock(self.path)
+        if lock is not None:
+            weakref.finalize(self, os.close, lock)
+        with atomic_path(self.path / "case.toml") as temporary:
+            temporary.write_text(self._case.to_toml(), encoding="utf-8")
+        self._save()
 
     def done(self, stage: str) -> bool:
         """Whether a stage was finished, now or by an earlier command."""

@@ -13,13 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiscale.elasticity import sum_over_ranks
+from multiscale.errors import RankFailed
 from multiscale.petsc import PETSc
 
 T = TypeVar("T")
-
-
-class RankFailed(RuntimeError):
-    """Rank 0 failed in a step that it does alone; it reports the cause."""
 
 
 def ranks() -> int:
@@ -47,11 +44,12 @@ def on_root(work: Callable[[], T]) -> T | None:
             result = work()
         except BaseException as caught:
             error = caught
-    failed = _shared(np.array([float(error is not None)]))[0] > 0
+    code = 0 if error is None else int(getattr(error, "exit_code", 1))
+    failed = int(_shared(np.array([float(code)]))[0])
     if error is not None:
         raise error
     if failed:
-        raise RankFailed("rank 0 failed")
+        raise RankFailed(failed)
     return result
 
 

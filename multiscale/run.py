@@ -182,7 +182,8 @@ def run_case(
             key="export.voxels",
             value=case.export.voxels,
         )
-    directory = RunDirectory(Path(out), case, parallel.ranks(), parallel.is_root())
+    directory = RunDirectory(Path(out), case, parallel.ranks(), write=False)
+    parallel.on_root(directory.begin)  # what fails there ends all ranks
     reporter.say(
         f"[bold]{escape(case.name)}[/bold]: {' x '.join(map(str, problem.shape))} elements, "
         f"{int(problem.design.sum())} to design, {len(problem.loads)} load case(s), mirror planes: "

@@ -86,8 +86,9 @@ def test_a_run_is_read_from_elsewhere(root, tmp_path, monkeypatch):
     assert read_case(tmp_path / "run").digest() == case.digest()
 
 
-def test_two_processes_can_not_work_in_one_directory(root, tmp_path):
+def test_two_processes_can_not_work_in_one_directory(root, tmp_path, run_cli):
     case = root / "tests" / "multiscale" / "minimal.toml"
+    tmp_path = tmp_path / "run"
     code = f"""
 import sys
 from pathlib import Path
@@ -108,6 +109,11 @@ sys.stdin.read()
         assert other.stdout.readline() == "open\n"
         with pytest.raises(InputError, match="another process"):
             RunDirectory(tmp_path, load_case(case))
+        # Only rank 0 sees it; the other one ends with it, and says nothing.
+        done = run_cli("multiscale", "run", case, "--out", tmp_path, ranks=2)
+        assert done.returncode == 2
+        assert done.stderr.count("another process works") == 1
+        assert "Traceback" not in done.stderr
     finally:
         other.communicate()
     RunDirectory(tmp_path, load_case(case))  # the lock went with the process
