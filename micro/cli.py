@@ -19,6 +19,7 @@ from micro.errors import InputError, NotConverged, file_error
 from micro.generator_cli import register as register_generator
 from micro.inverse_cli import optimize
 from micro.library_cli import app as library_app
+from micro.version import version_option
 
 
 class _Commands(TyperGroup):
@@ -52,20 +53,8 @@ has to be built first.
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from micro.version import own_version
-
-        print(f"micro {own_version()}")
-        raise typer.Exit
-
-
 @app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
+def _common(version: Annotated[bool, version_option("micro")] = False) -> None:
     pass
 
 

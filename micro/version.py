@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
+from typing import Any
+
+import typer
+
+
+def version_option(program: str) -> Any:
+    """The option ``--version`` of a program's callback."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            print(f"{program} {own_version()}")
+            raise typer.Exit
+
+    return typer.Option("--version", callback=show, is_eager=True, help="Print the version and stop.")
 
 
 def own_version() -> str | None:

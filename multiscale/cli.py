@@ -20,6 +20,7 @@ import typer
 
 from micro.errors import InputError, NotConverged, file_error
 from micro.files import check_writable
+from micro.version import version_option
 from multiscale.errors import RankFailed
 
 if TYPE_CHECKING:
@@ -45,20 +46,8 @@ An interrupted run goes on where it stopped when the same command is given again
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from micro.version import own_version
-
-        print(f"multiscale {own_version()}")
-        raise typer.Exit
-
-
 @app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
+def _common(version: Annotated[bool, version_option("multiscale")] = False) -> None:
     pass
 
 
@@ -144,7 +133,6 @@ def run(
     with reporting("multiscale run", resumes=True):
         if quiet and json_lines:
             raise InputError("say either, not both", key="--quiet, --json-lines")
-        check_writable(out, "--out")
         from multiscale.run import run_case
 
         style: Style = "quiet" if quiet else "json" if json_lines else "text"
@@ -178,7 +166,6 @@ def evaluate(
     file, the fixed regions' materials from the case.
     """
     with reporting("multiscale evaluate"):
-        check_writable(out, "--out")
         from multiscale.run import evaluate_case
 
         evaluate_case(case, tensors, out, all_elements=all_elements)

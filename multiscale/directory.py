@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from micro.errors import InputError
-from micro.files import atomic_path, write_json
+from micro.files import atomic_path, check_writable, write_json
 from multiscale import provenance
 from multiscale.case import Case, parse_case
 
@@ -78,8 +78,7 @@ class RunDirectory:
         self._inputs = case.stage_digests()
         self._data: dict[str, Any] = {"stages": {}}
         self.again: tuple[str, ...] = ()
-        if path.exists() and not path.is_dir():
-            raise InputError("is a file; give a directory", key="--out", value=str(path))
+        check_writable(path, "--out")
         if self._file.exists():
             self._data = _read(self._file)
             if self._data.get("design_sha256") != self._inputs["design"]:
@@ -93,7 +92,7 @@ class RunDirectory:
             for stage in self.again:
                 del done[stage]
         self._data.update(
-            case_sha256=case.digest(),
+            case_sha256=self._inputs["export"],
             design_sha256=self._inputs["design"],
             case_file=str(case.file.resolve()) if case.file else None,
             seeds={"fill": case.fill.seed},

@@ -27,7 +27,7 @@ from multiscale.directory import read_case, read_record
 from multiscale.export.cell_mesh import octant_surface
 from multiscale.export.command import find_lattice
 from multiscale.lattice import Lattice
-from multiscale.printer import LOST, Suited, suited
+from multiscale.printer import LOST, Suited, check_least, suited
 from multiscale.progress import Reporter
 
 Bools = NDArray[np.bool_]
@@ -154,8 +154,8 @@ def assess(
         raise InputError("must be a positive number", key="density", value=density_kg_m3)
     if not lattice.densities().any():
         raise InputError("there is nothing solid in this lattice", key="lattice")
-    if least_mm is not None and not (np.isfinite(least_mm) and least_mm > 0):
-        raise InputError("must be a positive length in mm", key="least", value=least_mm)
+    if least_mm is not None:
+        check_least(least_mm)  # before the work, not after it
     vector = vector / length
     used, count = np.unique(lattice.index[lattice.solid], return_counts=True)
     thin = np.zeros((2, len(used), _THICKEST + 1))

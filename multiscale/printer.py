@@ -60,8 +60,7 @@ def suited(lattice: Lattice, least_mm: float, known: NDArray[np.float64] | None 
     InputError
         If ``least_mm`` is not positive.
     """
-    if not (math.isfinite(least_mm) and least_mm > 0):
-        raise InputError("must be a positive length in mm", key="least", value=least_mm)
+    check_least(least_mm)
     used, count = np.unique(lattice.index[lattice.solid], return_counts=True)
     size = lattice.voxels_per_cell
     edge = 1e3 * lattice.cell_size_m
@@ -79,6 +78,12 @@ def suited(lattice: Lattice, least_mm: float, known: NDArray[np.float64] | None 
     fits = next((k for k in range(1, size) if lost(k + 1).max() > LOST), size)
     passes = bool(lost(needed).max() <= LOST)
     return Suited(least_mm, float(share[0]), float(share[1]), passes, least_mm / fits * size)
+
+
+def check_least(least_mm: float) -> None:
+    """Raise InputError unless it is a positive length."""
+    if not (math.isfinite(least_mm) and least_mm > 0):
+        raise InputError("must be a positive length in mm", key="least", value=least_mm)
 
 
 def thinner(octant: NDArray[np.bool_], k: int) -> float:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from micro import tensor
 from micro.dataset import load_dataset
 from micro.errors import InputError, NotConverged
-from micro.files import atomic_path, write_json
+from micro.files import atomic_path, check_writable, write_json
 from micro.gamut import Gamut, load_gamut
 from micro.least_volume import load_least_volume
 from multiscale import board, parallel, provenance
@@ -166,6 +166,7 @@ def run_case(
     NotConverged
         A solve failed.
     """
+    check_writable(out, "--out")
     reporter = Reporter(parallel.is_root(), style)
     start = time.monotonic()
     if tensorboard:
@@ -422,6 +423,7 @@ def evaluate_case(
     InputError
         Wrong input; nothing was written.
     """
+    check_writable(out, "--out")
     reporter = Reporter(parallel.is_root())
     start = time.monotonic()
     session = Session(load_case(path), reporter)
@@ -429,8 +431,6 @@ def evaluate_case(
     given = load_tensors(Path(tensors), problem, all_elements)
     gamut = session.gamut
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError("is a file; give a directory", key="--out", value=str(out))
     if (out / "run.json").exists():
         raise InputError(
             "holds a run, whose metrics would be lost: give another", key="--out", value=str(out)

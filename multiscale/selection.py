@@ -274,9 +274,8 @@ class _Search:
         """Groups with an interface below the asked contact."""
         counts = self.groups.counts
         cells = self.index[np.arange(len(self.choice)), self.choice]
-        own = np.repeat(cells, np.diff(counts.indptr))
-        missed = facing_voxels(self.words[own], self.words[cells[counts.indices]]) < self.asked
         group = np.repeat(np.arange(len(cells)), np.diff(counts.indptr))
+        missed = facing_voxels(self.words[cells[group]], self.words[cells[counts.indices]]) < self.asked
         return np.asarray(np.unique(group[missed]), dtype=np.int64)
 
     def cost(self) -> float:
