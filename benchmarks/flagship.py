@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from micro.files import write_json
+from micro.runtime.files import write_json
 
 KEPT = (
     "distortion",

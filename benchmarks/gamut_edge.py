@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from micro.errors import NotConverged
-from micro.files import write_json
-from micro.gamut import load_gamut
+from micro.cell.tensor import from_scaled_moduli, scaled_moduli, tensor_error
+from micro.data.packaged import load_gamut
 from micro.inverse import Goal, Settings, optimise
-from micro.tensor import from_scaled_moduli, scaled_moduli, tensor_error
+from micro.runtime.errors import NotConverged
+from micro.runtime.files import write_json
 
 BOX = ((0.77, 0.10, 0.15), (0.77, 0.10, 0.24), (0.68, 0.13, 0.20), (0.50, 0.10, 0.24), (0.60, 0.14, 0.22))
 SOFT = ((0.01, 0.01, 0.10), (0.04, 0.02, 0.18), (0.10, 0.05, 0.28))

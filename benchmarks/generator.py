@@ -37,14 +37,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from micro import cell, library, tensor
-from micro.cellset import CellSet
-from micro.dataset import load_dataset, part
-from micro.diffusion.accuracy import diversity, measure
-from micro.files import write_json
-from micro.gamut import load_gamut
-from micro.generator import Generator
-from micro.homogenize import Status
+from micro.cell import octant as cell
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.chamber import unpack
+from micro.data.packaged import load_dataset, load_gamut, load_library
+from micro.dataset.dataset import part
+from micro.generator.accuracy import diversity, measure
+from micro.generator.generator import Generator
+from micro.homogenize.fields import Status
+from micro.library import retrieval as library
+from micro.runtime.files import write_json
 
 Floats = NDArray[np.float64]
 
@@ -270,7 +273,7 @@ def accuracy(
     error = tensor.tensor_error(C, wanted)
     if n == known.n:
         rows = np.flatnonzero(samples.connected)[:400]
-        best, which = similarity_to(cell.unpack(samples.packed[rows], samples.n), known.octants())
+        best, which = similarity_to(unpack(samples.packed[rows], samples.n), known.octants())
         nearer = error[rows] < tensor.tensor_error(known.C[which], wanted[rows])
         note(
             "novelty",
@@ -282,7 +285,7 @@ def accuracy(
         )
         note("asked", asked_otherwise(generator, targets[:50], n))
     _, near = library.nearest(known, targets)
-    cells = library.load_library()
+    cells = load_library()
     some = targets[:200]
     index, _ = library.nearest(cells, some)
     moved = library.correct(cells, index[:, 0], some, parameters=1, tolerance=2e-3)

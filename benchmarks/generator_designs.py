@@ -20,16 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro import cell, dataset, tensor
-from micro.cellset import CellSet
-from micro.chamber import chamber
+from micro.cell import octant as cell
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.chamber import chamber
+from micro.data.packaged import load_dataset
+from micro.dataset import dataset
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.network import Denoiser
-from micro.diffusion.training import Averaged, Data, denoising_loss
-from micro.files import write_json
-from micro.homogenize import homogenize_octants
-from micro.shape_space import SATURATION, ShapeSpace, half_period, signed_distance
+from micro.homogenize.octants import homogenize_octants
+from micro.runtime.files import write_json
+from micro.shape.space import SATURATION, ShapeSpace, half_period, signed_distance
+from micro.training.checkpoint import Averaged
+from micro.training.data import Data
+from micro.training.phases import denoising_loss
 
 N, PATCH = 32, 4
 
@@ -164,7 +169,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/generator_designs.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cells = dataset.load_dataset() if options.data is None else CellSet.load(options.data)
+    cells = load_dataset() if options.data is None else CellSet.load(options.data)
     known, check = dataset.part(cells, "train"), dataset.part(cells, "validation")
     distance = np.concatenate(
         [signed_distance(known.octants(slice(i, i + 200))) for i in range(0, len(known), 200)]

@@ -47,8 +47,9 @@ def measure(n: int, count: int, path: str, repeats: int, threads: int) -> dict[s
     """One measurement, in a fresh process."""
     import torch
 
-    from micro.cell import cell_from_octant
-    from micro.homogenize import homogenize_cell, homogenize_octants
+    from micro.cell.octant import cell_from_octant
+    from micro.homogenize.octants import homogenize_octants
+    from micro.homogenize.periodic import homogenize_cell
 
     torch.set_num_threads(threads)
     some = octants(n, count)
@@ -78,7 +79,7 @@ def measure_fedoo(n: int) -> dict[str, Any]:
     """Schwarz-P by fedoo's ``get_homogenized_stiffness``, once, in a fresh process."""
     import fedoo as fd
 
-    from micro.cell import cell_from_octant
+    from micro.cell.octant import cell_from_octant
 
     cell = cell_from_octant(octants(n, 2)[0])
     start, processor = time.perf_counter(), time.process_time()
@@ -158,7 +159,7 @@ def main() -> None:
     if chosen.out is None:
         print(report)
         return
-    from micro.files import atomic_path
+    from micro.runtime.files import atomic_path
 
     with atomic_path(chosen.out) as temporary:
         temporary.write_text(report + "\n", encoding="utf-8")

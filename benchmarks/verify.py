@@ -28,13 +28,15 @@ TENSOR = (0.303974, 0.125975, 0.089000)
 
 def measure(voxels: int, threads: int, rtol: float) -> dict[str, Any]:
     """One size, in a fresh process."""
-    from micro.library import load_library, nearest
-    from micro.tensor import isotropic
-    from multiscale.lattice import Lattice
-    from multiscale.verify_cells import coarse_lattice
-    from multiscale.verify_model import touching
-    from multiscale.verify_multigrid import Multigrid, Team, coarse_masks
-    from multiscale.verify_solve import solve
+    from micro.cell.tensor import isotropic
+    from micro.data.packaged import load_library
+    from micro.library.retrieval import nearest
+    from multiscale.lattice.lattice import Lattice
+    from multiscale.solve.team import Team
+    from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks
+    from multiscale.solve.voxel_solve import solve
+    from multiscale.verify.coarse_cells import coarse_lattice
+    from multiscale.verify.voxel_model import touching
 
     cells = load_library()
     index, _ = nearest(cells, np.array([TENSOR]), 1)
@@ -78,9 +80,9 @@ def measure(voxels: int, threads: int, rtol: float) -> dict[str, Any]:
 
 def solve_small(team: Any) -> None:
     """A solve of a few voxels, so that nothing is compiled while the clock runs."""
-    from micro.tensor import isotropic
-    from multiscale.verify_multigrid import Multigrid, coarse_masks
-    from multiscale.verify_solve import solve
+    from micro.cell.tensor import isotropic
+    from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks
+    from multiscale.solve.voxel_solve import solve
 
     fixed = np.zeros((2, 2, 2, 3), dtype=bool)
     fixed[:, 0] = True
@@ -122,7 +124,7 @@ def main() -> None:
     if chosen.out is None:
         print(text)
         return
-    from micro.files import atomic_path
+    from micro.runtime.files import atomic_path
 
     with atomic_path(chosen.out) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

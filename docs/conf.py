@@ -72,7 +72,7 @@ def _write_reference(app: Sphinx) -> None:
     """Write ``case-reference.md`` from the schema, unless it is there already."""
     from case_reference import page
 
-    from multiscale.case import case_schema
+    from multiscale.case.case import case_schema
 
     file, text = HERE / "case-reference.md", page(case_schema())
     if not file.exists() or file.read_text(encoding="utf-8") != text:

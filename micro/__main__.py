@@ -1,6 +1,6 @@
 """``python -m micro``, as torchrun starts it."""
 
-from micro.cli import main
+from micro.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """``python -m multiscale``, for starters that take a module (MPI's, profilers)."""
 
-from multiscale.cli import main
+from multiscale.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -41,7 +41,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def mpiexec() -> Path:
     """The mpiexec of this environment's MPI."""
-    from multiscale.doctor import find_mpiexec
+    from multiscale.cli.doctor import find_mpiexec
 
     found = find_mpiexec()
     assert found is not None, "no mpiexec that goes with PETSc's MPI: see `multiscale doctor`"

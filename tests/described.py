@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from multiscale.report_tables import flat
+from multiscale.report.tables import flat
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "run-directory.md"
 

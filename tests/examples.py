@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from micro import tensor
-from multiscale.case import parse_case
+from micro.cell import tensor
+from multiscale.case.case import parse_case
 
 
 class Ellipsoid:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from micro.cellset import CellSet
-from multiscale.lattice import Lattice
+from micro.cell.cellset import CellSet
+from multiscale.lattice.lattice import Lattice
 
 N = 6
 

@@ -9,9 +9,9 @@ import numpy as np
 from lattices import make
 from PIL import Image
 
-from multiscale.case import parse_case
-from multiscale.directory import RunDirectory
-from multiscale.problem import Role, build_problem
+from multiscale.case.case import parse_case
+from multiscale.problem.problem import Role, build_problem
+from multiscale.rundir.directory import RunDirectory
 
 
 def made_up_run(path: Path, case: dict, seed: int = 3, **distortion: float) -> Path:

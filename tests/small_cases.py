@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from multiscale.case import Case, parse_case
+from multiscale.case.case import Case, parse_case
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Keys of shapes and targets that hold lengths in elements.

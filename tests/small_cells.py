@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from micro.families import FAMILIES
+from micro.families.families import FAMILIES
 
 
 def octants(count: int, n: int, seed: int = 0) -> np.ndarray:

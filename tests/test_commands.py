@@ -18,20 +18,20 @@ from lattices import mixed
 from typer.main import get_command
 from typer.testing import CliRunner
 
-import micro.cli
-import multiscale.cli
-from micro.errors import InputError
-from micro.files import check_writable
-from micro.version import own_version
+import micro.cli.main
+import multiscale.cli.main
+from micro.runtime.errors import InputError
+from micro.runtime.files import check_writable
+from micro.runtime.version import own_version
 
 ROOT = Path(__file__).resolve().parents[1]
-APPS = {"micro": micro.cli.app, "multiscale": multiscale.cli.app}
+APPS = {"micro": micro.cli.main.app, "multiscale": multiscale.cli.main.app}
 COMMANDS = {name: get_command(app) for name, app in APPS.items()}
 
 
 def run(capsys, monkeypatch, *words):
     """Exit code and output of a command, in this process."""
-    command = sys.modules[f"{words[0]}.cli"]
+    command = sys.modules[f"{words[0]}.cli.main"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     with pytest.raises(SystemExit) as ended:
         command.main()
@@ -79,7 +79,7 @@ def test_a_full_disk_is_told_by_file_and_reason(capsys, monkeypatch):
     def fail(*arguments, **options):
         raise full
 
-    monkeypatch.setattr("micro.readers.read_voxels", fail)
+    monkeypatch.setattr("micro.cell.readers.read_voxels", fail)
     code, said = run(capsys, monkeypatch, "micro", "homogenize", "cell.npy")
     assert (code, said.err) == (2, "error: cells.npz: No space left on device\n")
 
@@ -104,7 +104,7 @@ def test_interrupted(monkeypatch, capsys):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("micro.readers.read_voxels", interrupt)
+    monkeypatch.setattr("micro.cell.readers.read_voxels", interrupt)
     code, said = run(capsys, monkeypatch, "micro", "homogenize", "cell.npy")
     assert (code, said.err) == (130, "micro: interrupted\n")
 

@@ -15,12 +15,12 @@ import pytest
 from described import described_keys, undescribed
 from examples import MINIMAL
 
-from micro.cellset import CellSet
-from multiscale.case import case_schema
-from multiscale.lattice import Lattice
-from multiscale.loads import LoadCase
-from multiscale.problem import Problem
-from multiscale.report_tables import ROWS
+from micro.cell.cellset import CellSet
+from multiscale.case.case import case_schema
+from multiscale.lattice.lattice import Lattice
+from multiscale.problem.loads import LoadCase
+from multiscale.problem.problem import Problem
+from multiscale.report.tables import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

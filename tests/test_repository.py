@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.metadata
 import re
 import subprocess
@@ -73,6 +74,31 @@ def test_every_third_party_import_is_declared():
 def test_micro_imports_neither_multiscale_nor_petsc():
     for path, tree in _sources("micro"):
         assert not _imported(tree) & {"multiscale", "petsc4py"}, path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_modules_import_each_other_in_no_circle(package):
+    """Imports inside functions and for type checkers included; the levels of the rooms are `make lint`'s."""
+    trees = {path.with_suffix("").as_posix().replace("/", "."): tree for path, tree in _sources(package)}
+    trees = {name.removesuffix(".__init__"): tree for name, tree in trees.items()}
+    needs: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        found = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {module if module in trees else node.module for module in full}
+        needs[name] = {module for module in found if module in trees and module != name}
+    tuple(graphlib.TopologicalSorter(needs).static_order())  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_stands_in_a_room(package):
+    halls = {path.name for path in (ROOT / package).glob("*.py")}
+    assert halls == {"__init__.py", "__main__.py"}
+    for room in {path.parent for path in (ROOT / package).rglob("*.py")}:
+        modules = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 12, f"{room.relative_to(ROOT)} has {len(modules)} modules: is it still one idea?"
 
 
 def test_micro_works_without_petsc():

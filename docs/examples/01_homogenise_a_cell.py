@@ -13,11 +13,11 @@ that volume can be.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from micro import tensor
-from micro.dataset import load_dataset
-from micro.families import family
-from micro.homogenize import homogenize_octants
-from micro.picture import cell_image
+from micro.cell import tensor
+from micro.cell.picture import cell_image
+from micro.data.packaged import load_dataset
+from micro.families.families import family
+from micro.homogenize.octants import homogenize_octants
 
 names = ["tpms-solid", "truss", "plates"]
 drawn = [(family(name), np.random.default_rng(3)) for name in names]

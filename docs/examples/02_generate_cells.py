@@ -11,10 +11,10 @@ Ask the generator for a tensor, and ask again with other seeds: different shapes
 import matplotlib.pyplot as plt
 import numpy as np
 
-from micro import tensor
-from micro.cell import similarity
-from micro.generator import Generator
-from micro.picture import cell_image
+from micro.cell import tensor
+from micro.cell.octant import similarity
+from micro.cell.picture import cell_image
+from micro.generator.generator import Generator
 
 target = [0.15, 0.07, 0.06]
 seeds = [1, 2, 3, 4]

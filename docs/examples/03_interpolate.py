@@ -14,15 +14,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from micro import tensor
-from micro.cell import connectivity, largest_component, similarity
-from micro.dataset import load_dataset, part
+from micro.cell import tensor
+from micro.cell.octant import connectivity, largest_component, similarity
+from micro.cell.picture import cell_image
+from micro.data.packaged import load_dataset
+from micro.dataset.dataset import part
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
-from micro.generator import Generator
-from micro.homogenize import homogenize_octants
-from micro.picture import cell_image
-from micro.shape_space import signed_distance
+from micro.generator.generator import Generator
+from micro.homogenize.octants import homogenize_octants
+from micro.shape.space import signed_distance
 
 cells = part(load_dataset(), "test")
 young = tensor.young(cells.C)
@@ -57,7 +58,8 @@ print("similarity of neighbours:", np.round(similarity(octants[1:], octants[:-1]
 
 # %%
 # Above, the sequence; below, the wanted and the own Young's modulus and Poisson's ratio. Nothing was
-# screened, steered or refined here, which is what :meth:`micro.generator.Generator.sample` does besides. Not
+# screened, steered or refined here, which is what
+# :meth:`micro.generator.generator.Generator.sample` does besides. Not
 # every pair of cells is joined so well: this is the smoothest of six pairs that were tried, and on the way
 # between others errors reached 14 %.
 figure = plt.figure(figsize=(10, 4.4), layout="constrained")

@@ -13,15 +13,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from micro import tensor
-from micro.cell import largest_component, similarity
-from micro.dataset import load_dataset, part
+from micro.cell import tensor
+from micro.cell.octant import largest_component, similarity
+from micro.cell.picture import cell_image
+from micro.data.packaged import load_dataset
+from micro.dataset.dataset import part
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
-from micro.generator import Generator
-from micro.homogenize import homogenize_octants
-from micro.picture import cell_image
-from micro.shape_space import signed_distance
+from micro.generator.generator import Generator
+from micro.homogenize.octants import homogenize_octants
+from micro.shape.space import signed_distance
 
 cells = part(load_dataset(), "test")
 order = np.argsort(tensor.young(cells.C))

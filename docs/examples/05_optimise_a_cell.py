@@ -12,9 +12,9 @@ voxels an octant's edge. ``micro optimize`` does the same on finer ones.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from micro import tensor
+from micro.cell import tensor
+from micro.cell.picture import cell_image
 from micro.inverse import Goal, Settings, optimise
-from micro.picture import cell_image
 
 settings = Settings(Goal("bulk", volume=0.3), n=16, start="walls")
 result = optimise(settings)

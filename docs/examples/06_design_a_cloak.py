@@ -14,11 +14,11 @@ import tomllib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from micro import tensor
-from multiscale.case import parse_case
-from multiscale.optimize import Optimiser, Settings
-from multiscale.progress import Reporter
-from multiscale.run import Session
+from micro.cell import tensor
+from micro.runtime.progress import Reporter
+from multiscale.case.case import parse_case
+from multiscale.design.optimize import Optimiser, Settings
+from multiscale.run.session import Session
 
 text = """
 [case]

@@ -37,7 +37,7 @@ def page(schema: Schema) -> str:
     Parameters
     ----------
     schema : dict
-        JSON schema of the case file (:func:`multiscale.case.case_schema`).
+        JSON schema of the case file (:func:`multiscale.case.case.case_schema`).
     """
     definitions = schema["$defs"]
     parts, done = [HEAD], []

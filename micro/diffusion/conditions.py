@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from micro import tensor
-from micro.errors import InputError
+from micro.cell import tensor
+from micro.runtime.errors import InputError
 
 NUMBERS = 7
 """Numbers that describe a condition: six of the tensor, one of the volume."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.network import Denoiser
-from micro.errors import InputError
+from micro.runtime.errors import InputError
 
 BLOCK = 16
 """Cells sampled at once: a fixed number, so that a cell does not depend on its neighbours in a batch."""

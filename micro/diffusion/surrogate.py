@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro import tensor
+from micro.cell import tensor
 
 _SPAN = torch.from_numpy(tensor.PAPER_SPAN.copy()).float()
 _SOLID = torch.from_numpy(tensor.to_moduli(tensor.SOLID)).float()
@@ -59,7 +59,7 @@ class Surrogate(nn.Module):
     def slope_loss(self, z: Tensor, slopes: Tensor, mix: Tensor) -> Tensor:
         """Square error of the derivative of a mix (m, 3) of the scaled constants, relative to its size.
 
-        ``slopes`` (m, 3, d) are the homogeniser's (:mod:`micro.shape_slopes`). A cell has three constants
+        ``slopes`` (m, 3, d) are the homogeniser's (:mod:`micro.shape.slopes`). A cell has three constants
         but three times d slopes: they say far more of the map near the cell than its tensor does
         (Czarnecki et al. 2017, "Sobolev training for neural networks").
         """
@@ -77,5 +77,5 @@ def _tensors(logarithms: Tensor) -> Tensor:
 
 
 def error(C: Tensor, wanted: Tensor) -> Tensor:
-    """The founding paper's Eq. 4 in torch, as :func:`micro.tensor.tensor_error`; (m, 3) to (m,)."""
+    """The founding paper's Eq. 4 in torch, as :func:`micro.cell.tensor.tensor_error`; (m, 3) to (m,)."""
     return ((C - wanted) / _SPAN.to(C)).abs().mean(dim=-1)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from micro.diffusion.network import Denoiser
 from micro.diffusion.surrogate import Surrogate
-from micro.errors import InputError
-from micro.files import atomic_path
-from micro.shape_space import ShapeSpace
+from micro.runtime.errors import InputError
+from micro.runtime.files import atomic_path
+from micro.shape.space import ShapeSpace
 
 FORMAT = "cubic-cell-generator"
 VERSION = "1"

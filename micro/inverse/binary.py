@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from micro import cell
-from micro.chamber import chamber
-from micro.homogenize import Status, homogenize_octants
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from micro.cell import octant as cell
+from micro.cell.chamber import chamber
+from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
+from micro.runtime.arrays import Bools, Floats
 
 
 @dataclass(frozen=True)

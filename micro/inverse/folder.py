@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from micro.errors import InputError
-from micro.files import atomic_path, write_json
 from micro.inverse.optimiser import Settings, State
+from micro.runtime.errors import InputError
+from micro.runtime.files import atomic_path, write_json
 
 
 def description(settings: Settings) -> dict[str, Any]:

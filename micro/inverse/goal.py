@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from micro import tensor
-from micro.errors import InputError
-
-Floats = NDArray[np.float64]
+from micro.cell import tensor
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
 
 ZENER = (0.95, 1.05)
 """Zener ratios that count as isotropic."""

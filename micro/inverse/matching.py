@@ -12,18 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from micro import tensor
-from micro.cell import connectivity, is_symmetric
-from micro.chamber import chamber
-from micro.errors import InputError
-from micro.homogenize import Status
+from micro.cell import tensor
+from micro.cell.chamber import chamber
+from micro.cell.octant import connectivity, is_symmetric
+from micro.homogenize.fields import Status
+from micro.homogenize.sensitivity import sensitivities
 from micro.inverse.surface import Surface
-from micro.sensitivity import sensitivities
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from micro.runtime.arrays import Bools, Floats
+from micro.runtime.errors import InputError
 
 _LARGEST = 1.5
 """Largest displacement of one iteration in voxels."""

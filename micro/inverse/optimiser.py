@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micro import tensor
-from micro.cell import fundamental_domain
-from micro.cellset import CellSet
-from micro.chamber import chamber
-from micro.errors import InputError, NotConverged
-from micro.homogenize import Status
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.chamber import chamber, fundamental_domain
+from micro.homogenize.fields import Status
+from micro.homogenize.sensitivity import sensitivities
 from micro.inverse.binary import BinaryCell, binary_cell
 from micro.inverse.goal import Goal
 from micro.inverse.matching import match_target
@@ -28,9 +27,8 @@ from micro.inverse.polish import polished
 from micro.inverse.projection import Design
 from micro.inverse.start import as_density, start_density
 from micro.inverse.update import Evaluation, mma, optimality_criteria
-from micro.sensitivity import sensitivities
-
-Floats = NDArray[np.float64]
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError, NotConverged
 
 _RTOL = 1e-3
 """Residual of the solves while designing: an error of 1e-3 in the gradient, 1e-6 in C."""

@@ -10,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.cell import connectivity, fundamental_domain
-from micro.chamber import chamber
-from micro.homogenize import Status
+from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.octant import connectivity
+from micro.homogenize.fields import Status
+from micro.homogenize.sensitivity import sensitivities
 from micro.inverse.binary import BinaryCell
 from micro.inverse.goal import Goal
-from micro.inverse.surface import Surface, carried_over
-from micro.sensitivity import sensitivities
-
-Floats = NDArray[np.float64]
+from micro.inverse.surface import Surface
+from micro.runtime.arrays import Floats
+from micro.shape.derivative import carried_over
 
 _RADIUS, _LEAST = 1.5, 0.15
 """Largest displacement of the first trial in voxels, and the one at which the search ends."""

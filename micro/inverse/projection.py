@@ -15,12 +15,10 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from micro.cell import fundamental_domain
-
-Floats = NDArray[np.float64]
+from micro.cell.chamber import fundamental_domain
+from micro.runtime.arrays import Floats
 
 VOID = 1e-4
 """Modulus of void while designing: soft enough not to carry, stiff enough for quick solves."""

@@ -2,21 +2,19 @@
 
 ``cos`` and ``sin`` are trigonometric, prod cos 2 pi k x and prod |sin 2 pi k x| over the axes (a sine is odd
 about the mirror planes; its modulus is its mirrored continuation) or their means over the axes; the minimal
-surfaces are those of :mod:`micro.families`; ``noise`` is white noise smoothed by the filter; ``waves`` a
-random trigonometric sum; ``walls`` is high on the cell's faces and falls towards a cavity like a rounded
-cube. A field becomes a density between 0 and 1 about the wanted volume.
+surfaces are those of :mod:`micro.families.families`; ``noise`` is white noise smoothed by the filter;
+``waves`` a random trigonometric sum; ``walls`` is high on the cell's faces and falls towards a cavity like a
+rounded cube. A field becomes a density between 0 and 1 about the wanted volume.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from micro.chamber import chamber
-from micro.errors import InputError
-from micro.families import FAMILIES, MINIMAL_SURFACES, minimal_surface, threshold_for_volume
-
-Floats = NDArray[np.float64]
+from micro.cell.chamber import chamber
+from micro.families.families import FAMILIES, MINIMAL_SURFACES, minimal_surface, threshold_for_volume
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
 
 _CONTRAST = 0.25
 """Standard deviation of the starting density: far from black and white, so that all may change."""

@@ -12,63 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
-from micro import cell
-from micro.cell import fundamental_domain
-from micro.chamber import chamber
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-_REACH = 4
-"""Voxels from the surface within which distances are told apart."""
-
-_SMOOTHING = 0.8
-"""Standard deviation, in voxels, of the smoothing that tells voxels of one distance apart."""
-
-_KEEP = 0.05
-"""Least level of a voxel: where smoothing would wipe out a thin member, it stays."""
+from micro.cell import octant as cell
+from micro.cell.chamber import chamber, fundamental_domain
+from micro.runtime.arrays import Bools, Floats
+from micro.shape.derivative import SMOOTH, carried_over, level_field, voxel_rates
 
 _SKIN = 1.5
 """Level up to which a voxel counts as near the surface."""
-
-_NEAR, _SMOOTH = 0.6, 1.0
-"""Widths in voxels over which densities are carried: to estimate changes, and for displacement fields."""
-
-_REMOVAL, _ADDITION = 1.7, 1.4
-"""Change of C by whole voxels over what its derivative says: medians over random displacements of 0.5 to
-1.5 voxels of library cells (n = 32). A voxel taken away leaves more strain to its neighbours."""
-
-
-def level_field(octant: Bools) -> Floats:
-    """Smoothed signed distance to the surface in voxels, positive on the octant's solid only; (n, n, n)."""
-    padded = np.pad(octant, _REACH, mode="symmetric")
-    inner = tuple(slice(_REACH, -_REACH) for _ in range(3))
-    inside, outside = (ndimage.distance_transform_edt(part)[inner] for part in (padded, ~padded))
-    distance = np.where(octant, inside - 0.5, 0.5 - outside)
-    smooth = ndimage.gaussian_filter(np.clip(distance, -_REACH, _REACH), _SMOOTHING, mode="reflect")
-    return np.where(octant, np.maximum(smooth, _KEEP), np.minimum(smooth, -_KEEP))
-
-
-def carried_over(gradient: Floats, octant: Bools, width: float) -> Floats:
-    """Energy densities of the solid carried smoothly over its surface; (c, n, n, n) to the same.
-
-    Each voxel takes the Gaussian mean, of ``width`` voxels, of the solid around it.
-    """
-    weight = ndimage.gaussian_filter(octant.astype(np.float64), width, mode="reflect")
-    means = [ndimage.gaussian_filter(g * octant, width, mode="reflect") for g in gradient]
-    return np.stack(means) / np.maximum(weight, 1e-3)
-
-
-def voxel_rates(gradient: Floats, octant: Bools) -> Floats:
-    """Estimated change of C by each voxel that changes sides, (3, n, n, n).
-
-    That by becoming solid of a void voxel, and that by becoming void, times -1, of a solid one;
-    ``gradient`` (3, n, n, n) is dC / d(modulus), zero in the void.
-    """
-    return np.where(octant, _REMOVAL * gradient, _ADDITION * carried_over(gradient, octant, _NEAR))
 
 
 @dataclass(frozen=True)
@@ -98,7 +49,7 @@ class Surface:
         n = len(octant)
         inside, _ = fundamental_domain(n)
         level = level_field(octant).ravel()[inside]
-        smooth = carried_over(gradient, octant, _SMOOTH).reshape(3, -1)[:, inside]
+        smooth = carried_over(gradient, octant, SMOOTH).reshape(3, -1)[:, inside]
         rate: Floats = voxel_rates(gradient, octant).reshape(3, -1)[:, inside] * chamber(n).weights
         typical = np.quantile(np.abs(smooth[:, np.abs(level) < _SKIN]), 0.75, axis=1)
         return Surface(octant, level, rate, smooth / np.where(typical > 0, typical, 1.0)[:, None])

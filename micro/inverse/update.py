@@ -8,9 +8,8 @@ from typing import Any
 
 import nlopt
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from micro.runtime.arrays import Floats
 
 _MOVE = 0.2
 """Largest change of a variable in one step of the optimality criteria, or one round of MMA."""

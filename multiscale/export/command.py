@@ -11,23 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.errors import InputError
-from multiscale.block import Block
-from multiscale.export import glb, threemf
-from multiscale.export.cell_mesh import Instanced, MeshOptions, instanced_triangles, used_cells
-from multiscale.export.decimation import BYTES_PER_TRIANGLE, check_share
-from multiscale.export.glb import write_glb
-from multiscale.export.indexed import OBJ_BYTES_PER_TRIANGLE, PLY_BYTES_PER_TRIANGLE, write_obj, write_ply
-from multiscale.export.png import png
-from multiscale.export.slices import MANIFEST, sample_bytes, write_slices
-from multiscale.export.stl import TRIANGLE_BYTES, Surface, write_stl
-from multiscale.export.surface import surface_size
-from multiscale.export.svx import density_picture, write_svx
-from multiscale.export.threemf import write_3mf
-from multiscale.export.vdb import find_openvdb, write_vdb
-from multiscale.export.vti import lattice_fields, write_voxels, write_vtu
-from multiscale.lattice import Lattice, coarsen
-from multiscale.progress import Reporter
+from micro.runtime.errors import InputError
+from micro.runtime.progress import Reporter
+from multiscale.export.mesh import glb, threemf
+from multiscale.export.mesh.cell_mesh import Instanced, MeshOptions, instanced_triangles, used_cells
+from multiscale.export.mesh.decimation import BYTES_PER_TRIANGLE, check_share
+from multiscale.export.mesh.glb import write_glb
+from multiscale.export.mesh.indexed import (
+    OBJ_BYTES_PER_TRIANGLE,
+    PLY_BYTES_PER_TRIANGLE,
+    write_obj,
+    write_ply,
+)
+from multiscale.export.mesh.stl import TRIANGLE_BYTES, Surface, write_stl
+from multiscale.export.mesh.surface import surface_size
+from multiscale.export.mesh.threemf import write_3mf
+from multiscale.export.volume.png import png
+from multiscale.export.volume.slices import MANIFEST, sample_bytes, write_slices
+from multiscale.export.volume.svx import density_picture, write_svx
+from multiscale.export.volume.vdb import find_openvdb, write_vdb
+from multiscale.export.volume.vti import lattice_fields, write_voxels, write_vtu
+from multiscale.lattice.block import Block
+from multiscale.lattice.lattice import Lattice, coarsen
+from multiscale.rundir.directory import find_lattice
 
 MOST_TRIANGLES = 40_000_000  # a 2 GB STL: more than most slicers open
 MOST_BYTES = 1_500_000_000
@@ -161,19 +167,6 @@ def _default_size(lattice: Lattice, chosen: Format) -> int:
     own = lattice.voxels_per_cell
     most = chosen.most_per_cell or own
     return max(2 * k for k in range(1, own // 2 + 1) if (own // 2) % k == 0 and (2 * k <= most or k == 1))
-
-
-def find_lattice(run_dir: str | os.PathLike[str]) -> Path:
-    """The lattice of a run directory, or the path itself if it is one."""
-    path = Path(run_dir)
-    if not path.is_dir():
-        raise InputError("there is no such run directory", file=run_dir)
-    inside = path / "lattice.zarr"
-    if inside.is_dir():
-        return inside
-    if (path / "zarr.json").is_file():
-        return path
-    raise InputError("this run has no lattice.zarr: was it filled?", file=run_dir)
 
 
 def _surface(write: Callable[..., Surface], bytes_per_triangle: int) -> Callable[[Request], None]:

@@ -9,9 +9,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 
-from micro.cell import connectivity, largest_component, symmetrise
-from micro.hexahedron import element_matrices
-from micro.tensor import SOLID
+from micro.cell.octant import connectivity, largest_component, symmetrise
+from micro.cell.tensor import SOLID
+from micro.voxels.hexahedron import element_matrices
 
 #: Schwarz-P by an independent code: N -> (C11, C12, C44), void stiffness 1e-6, double precision.
 SCHWARZ_P = {

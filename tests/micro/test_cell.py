@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from micro import cell
-from micro.errors import InputError
+from micro.cell import octant as cell
+from micro.cell.chamber import pack, packed_bytes, unpack
+from micro.runtime.errors import InputError
 
 
 def random_octant(n: int, seed: int, share: float = 0.5) -> np.ndarray:
@@ -124,21 +125,21 @@ def test_connectivity_details():
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 16])
 def test_pack_round_trip(n):
     octants = np.stack([random_octant(n, s) for s in range(4)])
-    packed = cell.pack(octants)
-    assert packed.shape == (4, cell.packed_bytes(n))
+    packed = pack(octants)
+    assert packed.shape == (4, packed_bytes(n))
     assert packed.dtype == np.uint8
-    assert np.array_equal(cell.unpack(packed, n), octants)
+    assert np.array_equal(unpack(packed, n), octants)
 
 
 def test_pack_and_unpack_refuse_what_they_would_damage():
     lopsided = np.zeros((1, 3, 3, 3), bool)
     lopsided[0, 0, 1, 2] = True
     with pytest.raises(InputError, match="permutation"):
-        cell.pack(lopsided)
+        pack(lopsided)
     with pytest.raises(InputError, match="shape"):
-        cell.pack(np.zeros((3, 3, 3), bool))
+        pack(np.zeros((3, 3, 3), bool))
     with pytest.raises(InputError, match="uint8"):
-        cell.unpack(np.zeros((1, 3), np.uint8), 8)
+        unpack(np.zeros((1, 3), np.uint8), 8)
     with pytest.raises(InputError, match="n, n, n"):
         cell.face(np.zeros((2, 3, 4), bool))
     with pytest.raises(InputError, match="one octant"):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import zarr
 
-from micro import cell
-from micro.cellset import CellSet
-from micro.errors import InputError
+from micro.cell import octant as cell
+from micro.cell.cellset import CellSet
+from micro.runtime.errors import InputError
 
 
 def some_cells(m: int = 6, n: int = 6, seed: int = 0) -> CellSet:

@@ -9,11 +9,16 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from micro import compiled, homogenize, kernels, pcg
-from micro.cell import symmetrise
-from micro.homogenize import Status, homogenize_octants, inner, solve_octants
-from micro.multigrid import Multigrid
-from micro.voxel import Grid, apply_stiffness, pad_moduli, unit_stiffness
+from micro.cell.octant import symmetrise
+from micro.homogenize.fields import Status, inner, solve_octants
+from micro.homogenize.octants import homogenize_octants
+from micro.homogenize.periodic import _solve_cell
+from micro.voxels import compiled_system as compiled
+from micro.voxels import kernels
+from micro.voxels import torch_system as pcg
+from micro.voxels.hexahedron import unit_stiffness
+from micro.voxels.torch_multigrid import Multigrid
+from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
 
 from .reference import random_octant, thin_truss
 
@@ -107,7 +112,7 @@ def test_octants_by_both_paths() -> None:
 
 def test_cells_by_both_paths() -> None:
     rho = torch.from_numpy(np.random.default_rng(6).random((1, 6, 5, 8)))
-    solve = partial(homogenize._solve_cell, rho, 0.3, 1e-7, 1, None)
+    solve = partial(_solve_cell, rho, 0.3, 1e-7, 1, None)
     assert_allclose(solve("compiled")[0], solve("torch")[0], rtol=0, atol=1e-9)
 
 

@@ -7,24 +7,26 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from micro import cell
-from micro.cellset import CellSet
-from micro.dataset import load_dataset, masks, part, sources, split, take, thin, with_provenance
-from micro.dataset_build import assemble, build, clean, distinct, pool_arguments
-from micro.dataset_card import grouped, in_order, resolution_study
-from micro.dataset_cli import app
-from micro.dataset_extremes import OBJECTIVES, Design, Push, designs, make, pushes
-from micro.dataset_gamut import learn_gamut
-from micro.duplicates import fingerprints, near_duplicates
-from micro.errors import InputError
-from micro.families import FAMILIES
-from micro.gamut import Gamut
-from micro.homogenize import homogenize_octants
+from micro.cell import octant as cell
+from micro.cell.cellset import CellSet
+from micro.cell.chamber import fundamental_domain, pack
+from micro.cell.tensor import bulk, from_scaled_moduli, hashin_shtrikman, poisson, scaled_moduli, tensor_error
+from micro.cli.dataset import app
+from micro.data.packaged import load_dataset, load_library
+from micro.dataset.build import assemble, build, clean, distinct, pool_arguments
+from micro.dataset.card import grouped, in_order, resolution_study
+from micro.dataset.dataset import masks, part, sources, split, take, thin, with_provenance
+from micro.dataset.duplicates import fingerprints, near_duplicates
+from micro.dataset.extremes import OBJECTIVES, Design, Push, designs, make, pushes
+from micro.dataset.learn import learn_gamut
+from micro.families.families import FAMILIES
+from micro.gamut.gamut import Gamut
+from micro.homogenize.octants import homogenize_octants
 from micro.inverse import Goal, Settings
-from micro.labelling import presentable
-from micro.library import load_library, nearest
-from micro.library_build import Recipe, draw
-from micro.tensor import bulk, from_scaled_moduli, hashin_shtrikman, poisson, scaled_moduli, tensor_error
+from micro.library.build import Recipe, draw
+from micro.library.labelling import presentable
+from micro.library.retrieval import nearest
+from micro.runtime.errors import InputError
 
 N = 8
 SMALL = Recipe(n=N, count=40, seed=5, coarse=N, pool=40, round_size=20, reach=0)
@@ -33,7 +35,7 @@ SMALL = Recipe(n=N, count=40, seed=5, coarse=N, pool=40, round_size=20, reach=0)
 def crowd(kinds: int, copies: int, seed: int) -> np.ndarray:
     """Octants of n = 8: ``kinds`` smooth shapes, each in ``copies`` versions a few voxels apart."""
     rng = np.random.default_rng(seed)
-    inside, rank = cell.fundamental_domain(N)
+    inside, rank = fundamental_domain(N)
     octants = []
     for i in range(kinds):
         name, params = draw(seed, i)
@@ -57,7 +59,7 @@ def as_cells(octants: np.ndarray) -> CellSet:
 @pytest.mark.parametrize("block", [7, 512])
 def test_near_duplicates_are_those_of_brute_force(block):
     octants = crowd(12, 5, seed=1)
-    found = near_duplicates(cell.pack(octants), N, block=block)
+    found = near_duplicates(pack(octants), N, block=block)
     shifted = cell.half_period_shift(octants)
     alike = np.maximum(
         cell.similarity(octants[:, None], octants[None]), cell.similarity(octants[:, None], shifted[None])
@@ -70,10 +72,10 @@ def test_near_duplicates_are_those_of_brute_force(block):
 
 def test_fingerprints_do_not_see_the_shift_but_every_voxel():
     octants = crowd(6, 1, seed=2)
-    here = fingerprints(cell.pack(octants), N)
-    np.testing.assert_array_equal(fingerprints(cell.pack(cell.half_period_shift(octants)), N), here)
+    here = fingerprints(pack(octants), N)
+    np.testing.assert_array_equal(fingerprints(pack(cell.half_period_shift(octants)), N), here)
     octants[:, 3, 3, 3] ^= True
-    assert not (fingerprints(cell.pack(octants), N) == here).any()
+    assert not (fingerprints(pack(octants), N) == here).any()
 
 
 def test_near_duplicates_never_stand_in_two_parts():
@@ -98,7 +100,7 @@ def test_the_split_stays_when_cells_are_added():
 def test_the_split_of_unlike_cells_has_the_shares():
     # Random bits are unlike; 3000 draws at 5 % have a standard deviation of 0.4 %.
     rng = np.random.default_rng(6)
-    inside, rank = cell.fundamental_domain(N)
+    inside, rank = fundamental_domain(N)
     bits = rng.random((3000, len(inside))) < 0.5
     parts = split(as_cells(bits[:, rank].reshape(-1, N, N, N)))
     assert np.bincount(parts) / 3000 == pytest.approx([0.9, 0.05, 0.05], abs=0.015)
@@ -292,9 +294,7 @@ def test_pushes_start_at_the_edge_and_lead_outwards(tmp_path):
     gamut = Gamut.fit(cells.C)
     runs = pushes(cells, 30, tmp_path)
     assert len({run.path for run in runs}) == 30
-    found = [
-        int(np.flatnonzero((cells.packed == cell.pack(run.octant[None])).all(axis=1))[0]) for run in runs
-    ]
+    found = [int(np.flatnonzero((cells.packed == pack(run.octant[None])).all(axis=1))[0]) for run in runs]
     assert len(set(found)) == 30
     here, there = gamut.phi(cells.C[found]), gamut.phi(np.array([run.goal for run in runs]))
     assert (here < 0.015).all()

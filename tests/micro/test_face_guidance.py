@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from micro import tensor
-from micro.dataset import load_dataset, part
-from micro.errors import InputError
-from micro.face_guidance import FaceGuide
-from micro.generator import Generator
-from micro.shape_space import signed_distance
+from micro.cell import tensor
+from micro.data.packaged import load_dataset
+from micro.dataset.dataset import part
+from micro.generator.face_guidance import FaceGuide
+from micro.generator.generator import Generator
+from micro.runtime.errors import InputError
+from micro.shape.space import signed_distance
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from micro import cell, families, solids
-from micro.chamber import CORNERS, ORDERS, chamber
-from micro.errors import InputError
+from micro.cell import octant as cell
+from micro.cell.chamber import CORNERS, ORDERS, chamber, fundamental_domain
+from micro.families import families, solids
+from micro.runtime.errors import InputError
 
 NAMES = list(families.FAMILIES)
 
@@ -183,7 +184,7 @@ def test_smooth_union_lies_above_the_sharp_one():
 def test_unfold_and_mean():
     grid = chamber(6)
     field = cell.symmetrise(np.random.default_rng(9).random((6, 6, 6)))
-    inside, _ = cell.fundamental_domain(6)
+    inside, _ = fundamental_domain(6)
     values = field.ravel()[inside]
     np.testing.assert_allclose(grid.unfold(values), field, rtol=1e-14)
     assert grid.mean(values) == pytest.approx(field.mean())

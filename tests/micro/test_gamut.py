@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from micro import tensor
-from micro.dataset import load_dataset, part
-from micro.errors import InputError
-from micro.gamut import Gamut, closing_radius, from_scaled_moduli, load_gamut, scaled_moduli
-from micro.library import load_library, nearest
-from micro.spline import TricubicSpline
+from micro.cell import tensor
+from micro.data.packaged import load_dataset, load_gamut, load_library
+from micro.dataset.dataset import part
+from micro.gamut.gamut import Gamut, closing_radius, from_scaled_moduli, scaled_moduli
+from micro.gamut.spline import TricubicSpline
+from micro.library.retrieval import nearest
+from micro.runtime.errors import InputError
 
 CENTRE = np.array([0.5, 0.45, 0.4])
 SIZE = 0.25

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from micro.cellset import CellSet
-from micro.homogenize import homogenize_octants
-from micro.tensor import tensor_error
+from micro.cell.cellset import CellSet
+from micro.cell.tensor import tensor_error
+from micro.homogenize.octants import homogenize_octants
 
 
 def test_cells_report_and_picture(run_cli, tmp_path):

@@ -10,22 +10,27 @@ import pytest
 import torch
 from small_cells import octants
 
-from micro import cell, dataset, shape_slopes, tensor
-from micro.active import active_round, aims
-from micro.cellset import CellSet
+from micro.cell import octant as cell
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.dataset import dataset
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.network import Denoiser
 from micro.diffusion.surrogate import error
-from micro.diffusion.training import Data, Settings, denoising_loss
 from micro.diffusion.weights import Model
-from micro.errors import InputError
-from micro.generator import Generator
-from micro.homogenize import homogenize_octants
-from micro.refinement import least_norm, predict, slopes
-from micro.sensitivity import sensitivities
-from micro.shape_space import signed_distance
-from micro.training import train
+from micro.generator.generator import Generator
+from micro.generator.steering import predict, slopes
+from micro.homogenize.octants import homogenize_octants
+from micro.homogenize.secant import least_norm
+from micro.homogenize.sensitivity import sensitivities
+from micro.runtime.errors import InputError
+from micro.shape import slopes as shape_slopes
+from micro.shape.space import signed_distance
+from micro.training.active import active_round, aims
+from micro.training.data import Data, Settings
+from micro.training.phases import denoising_loss
+from micro.training.pipeline import train
 
 SMALL = Settings(
     dimension=12,

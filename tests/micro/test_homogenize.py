@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from micro import homogenize
-from micro.anisotropy import distance, engineering_constants, nearest_cubic, nearest_isotropic
-from micro.cell import cell_from_octant, half_period_shift, symmetrise
-from micro.errors import InputError
-from micro.homogenize import Status, homogenize_cell, homogenize_octants
-from micro.tensor import SOLID, bulk, hashin_shtrikman, isotropic, stiffness_matrix
+from micro.cell.anisotropy import distance, engineering_constants, nearest_cubic, nearest_isotropic
+from micro.cell.octant import cell_from_octant, half_period_shift, symmetrise
+from micro.cell.tensor import SOLID, bulk, hashin_shtrikman, isotropic, stiffness_matrix
+from micro.homogenize import octants as homogenize
+from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
+from micro.homogenize.periodic import homogenize_cell
+from micro.runtime.errors import InputError
 
 from .reference import SCHWARZ_P, direct_cell, direct_octant, random_octant, schwarz_p, thin_cells, thin_truss
 
@@ -261,13 +263,13 @@ def test_octants_are_checked_before_any_is_solved(monkeypatch) -> None:
 
 def test_voxel_octants_are_not_all_turned_into_numbers_at_once(monkeypatch) -> None:
     sizes: list[int] = []
-    young = homogenize._young
+    young = homogenize.voxel_moduli
 
     def watched(array, void):
         sizes.append(len(array))
         return young(array, void)
 
-    monkeypatch.setattr(homogenize, "_young", watched)
+    monkeypatch.setattr(homogenize, "voxel_moduli", watched)
     monkeypatch.setattr(homogenize, "_CHECKED", 8)
     homogenize_octants(OCTANTS, batch=4)
     assert max(sizes) == 8

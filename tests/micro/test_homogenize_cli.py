@@ -16,12 +16,12 @@ import pyvista
 from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 
-from micro.cell import cell_from_octant
-from micro.cli import app
-from micro.errors import InputError, NotConverged
-from micro.homogenize import homogenize_octants
-from micro.readers import read_voxels
-from micro.tensor import SOLID, stiffness_matrix
+from micro.cell.octant import cell_from_octant
+from micro.cell.readers import read_voxels
+from micro.cell.tensor import SOLID, stiffness_matrix
+from micro.cli.main import app
+from micro.homogenize.octants import homogenize_octants
+from micro.runtime.errors import InputError, NotConverged
 
 from .reference import random_octant
 
@@ -262,7 +262,7 @@ def test_exit_codes(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
 
 
 def test_what_did_not_converge_exits_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from micro.compiled import System
+    from micro.voxels.compiled_system import System
 
     path = _save(tmp_path / "cell.npy", ASYMMETRIC)
     solve = System.solve

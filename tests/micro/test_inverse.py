@@ -14,13 +14,13 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 import micro.inverse.optimiser
-from micro.cell import connectivity, fundamental_domain, is_symmetric, symmetrise
-from micro.cellset import CellSet
-from micro.chamber import chamber
-from micro.cli import app
-from micro.errors import InputError, NotConverged
-from micro.families import family, minimal_surface
-from micro.homogenize import homogenize_octants
+from micro.cell.cellset import CellSet
+from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.octant import connectivity, is_symmetric, symmetrise
+from micro.cell.tensor import bulk, hashin_shtrikman, poisson, tensor_error, zener
+from micro.cli.main import app
+from micro.families.families import family, minimal_surface
+from micro.homogenize.octants import homogenize_octants
 from micro.inverse import Goal, Settings, begin, optimise, step
 from micro.inverse.binary import binary_cell, threshold
 from micro.inverse.folder import load_state, save_state
@@ -29,7 +29,7 @@ from micro.inverse.polish import polished
 from micro.inverse.projection import cone_filter, heaviside
 from micro.inverse.start import STARTS, start_density
 from micro.inverse.update import Evaluation, mma
-from micro.tensor import bulk, hashin_shtrikman, poisson, tensor_error, zener
+from micro.runtime.errors import InputError, NotConverged
 
 # The chain from variables to loss.
 

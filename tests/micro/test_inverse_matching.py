@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from micro.cell import connectivity, is_symmetric
-from micro.errors import InputError
-from micro.families import family, minimal_surface
-from micro.homogenize import homogenize_octants
+from micro.cell.octant import connectivity, is_symmetric
+from micro.cell.tensor import PAPER_RANGE, SOLID, tensor_error
+from micro.families.families import family, minimal_surface
+from micro.homogenize.octants import homogenize_octants
+from micro.homogenize.sensitivity import sensitivities
 from micro.inverse import match_target
-from micro.inverse.surface import Surface, level_field
-from micro.sensitivity import sensitivities
-from micro.tensor import PAPER_RANGE, SOLID, tensor_error
+from micro.inverse.surface import Surface
+from micro.runtime.errors import InputError
+from micro.shape.derivative import level_field
 
 from .reference import random_octant, schwarz_p
 

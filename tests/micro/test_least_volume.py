@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from micro import tensor
-from micro.dataset import load_dataset, part
-from micro.errors import InputError
-from micro.least_volume import LeastVolume, load_least_volume
-from micro.tensor import from_scaled_moduli, hashin_shtrikman
+from micro.cell import tensor
+from micro.cell.tensor import from_scaled_moduli, hashin_shtrikman
+from micro.data.packaged import load_dataset, load_least_volume
+from micro.dataset.dataset import part
+from micro.gamut.least_volume import LeastVolume
+from micro.runtime.errors import InputError
 
 
 def bulk_bound(C):

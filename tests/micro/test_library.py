@@ -4,23 +4,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from micro import cell, tensor
-from micro import library as lib
-from micro.cellset import CellSet
-from micro.errors import InputError
-from micro.families import FAMILIES, family
-from micro.homogenize import homogenize_octants
-from micro.labelling import PARAMS, presentable
-from micro.library_build import (
-    Recipe,
-    build,
-    choose,
-    draw,
-    in_focus,
-    vary,
-)
-from micro.library_cli import app
-from micro.tensor import scaled_moduli
+from micro.cell import octant as cell
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.tensor import scaled_moduli
+from micro.cli.library import app
+from micro.data.packaged import load_library
+from micro.families.families import FAMILIES, family
+from micro.homogenize.octants import homogenize_octants
+from micro.library import retrieval as lib
+from micro.library.build import Recipe, build, choose, draw, in_focus, vary
+from micro.library.labelling import PARAMS, presentable
+from micro.runtime.errors import InputError
 
 SMALL = Recipe(n=8, count=24, seed=3, coarse=8, pool=32, round_size=16, reach=1)
 
@@ -36,7 +31,7 @@ def small(tmp_path_factory) -> tuple[CellSet, str]:
 
 
 def test_packaged_library_is_large_and_connected():
-    cells = lib.load_library()
+    cells = load_library()
     assert len(cells) >= 3000
     assert cells.n == 32
     assert set(cells.family) == set(FAMILIES)
@@ -48,7 +43,7 @@ def test_packaged_library_is_large_and_connected():
 
 
 def test_packaged_tensors_are_those_of_the_homogeniser():
-    cells = lib.load_library()
+    cells = load_library()
     rows = np.random.default_rng(1).choice(len(cells), 3, replace=False)
     result = homogenize_octants(cells.octants(rows))
     # The library's own tolerance leaves at most 1e-5 relative; C12 may be small beside C11.
@@ -56,7 +51,7 @@ def test_packaged_tensors_are_those_of_the_homogeniser():
 
 
 def test_packaged_cells_come_back_from_their_parameters():
-    cells = lib.load_library()
+    cells = load_library()
     rows = np.random.default_rng(2).choice(len(cells), 100, replace=False)
     for row, octant in zip(rows, cells.octants(rows), strict=True):
         again = family(str(cells.family[row])).octant(cells.params[row], cells.n)
@@ -64,7 +59,7 @@ def test_packaged_cells_come_back_from_their_parameters():
 
 
 def test_packaged_tensors_obey_the_bounds():
-    cells = lib.load_library()
+    cells = load_library()
     K_upper, _ = tensor.hashin_shtrikman(cells.volume)
     assert (tensor.to_moduli(cells.C) > 0).all()
     # Discretisation stiffens: displacement elements bound from above, so allow their error at n = 32.
@@ -76,7 +71,7 @@ def test_packaged_tensors_obey_the_bounds():
 
 
 def test_nearest_is_brute_force():
-    cells = lib.load_library()
+    cells = load_library()
     targets = tensor.from_moduli(np.random.default_rng(3).uniform(0.05, 0.5, (20, 3)))
     index, error = lib.nearest(cells, targets, k=4)
     every = tensor.tensor_error(cells.C[None], targets[:, None])
@@ -86,7 +81,7 @@ def test_nearest_is_brute_force():
 
 
 def test_nearest_refusals():
-    cells = lib.load_library()
+    cells = load_library()
     with pytest.raises(InputError, match="targets"):
         lib.nearest(cells, np.zeros(3))
     with pytest.raises(InputError, match="k"):
@@ -94,7 +89,7 @@ def test_nearest_refusals():
 
 
 def test_correctable_cells_promise_more_than_the_nearest():
-    cells = lib.load_library()
+    cells = load_library()
     rng = np.random.default_rng(8)
     targets = cells.C[rng.choice(len(cells), 40)] * rng.uniform(0.99, 1.01, (40, 1))
     index, promised = lib.correctable(cells, targets, k=3)
@@ -108,7 +103,7 @@ def test_correctable_cells_promise_more_than_the_nearest():
 
 @pytest.mark.parametrize("parameters", [1, 6])
 def test_correction_improves_and_never_worsens(parameters):
-    library = lib.load_library()
+    library = load_library()
     rng = np.random.default_rng(4)
     rows = rng.choice(np.flatnonzero(np.char.startswith(library.family, "t")), 6, replace=False)
     n = 12
@@ -135,13 +130,13 @@ def test_correction_improves_and_never_worsens(parameters):
 
 
 def test_correction_leaves_what_is_good_enough():
-    cells = lib.load_library()
+    cells = load_library()
     kept = lib.correct(cells, [5, 5, 9], cells.C[[5, 5, 9]])
     assert kept.digest() == cells.subset([5, 5, 9]).digest()
 
 
 def test_correction_refusals():
-    cells = lib.load_library()
+    cells = load_library()
     with pytest.raises(InputError, match="targets"):
         lib.correct(cells, [0, 1], cells.C[:1])
     with pytest.raises(InputError, match="parameters"):

@@ -7,11 +7,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from micro.cell import symmetrise
-from micro.chamber import chamber
-from micro.errors import InputError, NotConverged
-from micro.homogenize import Status, homogenize_octants
-from micro.sensitivity import homogenised_tensor, sensitivities
+from micro.cell.chamber import chamber
+from micro.cell.octant import symmetrise
+from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
+from micro.homogenize.sensitivity import homogenised_tensor, sensitivities
+from micro.runtime.errors import InputError, NotConverged
 
 from .reference import random_octant, schwarz_p
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from small_cells import octants
 
-from micro import cell
-from micro.cell import fundamental_domain, half_period_shift
-from micro.chamber import chamber
-from micro.errors import InputError
-from micro.shape_space import SATURATION, ShapeSpace, half_period, resampled, resampling, signed_distance
+from micro.cell import octant as cell
+from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.octant import half_period_shift
+from micro.runtime.errors import InputError
+from micro.shape.space import SATURATION, ShapeSpace, half_period, resampled, resampling, signed_distance
 
 
 def test_distance_of_a_plate_is_exact():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from micro import tensor
-from micro.errors import InputError
+from micro.cell import tensor
+from micro.runtime.errors import InputError
 
 
 def random_cubic(m: int, seed: int = 0) -> np.ndarray:

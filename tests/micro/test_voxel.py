@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from micro.hexahedron import element_matrices
-from micro.multigrid import Multigrid, prolong, restrict
-from micro.tensor import SOLID
-from micro.voxel import Grid, apply_stiffness, diagonal_blocks, element_energy, pad_moduli, unit_stiffness
+from micro.cell.tensor import SOLID
+from micro.voxels.hexahedron import element_matrices, unit_stiffness
+from micro.voxels.torch_multigrid import Multigrid, prolong, restrict
+from micro.voxels.torch_operator import Grid, apply_stiffness, diagonal_blocks, element_energy, pad_moduli
 
 GRIDS = [Grid((4, 6, 2)), Grid((5, 3, 4)), Grid((4, 6, 2), periodic=True), Grid((5, 3, 1), periodic=True)]
 K = unit_stiffness(0.3)

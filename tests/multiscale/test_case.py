@@ -10,18 +10,11 @@ import pytest
 from examples import MINIMAL, case_of, varied
 from pydantic import BaseModel
 
-from micro.errors import InputError
-from multiscale import boundary, settings, shapes
-from multiscale import case as case_module
-from multiscale.case import (
-    Case,
-    case_schema,
-    file_digest,
-    isotropic_tensor,
-    load_case,
-    parse_case,
-    schema_text,
-)
+from micro.runtime.errors import InputError
+from multiscale.case import boundary, settings, shapes
+from multiscale.case import case as case_module
+from multiscale.case.case import Case, case_schema, file_digest, load_case, parse_case, schema_text
+from multiscale.case.tables import isotropic_tensor
 
 CASES = sorted((Path(__file__).resolve().parents[2] / "cases").glob("*.toml"))
 

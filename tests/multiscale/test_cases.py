@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from small_cases import ROOT, small
 
-from multiscale.case import load_case
-from multiscale.directory import RunDirectory
-from multiscale.lattice import Lattice
-from multiscale.problem import Role, build_problem
-from multiscale.progress import Reporter
-from multiscale.run import Session, _design, _evaluate, _fill, run_case
+from micro.runtime.progress import Reporter
+from multiscale.case.case import load_case
+from multiscale.lattice.lattice import Lattice
+from multiscale.problem.problem import Role, build_problem
+from multiscale.run.run import run_case
+from multiscale.run.session import Session
+from multiscale.run.stages import design_stage, evaluate_stage, fill_stage
+from multiscale.rundir.directory import RunDirectory
 
 NAMES = sorted(path.stem for path in (ROOT / "cases").glob("*.toml"))
 
@@ -76,7 +78,7 @@ def design_and_fill(file, out):
     """The stages of a run that compute: without fields, figures and report."""
     session = Session(load_case(file), Reporter(False))
     directory = RunDirectory(out, session.case)
-    for stage in (_design, _fill, _evaluate):
+    for stage in (design_stage, fill_stage, evaluate_stage):
         stage(session, directory)
 
 
@@ -110,7 +112,7 @@ def test_one_cloak_serves_three_loads(run):
 
 def test_the_three_loads_without_a_cloak(root):
     """The published problem's distortions, on its own grid."""
-    from multiscale.objective import DistortionObjective
+    from multiscale.objective.objective import DistortionObjective
 
     objective = DistortionObjective(build_problem(load_case(root / "cases" / "cloak_three_loads.toml")))
     reduction, problem = objective.reduction, objective.problem

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from micro import cell
-from micro.cellset import CellSet
-from micro.generator import Generator
-from micro.homogenize import homogenize_octants
-from micro.library import load_library
-from micro.library import nearest as library_nearest
-from micro.tensor import tensor_error
-from multiscale.cavities import encloses
-from multiscale.cell_source import GeneratorSource, SetSource
-from multiscale.fill import joined
+from micro.cell import octant as cell
+from micro.cell.cellset import CellSet
+from micro.cell.octant import encloses
+from micro.cell.tensor import tensor_error
+from micro.data.packaged import load_library
+from micro.generator.generator import Generator
+from micro.homogenize.octants import homogenize_octants
+from micro.library.retrieval import nearest as library_nearest
+from multiscale.fill.filling import joined
+from multiscale.fill.generator_source import GeneratorSource
+from multiscale.fill.set_source import SetSource
 
 # Three targets along a line through the gamut, as neighbouring elements of a design want them.
 TARGETS = np.array([[0.30, 0.11, 0.09], [0.31, 0.112, 0.092], [0.32, 0.114, 0.094]])

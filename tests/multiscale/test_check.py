@@ -12,11 +12,11 @@ import pytest
 from examples import MINIMAL, case_of, varied
 from typer.testing import CliRunner
 
-from micro.errors import InputError, NotConverged
-from multiscale import cli
-from multiscale.check import sizes
-from multiscale.drawing import draw_problem
-from multiscale.problem import build_problem
+from micro.runtime.errors import InputError, NotConverged
+from multiscale.cli import main as cli
+from multiscale.cli.check import sizes
+from multiscale.figures.problem_sheet import draw_problem
+from multiscale.problem.problem import build_problem
 
 RING = 'shape = { type = "box", min = [1, 1, 0], max = [5, 3, 4] }'
 HOLE = 'shape = { type = "box", min = [2, 1, 0], max = [4, 3, 4] }'
@@ -216,7 +216,7 @@ def test_check_as_a_user_runs_it(run_cli, tmp_path, root):
 def test_check_without_out_names_its_directory_after_the_case(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "multiscale.drawing._views_in_space", lambda problem, colours: ([], "because of a test")
+        "multiscale.figures.problem_sheet._views_in_space", lambda problem, colours: ([], "because of a test")
     )
     Path("a.toml").write_text(MINIMAL)
     code, stdout, _ = invoke("check", "a.toml")
@@ -226,7 +226,7 @@ def test_check_without_out_names_its_directory_after_the_case(tmp_path, monkeypa
 
 
 def test_sizes_of_the_cloak(root):
-    from multiscale.case import load_case
+    from multiscale.case.case import load_case
 
     count = sizes(build_problem(load_case(root / "cases" / "cloak.toml")))
     assert count["unknowns_full"] == 206_763
@@ -239,7 +239,9 @@ def test_drawing_of_several_loads_shows_what_is_there(tmp_path, monkeypatch):
     """Arrows, hatches and colours reach the picture: each load's row carries its own colour."""
     import matplotlib.image
 
-    monkeypatch.setattr("multiscale.drawing._views_in_space", lambda problem, colours: ([], "test"))
+    monkeypatch.setattr(
+        "multiscale.figures.problem_sheet._views_in_space", lambda problem, colours: ([], "test")
+    )
     moved = (
         f'[[loads]]\nname = "move"\n{FIXED}\ndisplacements = [{{ where = "y+", x_mm = 1 }}]\n\n[objective]'
     )
@@ -262,7 +264,7 @@ def test_drawing_of_several_loads_shows_what_is_there(tmp_path, monkeypatch):
 def test_check_needs_neither_petsc_nor_torch(tmp_path, root):
     """What `check` imports, and `--help` all the more, so that both start at once."""
     script = (
-        "import sys, multiscale.cli, multiscale.check, multiscale.drawing\n"
+        "import sys, multiscale.cli.main, multiscale.cli.check, multiscale.figures.problem_sheet\n"
         "heavy = {'petsc4py', 'mpi4py', 'torch', 'pyvista', 'nlopt', 'zarr'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

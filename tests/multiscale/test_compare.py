@@ -10,9 +10,9 @@ from examples import MINIMAL
 from rich.console import Console
 from run_directories import made_up_run
 
-from micro.errors import InputError
-from multiscale.compare import compare_runs
-from multiscale.report_tables import rows_of, text_of
+from micro.runtime.errors import InputError
+from multiscale.report.compare import compare_runs
+from multiscale.report.tables import rows_of, text_of
 
 
 @pytest.fixture(scope="module")

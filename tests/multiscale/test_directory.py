@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from micro.errors import InputError
-from micro.files import write_json
-from multiscale import provenance
-from multiscale.case import load_case
-from multiscale.directory import RunDirectory, read_case
+from micro.runtime.errors import InputError
+from micro.runtime.files import write_json
+from multiscale.case.case import load_case
+from multiscale.rundir import provenance
+from multiscale.rundir.directory import RunDirectory, read_case
 
 ADDED = {"verify": {"distortion": 0.1}, "printability": {"mass_g": 1.0}}
 
@@ -92,8 +92,8 @@ def test_two_processes_can_not_work_in_one_directory(root, tmp_path, run_cli):
     code = f"""
 import sys
 from pathlib import Path
-from multiscale.case import load_case
-from multiscale.directory import RunDirectory
+from multiscale.case.case import load_case
+from multiscale.rundir.directory import RunDirectory
 directory = RunDirectory(Path({str(tmp_path)!r}), load_case({str(case)!r}))
 print("open", flush=True)
 sys.stdin.read()

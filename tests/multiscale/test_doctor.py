@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from multiscale import doctor
+from multiscale.cli import doctor
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +118,18 @@ def test_broken_rendering_is_optional(broken):
 
 
 def test_packaged_library_is_counted(facts):
-    from micro.library import load_library
+    from micro.data.packaged import load_library
 
     assert facts["library"]["cells"] == len(load_library())
 
 
 def test_damaged_library_is_needed_and_mended(monkeypatch):
-    import micro.library
+    import micro.data.packaged
 
     def damaged():
         raise ValueError("not a zip file")
 
-    monkeypatch.setattr(micro.library, "load_library", damaged)
+    monkeypatch.setattr(micro.data.packaged, "load_library", damaged)
     missing: list[doctor.Missing] = []
     assert "not a zip file" in doctor._library(missing)["error"]
     assert missing[0].needed

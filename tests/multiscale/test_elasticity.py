@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from micro import tensor
-from micro.errors import NotConverged
-from micro.hexahedron import CORNERS, element_matrices
-from multiscale.elasticity import Elasticity, SolverOptions, choose_levels
+from micro.cell import tensor
+from micro.runtime.errors import NotConverged
+from micro.voxels.hexahedron import CORNERS, element_matrices
+from multiscale.solve.elasticity import Elasticity, SolverOptions, choose_levels
 
 TIGHT = SolverOptions(rtol=1e-12)
 
@@ -230,8 +230,8 @@ import json, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
 from test_elasticity import cantilever
-from multiscale.elasticity import Elasticity, SolverOptions
-from multiscale.parallel import is_root, ranks
+from multiscale.solve.elasticity import Elasticity, SolverOptions
+from multiscale.solve.ranks import is_root, ranks
 out = {{}}
 for pc in ("gmg", "gamg"):
     shape, fixed, force, C = cantilever(m=9, contrast=True)
@@ -265,6 +265,6 @@ def test_a_broken_pipe_stays_an_exception(run_ranks):
     done = run_ranks(
         1,
         "-c",
-        "import multiscale.elasticity, os, signal; os.kill(os.getpid(), signal.SIGPIPE); print('alive')",
+        "import multiscale.solve.elasticity, os, signal; os.kill(os.getpid(), signal.SIGPIPE);print('alive')",
     )
     assert done.stdout.strip() == "alive"

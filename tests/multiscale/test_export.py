@@ -12,14 +12,15 @@ import pyvista
 import trimesh
 from lattices import N, make, mixed
 
-from micro.errors import InputError
-from multiscale.block import Block
-from multiscale.export import command, surface
+from micro.runtime.errors import InputError
+from multiscale.export import command
 from multiscale.export.command import FORMATS, export
-from multiscale.export.stl import write_stl
-from multiscale.export.surface import enclosed_volume, surface_size, surface_slabs
-from multiscale.export.vti import lattice_fields, read_vti, write_voxels, write_vti, write_vtu
-from multiscale.lattice import Lattice
+from multiscale.export.mesh import surface
+from multiscale.export.mesh.stl import write_stl
+from multiscale.export.mesh.surface import enclosed_volume, surface_size, surface_slabs
+from multiscale.export.volume.vti import lattice_fields, read_vti, write_voxels, write_vti, write_vtu
+from multiscale.lattice.block import Block
+from multiscale.lattice.lattice import Lattice
 
 
 @pytest.fixture

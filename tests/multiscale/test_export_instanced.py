@@ -11,14 +11,14 @@ import pytest
 import trimesh
 from lattices import N, make, mixed, octants
 
-from micro.cell import cell_from_octant
-from micro.errors import InputError
-from multiscale.block import Block
-from multiscale.export.cell_mesh import MeshOptions, cell_mesh, instanced_triangles
-from multiscale.export.decimation import border
-from multiscale.export.glb import write_glb
-from multiscale.export.threemf import write_3mf
-from multiscale.lattice import Lattice
+from micro.cell.octant import cell_from_octant
+from micro.runtime.errors import InputError
+from multiscale.export.mesh.cell_mesh import MeshOptions, cell_mesh, instanced_triangles
+from multiscale.export.mesh.decimation import border
+from multiscale.export.mesh.glb import write_glb
+from multiscale.export.mesh.threemf import write_3mf
+from multiscale.lattice.block import Block
+from multiscale.lattice.lattice import Lattice
 
 FINE = MeshOptions(2 * N, 0.0, 0.0)
 DEFAULT = MeshOptions(2 * N, 0.6, 0.9)

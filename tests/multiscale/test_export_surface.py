@@ -8,12 +8,12 @@ import pytest
 import trimesh
 from lattices import N, make, mixed
 
-from multiscale.block import Block
-from multiscale.export import surface
-from multiscale.export.decimation import border, decimate
-from multiscale.export.indexed import write_obj, write_ply
-from multiscale.export.stl import write_stl
-from multiscale.lattice import Lattice
+from multiscale.export.mesh import surface
+from multiscale.export.mesh.decimation import border, decimate
+from multiscale.export.mesh.indexed import write_obj, write_ply
+from multiscale.export.mesh.stl import write_stl
+from multiscale.lattice.block import Block
+from multiscale.lattice.lattice import Lattice
 
 WRITERS = [pytest.param(write_ply, "ply", id="ply"), pytest.param(write_obj, "obj", id="obj")]
 BLOCK = Block((1, 0, 0), (3, 4, 2))

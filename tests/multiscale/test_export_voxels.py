@@ -13,14 +13,14 @@ import pytest
 from lattices import N, mixed
 from PIL import Image
 
-from micro.errors import InputError
-from multiscale.block import Block
-from multiscale.export import vdb
+from micro.runtime.errors import InputError
 from multiscale.export.command import export
-from multiscale.export.png import png
-from multiscale.export.slices import planes, write_slices
-from multiscale.export.svx import write_svx
-from multiscale.lattice import Lattice
+from multiscale.export.volume import vdb
+from multiscale.export.volume.png import png
+from multiscale.export.volume.slices import planes, write_slices
+from multiscale.export.volume.svx import write_svx
+from multiscale.lattice.block import Block
+from multiscale.lattice.lattice import Lattice
 
 BLOCK = Block((1, 0, 1), (3, 3, 2))
 

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from micro.cellset import CellSet
-from micro.errors import InputError
-from multiscale import figure_style, figures, rendering
-from multiscale.block import Block
-from multiscale.figure_style import round_factor
-from multiscale.figures import Solution
-from multiscale.lattice import Lattice
-from multiscale.section import Section
+from micro.cell.cellset import CellSet
+from micro.runtime.errors import InputError
+from multiscale.figures import figures
+from multiscale.figures import lattice_view as rendering
+from multiscale.figures import style as figure_style
+from multiscale.figures.figures import Solution
+from multiscale.figures.section import Section
+from multiscale.figures.style import round_factor
+from multiscale.lattice.block import Block
+from multiscale.lattice.lattice import Lattice
 
 SHAPE = (12, 10, 6)
 H = 5e-3

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from micro.cellset import CellSet
-from micro.library import load_library, nearest
-from micro.tensor import tensor_error
-from multiscale import fill
-from multiscale.case import load_case
-from multiscale.cell_source import Faced, SetSource
-from multiscale.problem import build_problem
-from multiscale.reduction import Reduction
+from micro.cell.cellset import CellSet
+from micro.cell.tensor import tensor_error
+from micro.data.packaged import load_library
+from micro.library.retrieval import nearest
+from multiscale.case.case import load_case
+from multiscale.fill import filling as fill
+from multiscale.fill.set_source import SetSource
+from multiscale.fill.source import Faced
+from multiscale.problem.problem import build_problem
+from multiscale.problem.reduction import Reduction
 
 CELLS = load_library()
 

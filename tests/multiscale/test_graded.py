@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from examples import Ellipsoid
 
-from micro import tensor
-from micro.cellset import CellSet
-from micro.errors import InputError
-from micro.least_volume import load_least_volume
-from micro.tensor import SCALE
-from multiscale.case import parse_case
-from multiscale.compliance import ComplianceObjective
-from multiscale.design_space import DesignSpace
-from multiscale.elasticity import SolverOptions
-from multiscale.filter import cone_filter
-from multiscale.mass import MassLimit
-from multiscale.optimize import Optimiser, Settings
-from multiscale.problem import build_problem
-from multiscale.target import TargetObjective
-from multiscale.uniform import best_uniform
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.tensor import SCALE
+from micro.data.packaged import load_least_volume
+from micro.runtime.errors import InputError
+from multiscale.case.case import parse_case
+from multiscale.design.filter import cone_filter
+from multiscale.design.mass import MassLimit
+from multiscale.design.optimize import Optimiser, Settings
+from multiscale.design.space import DesignSpace
+from multiscale.design.uniform import best_uniform
+from multiscale.objective.compliance import ComplianceObjective
+from multiscale.objective.target import TargetObjective
+from multiscale.problem.problem import build_problem
+from multiscale.solve.elasticity import SolverOptions
 
 TIGHT = SolverOptions(rtol=1e-12)
 

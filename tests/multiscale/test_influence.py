@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from micro.tensor import PAPER_SPAN
-from multiscale.case import load_case
-from multiscale.elasticity import SolverOptions
-from multiscale.influence import influence
-from multiscale.objective import DistortionObjective
-from multiscale.problem import build_problem
+from micro.cell.tensor import PAPER_SPAN
+from multiscale.case.case import load_case
+from multiscale.objective.influence import influence
+from multiscale.objective.objective import DistortionObjective
+from multiscale.problem.problem import build_problem
+from multiscale.solve.elasticity import SolverOptions
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from micro.cell import cell_from_octant
-from micro.cellset import CellSet
-from micro.errors import InputError
-from multiscale import contact
-from multiscale.block import Block
-from multiscale.contact import component_volumes, find_contacts
-from multiscale.lattice import Lattice, coarsen
+from micro.cell.cellset import CellSet
+from micro.cell.octant import cell_from_octant
+from micro.runtime.errors import InputError
+from multiscale.lattice import contact
+from multiscale.lattice.block import Block
+from multiscale.lattice.components import component_volumes
+from multiscale.lattice.contact import find_contacts
+from multiscale.lattice.lattice import Lattice, coarsen
 
 N = 4
 

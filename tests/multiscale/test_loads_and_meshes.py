@@ -9,14 +9,14 @@ import pytest
 import pyvista as pv
 from examples import case_of, varied
 
-from micro.errors import InputError
-from multiscale import grid
-from multiscale.case import parse_case
-from multiscale.elasticity import Elasticity, SolverOptions
-from multiscale.problem import build_problem
-from multiscale.reduction import Reduction
-from multiscale.shapes import Mesh
-from multiscale.surface import inside, read_triangles
+from micro.runtime.errors import InputError
+from multiscale.case.case import parse_case
+from multiscale.case.mesh import inside, read_triangles
+from multiscale.case.shapes import Mesh
+from multiscale.problem import grid
+from multiscale.problem.problem import build_problem
+from multiscale.problem.reduction import Reduction
+from multiscale.solve.elasticity import Elasticity, SolverOptions
 
 PULL = 'tractions = [{ where = "y+", vector_mpa = [0, 1, 0] }]'
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from examples import Ellipsoid, cloak
 
-from micro import tensor
-from micro.errors import InputError
-from micro.tensor import SCALE
-from multiscale.design_space import DesignSpace
-from multiscale.elasticity import SolverOptions
-from multiscale.filter import cone_filter
-from multiscale.grouping import group_tensors
-from multiscale.objective import DistortionObjective
-from multiscale.optimize import Optimiser, Settings, read_history
-from multiscale.problem import build_problem
-from multiscale.selection import interface_counts
+from micro.cell import tensor
+from micro.cell.tensor import SCALE
+from micro.runtime.errors import InputError
+from multiscale.design.filter import cone_filter
+from multiscale.design.optimize import Optimiser, Settings
+from multiscale.design.space import DesignSpace
+from multiscale.design.state import read_history
+from multiscale.fill.grouping import group_tensors
+from multiscale.fill.selection import interface_counts
+from multiscale.objective.objective import DistortionObjective
+from multiscale.problem.problem import build_problem
+from multiscale.solve.elasticity import SolverOptions
 
 SHORT = Settings(uniform_evaluations=6, stages=2, evaluations=6)
 

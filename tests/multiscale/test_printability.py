@@ -10,11 +10,11 @@ from described import undescribed
 from lattices import N, make, mixed, octants
 from scipy import ndimage
 
-from micro.cell import cell_from_octant
-from micro.errors import InputError
-from multiscale.cavities import encloses, find_cavities
-from multiscale.printability import assess, assess_run, described, overhanging_area, thinner_than
-from multiscale.printer import suited, thinner
+from micro.cell.octant import cell_from_octant, encloses
+from micro.runtime.errors import InputError
+from multiscale.printability.cavities import find_cavities
+from multiscale.printability.printability import assess, assess_run, described, overhanging_area, thinner_than
+from multiscale.printability.printer import suited, thinner
 
 UP = np.array([0.0, 0.0, 1.0])
 

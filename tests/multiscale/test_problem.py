@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from examples import MINIMAL, case_of, varied
 
-from micro.errors import InputError
-from multiscale import grid
-from multiscale.case import load_case
-from multiscale.problem import Problem, Role, build_problem, parity
-from multiscale.supports import free_motions
-from multiscale.symmetry import plane_components, reflect
+from micro.runtime.errors import InputError
+from multiscale.case.case import load_case
+from multiscale.problem import grid
+from multiscale.problem.problem import Problem, Role, build_problem, parity
+from multiscale.problem.supports import free_motions
+from multiscale.problem.symmetry import plane_components, reflect
 
 
 @pytest.fixture(scope="module")

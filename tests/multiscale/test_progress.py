@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from micro.errors import InputError
-from multiscale import board
-from multiscale.progress import Reporter
+from micro.runtime.errors import InputError
+from micro.runtime.progress import Reporter
+from multiscale.design import board
 
 
 def spoken(reporter: Reporter) -> None:

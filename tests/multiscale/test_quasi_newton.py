@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from multiscale.quasi_newton import minimise
+from multiscale.design.quasi_newton import minimise
 
 
 def recorded(function):

@@ -15,14 +15,15 @@ from examples import MINIMAL
 from lattices import make, octants
 from run_directories import made_up_run
 
-from micro.cell import pack, unpack
-from micro.errors import InputError
-from multiscale import report_scene
-from multiscale.case import parse_case
-from multiscale.lattice import coarsen
-from multiscale.problem import build_problem
-from multiscale.report import Run, write_report
-from multiscale.report_scene import Field, least_contact, local_distortion, quantised, run_fields, scene
+from micro.cell.chamber import pack, unpack
+from micro.runtime.errors import InputError
+from multiscale.case.case import parse_case
+from multiscale.lattice.lattice import coarsen
+from multiscale.problem.problem import build_problem
+from multiscale.report import viewer as report_scene
+from multiscale.report.page import write_report
+from multiscale.report.viewer import Field, least_contact, local_distortion, quantised, run_fields, scene
+from multiscale.rundir.reader import Run
 
 
 class Page(HTMLParser):

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from described import undescribed
 
-from multiscale.export.vti import read_vti
-from multiscale.lattice import Lattice
-from multiscale.optimize import read_history
+from multiscale.design.state import read_history
+from multiscale.export.volume.vti import read_vti
+from multiscale.lattice.lattice import Lattice
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def finished(case, root, tmp_path_factory):
     line = [
         sys.executable,
         "-c",
-        "from multiscale.cli import main; main()",
+        "from multiscale.cli.main import main; main()",
         "run",
         str(case),
         "--out",
@@ -122,7 +122,7 @@ def test_outputs_can_be_read_back(finished):
     }
     written = metrics_of(out)["export"]
     assert "figures/lattice.png" in written["skipped"] or "lattice.png" in pictures
-    from multiscale.case import load_case
+    from multiscale.case.case import load_case
 
     assert load_case(out / "case.toml").digest() == metrics_of(out)["case_sha256"]
 
@@ -225,7 +225,7 @@ def spoiled(kind, shape):
 def test_a_wrong_field_is_refused(case, run_cli, tmp_path, kind, message):
     import re
 
-    from multiscale.case import load_case
+    from multiscale.case.case import load_case
 
     shape = load_case(case).grid.elements
     np.savez(tmp_path / "field.npz", **spoiled(kind, shape))

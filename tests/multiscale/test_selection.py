@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from micro.tensor import PAPER_SPAN, tensor_error
-from multiscale.combination import Combination
-from multiscale.influence import Influence
-from multiscale.selection import Groups, Pool, Weights, common_faces, interface_counts, misfit, select
+from micro.cell.tensor import PAPER_SPAN, tensor_error
+from multiscale.fill.selection import Groups, Pool, Weights, common_faces, interface_counts, misfit, select
+from multiscale.objective.combination import Combination
+from multiscale.objective.influence import Influence
 
 N = 4
 BASE = np.array([0.3, 0.12, 0.09])

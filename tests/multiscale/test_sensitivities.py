@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from examples import Ellipsoid, cloak
 
-from micro import tensor
-from micro.tensor import SCALE
-from multiscale.case import load_case
-from multiscale.combination import WORST_POWER, Combination, Kind
-from multiscale.design_space import DesignSpace
-from multiscale.elasticity import SolverOptions
-from multiscale.feasibility import FeasibilityConstraint, FeasibleProjection
-from multiscale.filter import cone_filter
-from multiscale.objective import DistortionObjective
-from multiscale.problem import build_problem
+from micro.cell import tensor
+from micro.cell.tensor import SCALE
+from multiscale.case.case import load_case
+from multiscale.case.settings import Kind
+from multiscale.design.feasibility import FeasibilityConstraint, FeasibleProjection
+from multiscale.design.filter import cone_filter
+from multiscale.design.space import DesignSpace
+from multiscale.objective.combination import WORST_POWER, Combination
+from multiscale.objective.objective import DistortionObjective
+from multiscale.problem.problem import build_problem
+from multiscale.solve.elasticity import SolverOptions
 
 TIGHT = SolverOptions(rtol=1e-12)
 LOADS = ("shear_x", "tension_y", "shear_z")

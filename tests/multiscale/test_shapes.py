@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from multiscale import grid
-from multiscale.shapes import AnyShape, Box, Cylinder, Halfspace, Shape, Sphere
+from multiscale.case.shapes import AnyShape, Box, Cylinder, Halfspace, Shape, Sphere
+from multiscale.problem import grid
 
 shape_of = TypeAdapter(AnyShape).validate_python
 SIZE = (7, 6, 5)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from micro.errors import InputError
-from multiscale.case import load_case
-from multiscale.problem import Role, build_problem
-from multiscale.templates import describe, new_case
+from micro.runtime.errors import InputError
+from multiscale.case.case import load_case
+from multiscale.case.templates import describe, new_case
+from multiscale.problem.problem import Role, build_problem
 
 
 @pytest.mark.parametrize("template", sorted(describe()))

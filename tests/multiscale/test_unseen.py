@@ -10,10 +10,10 @@ from described import undescribed
 from examples import cloak
 from run_directories import made_up_run
 
-from multiscale.elasticity import SolverOptions
-from multiscale.objective import DistortionObjective
-from multiscale.problem import build_problem
-from multiscale.unseen import standard_loads, unseen, unseen_distortions
+from multiscale.objective.objective import DistortionObjective
+from multiscale.problem.problem import build_problem
+from multiscale.solve.elasticity import SolverOptions
+from multiscale.verify.unseen_loads import standard_loads, unseen, unseen_distortions
 
 TIGHT = SolverOptions(rtol=1e-9)
 

@@ -10,24 +10,24 @@ from described import undescribed
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
-from micro.cellset import CellSet
-from micro.dataset import load_dataset
-from micro.errors import InputError
-from micro.hexahedron import CORNERS, element_matrices
-from micro.homogenize import homogenize_octants
-from micro.tensor import SOLID
-from multiscale.case import parse_case
-from multiscale.compliance import ComplianceObjective
-from multiscale.directory import RunDirectory
-from multiscale.elasticity import Elasticity, SolverOptions
-from multiscale.lattice import Lattice
-from multiscale.problem import build_problem
-from multiscale.reduction import Reduction
-from multiscale.verify import solve_full_scale, verify
-from multiscale.verify_cells import CoarseLattice
-from multiscale.verify_compare import compare, difference, uniform_lattice
-from multiscale.verify_model import corner_displacements, forces, voxel_model
-from multiscale.verify_multigrid import Team
+from micro.cell.cellset import CellSet
+from micro.cell.tensor import SOLID
+from micro.data.packaged import load_dataset
+from micro.homogenize.octants import homogenize_octants
+from micro.runtime.errors import InputError
+from micro.voxels.hexahedron import CORNERS, element_matrices
+from multiscale.case.case import parse_case
+from multiscale.lattice.lattice import Lattice
+from multiscale.objective.compliance import ComplianceObjective
+from multiscale.problem.problem import build_problem
+from multiscale.problem.reduction import Reduction
+from multiscale.rundir.directory import RunDirectory
+from multiscale.solve.elasticity import Elasticity, SolverOptions
+from multiscale.solve.team import Team
+from multiscale.verify.coarse_cells import CoarseLattice
+from multiscale.verify.comparison import compare, difference, uniform_lattice
+from multiscale.verify.full_scale import solve_full_scale, verify
+from multiscale.verify.voxel_model import corner_displacements, forces, voxel_model
 
 
 def make_case(elements=(4, 4, 2), *, mirror="auto", hole=True, loads=None, tensor=None):

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from micro.cell import connectivity, is_symmetric
-from micro.cellset import CellSet
-from micro.homogenize import homogenize_octants
-from micro.tensor import SOLID, tensor_error
-from micro.voxel import Grid, apply_stiffness, pad_moduli, unit_stiffness
-from multiscale import verify_kernels as kernels
-from multiscale.contact import neighbours
-from multiscale.lattice import Lattice, coarsen
-from multiscale.verify_cells import bridge, coarse_lattice, fitted, kept_contacts
-from multiscale.verify_multigrid import Multigrid, Team, coarse_masks, refine_mask
+from micro.cell.cellset import CellSet
+from micro.cell.octant import connectivity, is_symmetric
+from micro.cell.tensor import SOLID, tensor_error
+from micro.homogenize.octants import homogenize_octants
+from micro.voxels.hexahedron import unit_stiffness
+from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
+from multiscale.lattice.contact import neighbours
+from multiscale.lattice.lattice import Lattice, coarsen
+from multiscale.solve import voxel_kernels as kernels
+from multiscale.solve.team import Team
+from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks, refine_mask
+from multiscale.verify.coarse_cells import bridge, coarse_lattice, fitted, kept_contacts
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The command ``micro``: thin wrappers around the functions of the other rooms."""

@@ -1,0 +1,150 @@
+"""``micro dataset``: build the data set of cells, describe it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.runtime.errors import InputError
+from micro.runtime.progress import stage_bar
+
+app = typer.Typer(help="The data set that generators learn from: build it, describe it.")
+
+WorkOption = Annotated[
+    Path | None, typer.Option(help="Directory of finished work, kept to resume (default: in ~/.cache).")
+]
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
+    n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 32,
+    pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 16000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 2,
+    round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 1000,
+    extremes: Annotated[
+        int, typer.Option(help="Cells pushed over the edge by inverse homogenisation; 0: no extremes.")
+    ] = 42,
+    workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
+    work: WorkOption = None,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Only assemble what is finished; make nothing new.")
+    ] = False,
+) -> None:
+    """Make and homogenise cells, clean, thin and split them; the same command resumes a killed one."""
+    from micro.dataset.build import assemble, dataset_directory, pool_arguments
+    from micro.dataset.build import build as build_dataset
+    from micro.library.build import Recipe
+
+    if workers is not None and workers < 1:
+        raise InputError("at least one process is needed", key="--workers", value=workers)
+    recipe = Recipe(n=n, count=pool, seed=seed, coarse=n, pool=pool, round_size=round_size, reach=0)
+    recipe.check()
+    folder = dataset_directory() if work is None else work
+    if extremes < 0:
+        raise InputError("must not be negative", key="--extremes", value=extremes)
+    command = " ".join(["micro dataset build", *pool_arguments(recipe), f"--extremes={extremes}"])
+    if finished:
+        cells = assemble(folder, recipe, command=command)
+    else:
+        with stage_bar() as report:
+            cells = build_dataset(folder, recipe, extremes, workers=workers, report=report, command=command)
+    cells.save(out)
+    print(f"{out}: {len(cells)} cells of n = {cells.n}")
+
+
+@app.command()
+def gamut(
+    out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
+    file: Annotated[
+        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
+    ] = None,
+) -> None:
+    """Learn phi(C), which tensors can be built, from a data set; calibrated on its validation cells."""
+    from micro.dataset.learn import learn_gamut
+
+    learned = learn_gamut(_cells(file))
+    learned.save(out)
+    shares = ", ".join(f"{100 * v:.2f} % of {k}" for k, v in learned.attrs["feasible"].items())
+    print(f"{out}: phi >= 0 for {shares} cells; radius {learned.radius:.4f}")
+
+
+@app.command()
+def least_volume(
+    out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
+    file: Annotated[
+        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
+    ] = None,
+) -> None:
+    """Learn v(C), how light a cell of a tensor can be, from a data set: what mass limits are made of."""
+    from micro.dataset.learn import learn_least_volume
+
+    learned = learn_least_volume(_cells(file))
+    learned.save(out)
+    shares = ", ".join(f"{100 * v:.1f} % of {k}" for k, v in learned.attrs["below"].items())
+    print(f"{out}: lighter than v are {shares} cells")
+
+
+@app.command()
+def info(
+    file: Annotated[Path | None, typer.Argument(help="A data set (default: the packaged one).")] = None,
+) -> None:
+    """Parts, sources, families and ranges of a data set."""
+    from micro.dataset.dataset import masks, sources
+
+    cells = _cells(file)
+    console = Console()
+    console.print(f"{len(cells)} cells of n = {cells.n}, digest {cells.digest()[:16]}")
+    for key in ("title", "command", "gathered"):
+        console.print(f"{key}: {cells.attrs.get(key)}", markup=False)
+    parts = masks(cells)
+    console.print(", ".join(f"{int(rows.sum())} {name}" for name, rows in parts.items()))
+    for title, column in (("source", sources(cells)), ("family", cells.family)):
+        table = Table(title, "cells", "volume", "K / K_s", "mu' / G_s", "G / G_s")
+        for name in np.unique(column).tolist():
+            rows = column == name
+            table.add_row(name, str(int(rows.sum())), *_spans(cells, rows))
+        console.print(table)
+
+
+@app.command()
+def card(
+    page: Annotated[Path, typer.Option(help="Page to write (Markdown).")] = Path("docs/dataset.md"),
+    images: Annotated[Path, typer.Option(help="Folder of its pictures.")] = Path("docs/images"),
+    file: Annotated[
+        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
+    ] = None,
+    shapes: Annotated[int, typer.Option(help="Cells of the resolution study.")] = 24,
+    resolutions: Annotated[str, typer.Option(help="Its resolutions, ascending.")] = "16,32,64",
+) -> None:
+    """Write the data card with its pictures; the resolution study takes minutes."""
+    from micro.data.packaged import packaged_file
+    from micro.dataset.card import write_card
+
+    try:
+        ascending = tuple(int(n) for n in resolutions.split(","))
+    except ValueError:
+        raise InputError("whole numbers, as in 16,32,64", key="--resolutions", value=resolutions) from None
+    cells = _cells(file)
+    with packaged_file() if file is None else nullcontext(file) as path:
+        write_card(cells, path, page, images, shapes=shapes, resolutions=ascending)
+    print(f"{page}: the card of {len(cells)} cells")
+
+
+def _cells(file: Path | None) -> CellSet:
+    from micro.data.packaged import load_dataset
+
+    return load_dataset() if file is None else CellSet.load(file)
+
+
+def _spans(cells: CellSet, rows: Any) -> list[str]:
+    m = tensor.scaled_moduli(cells.C[rows])
+    return [f"{v.min():.3f}..{v.max():.3f}" for v in (cells.volume[rows], *m.T)]

@@ -1,0 +1,238 @@
+"""``micro generate``, ``micro train`` and ``micro active``: the generator on the command line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from micro.runtime.errors import InputError
+from micro.runtime.files import check_writable
+
+GeneratorOption = Annotated[
+    str, typer.Option("--generator", help="Weights: a .safetensors file, or `default` for the packaged ones.")
+]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``micro``."""
+    app.command()(generate)
+    app.command()(train)
+    app.command()(active)
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+def generate(
+    out: Annotated[Path, typer.Option(help="Directory for the cells, the report and the picture.")],
+    targets: Annotated[
+        Path | None,
+        typer.Option(help="CSV with the columns C11, C12, C44 (units of E_s), and volume if wanted."),
+    ] = None,
+    c11: Annotated[float | None, typer.Option(help="C11 of a single target.")] = None,
+    c12: Annotated[float | None, typer.Option(help="C12 of a single target.")] = None,
+    c44: Annotated[float | None, typer.Option(help="C44 of a single target.")] = None,
+    volume: Annotated[float | None, typer.Option(help="Solid fraction of a single target.")] = None,
+    per_target: Annotated[int, typer.Option(help="Cells for each target.")] = 4,
+    n: Annotated[
+        int, typer.Option("--n", help="Voxels along an octant's edge; the cell has twice as many.")
+    ] = 32,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Move each cell onto its target with the homogeniser.")
+    ] = False,
+    tolerance: Annotated[float, typer.Option(help="Tensor error (Eq. 4) at which refinement stops.")] = 2e-3,
+    steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 18,
+    draws: Annotated[int, typer.Option(help="Candidates drawn for each cell; 1 with --bare.")] = 8,
+    guidance: Annotated[float, typer.Option(help="Above 1 the targets count more, at twice the time.")] = 1.0,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="The diffusion model alone: one draw, no screening, no steering.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="A cell depends on its target and its seed alone.")] = 0,
+    generator: GeneratorOption = "default",
+    device: DeviceOption = "cpu",
+) -> None:
+    """Cells for target tensors, each with its own homogenised tensor.
+
+    Writes `cells.zarr.zip`, `generate.json` (errors, cleanliness, times) and `cells.png` in the directory
+    `--out`. Without a tensor but with `--volume` cells are drawn by volume alone.
+    """
+    from micro.generator.generate import check_targets, read_targets
+    from micro.generator.generate import generate as run
+    from micro.generator.generator import Generator
+
+    single = (c11, c12, c44)
+    if targets is not None and (any(v is not None for v in single) or volume is not None):
+        raise InputError("excludes --c11, --c12, --c44 and --volume", key="--targets")
+    if targets is not None:
+        wanted, volumes = read_targets(targets)
+    elif all(v is not None for v in single):
+        wanted = np.array([single], dtype=np.float64)
+        check_targets(wanted)
+        volumes = np.array([np.nan if volume is None else volume])
+    elif any(v is not None for v in single):
+        raise InputError("--c11, --c12 and --c44 are given together", key="--c11", value=single)
+    else:
+        wanted, volumes = np.full((1, 3), np.nan), np.array([np.nan if volume is None else volume])
+    if per_target < 1:
+        raise InputError("at least 1", key="--per-target", value=per_target)
+    if refine and not np.isfinite(wanted).all():
+        raise InputError("needs target tensors", key="--refine")
+    settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed}
+    settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
+    check_writable(out, "--out")
+    loaded = Generator.load(generator, device)
+    with _bar() as bar:
+        task = bar.add_task("cells", total=len(wanted) * per_target)
+        report = run(
+            loaded,
+            wanted,
+            volumes,
+            out,
+            per_target=per_target,
+            resolution=n,
+            refined=refine,
+            tolerance=tolerance,
+            progress=lambda done, total: bar.update(task, completed=done),
+            **settings,
+        )
+    table = Table("figure", "value", title=escape(str(out)))
+    for key in ("error_mean", "error_best_mean", "error_p95", "disconnected", "seconds_per_cell"):
+        value = report[key]
+        table.add_row(key, "-" if value is None else f"{value:.4f}")
+    Console().print(table)
+    if report["outside_gamut"]:
+        print(
+            f"{report['outside_gamut']} of {len(wanted)} targets lie outside the gamut (phi < 0): "
+            "no cell is known to have such a tensor",
+            file=sys.stderr,
+        )
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Directory of checkpoints and weights; kept to resume.")],
+    data: Annotated[
+        Path | None, typer.Option(help="A data set (default: the packaged one).", show_default=False)
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to go on from, instead of from nothing.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Cells shown to the denoiser in all.")] = 3_500_000,
+    surrogate_samples: Annotated[int, typer.Option(help="Cells shown to the surrogate.")] = 2_000_000,
+    slopes: Annotated[int, typer.Option(help="Cells whose derivatives the surrogate learns from too.")] = 0,
+    width: Annotated[int, typer.Option(help="Of the denoiser's layers.")] = 512,
+    depth: Annotated[int, typer.Option(help="Number of the denoiser's layers.")] = 5,
+    dimension: Annotated[int, typer.Option(help="Coordinates of the shape space.")] = 256,
+    batch: Annotated[int, typer.Option(help="Cells in a batch.")] = 256,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 1.5e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Train a generator; the same command goes on where a killed one stopped.
+
+    On several devices start it with `torchrun --nproc-per-node=N -m micro train ...`. The weights are
+    written to `OUT/generator.safetensors` at every checkpoint, the figures to `OUT/history.jsonl`.
+    """
+    from micro.cell.cellset import CellSet
+    from micro.data.packaged import load_dataset
+    from micro.diffusion.weights import Model
+    from micro.training.data import Settings
+    from micro.training.pipeline import train as run
+
+    settings = Settings(
+        dimension=dimension,
+        width=width,
+        depth=depth,
+        batch=batch,
+        rate=rate,
+        samples=samples,
+        surrogate_samples=surrogate_samples,
+        slopes=slopes,
+        seed=seed,
+    )
+    for key, value in (("--samples", samples), ("--width", width), ("--depth", depth), ("--batch", batch)):
+        if value < 1:
+            raise InputError("at least 1", key=key, value=value)
+    cells = load_dataset() if data is None else CellSet.load(data)
+    run(
+        cells,
+        out,
+        settings,
+        start=None if start is None else Model.load(start),
+        device=device,
+        report=lambda line: print(_brief(line), file=sys.stderr, flush=True),
+        command=shlex.join(["micro", *sys.argv[1:]]),
+    )
+    print(out / "generator.safetensors")
+
+
+def _brief(line: dict[str, Any]) -> str:
+    if line["phase"] == "check":
+        return "check: " + json.dumps({k: v for k, v in line.items() if k != "phase"})
+    left = line["seconds_left"] / 60
+    if line["phase"] == "slopes":
+        return f"slopes of {line['cells']} cells, {left:.0f} min left"
+    return (
+        f"{line['phase']}: step {line['step']}/{line['steps']}, loss {line['loss']:.4f}, "
+        f"validation {line['validation']:.4f}, {left:.0f} min left"
+    )
+
+
+def active(
+    number: Annotated[int, typer.Option("--round", help="Number of the round, from 1; also its seed.")],
+    count: Annotated[int, typer.Option(help="Targets to generate for.")] = 1500,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The data known so far (default: the packaged set).", show_default=False),
+    ] = None,
+    generator: GeneratorOption = "default",
+    trials: Annotated[
+        int, typer.Option(help="Homogenisations of a cell: with more than 1 it is moved on to its target.")
+    ] = 1,
+    work: Annotated[
+        Path | None, typer.Option(help="Work directory of the data set.", show_default="the cache")
+    ] = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Generate cells for the holes of the data, homogenise them, and keep them as a source of the data set.
+
+    Then `micro dataset build` takes them in, and `micro train` learns from them.
+    """
+    from micro.cell.cellset import CellSet
+    from micro.data.packaged import load_dataset
+    from micro.dataset.build import dataset_directory
+    from micro.generator.generator import Generator
+    from micro.training.active import active_round
+
+    for key, value in (("--round", number), ("--count", count), ("--trials", trials)):
+        if value < 1:
+            raise InputError("at least 1", key=key, value=value)
+    path = (dataset_directory() if work is None else work) / "active" / f"round{number:03d}.zarr.zip"
+    if path.exists():
+        print(f"{path} is there already")
+        return
+    known = load_dataset() if data is None else CellSet.load(data)
+    with _bar() as bar:
+        task = bar.add_task("cells", total=count)
+        cells = active_round(
+            Generator.load(generator, device),
+            known,
+            count,
+            seed=number,
+            trials=trials,
+            progress=lambda done, total: bar.update(task, completed=done),
+        )
+    cells.save(path)
+    print(f"{len(cells)} cells in {path}")

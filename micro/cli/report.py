@@ -1,0 +1,139 @@
+"""What ``micro homogenize`` says about cells: plain values for JSON, tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell.anisotropy import distance, engineering_constants, nearest_cubic, nearest_isotropic
+from micro.cell.octant import octant_from_cell
+from micro.cell.tensor import stiffness_matrix, zener
+from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
+from micro.homogenize.periodic import homogenize_cell
+from micro.runtime.errors import InputError
+
+Report = dict[str, Any]
+
+
+def cell_report(voxels: NDArray, *, general: bool = False, quiet: bool = False, **settings: Any) -> Report:
+    """Homogenise one cell (nx, ny, nz), on its octant where it has cubic symmetry."""
+    octant = None if general else _octant(voxels)
+    if octant is None:
+        with _progress("load cases", 6, quiet) as advance:
+            result = homogenize_cell(voxels, progress=advance, **settings)
+        solved: Report = {"path": "general", "status": result.status.name.lower()}
+        C, volume, residual = result.C, result.volume, result.residual
+        iterations = result.iterations
+    else:
+        cubic = homogenize_octants(octant, **settings)
+        solved = {"path": "octant", "status": Status(cubic.status[0]).name.lower()}
+        C, volume, residual = stiffness_matrix(cubic.C[0]), float(cubic.volume[0]), float(cubic.residual[0])
+        iterations = int(cubic.iterations[0])
+    head: Report = {"C": C.tolist()} | solved
+    head |= {"residual": residual, "iterations": iterations, "volume_fraction": volume}
+    return head | {"shape": list(voxels.shape)} | constants(C)
+
+
+def octants_report(voxels: NDArray, *, quiet: bool = False, **settings: Any) -> Report:
+    """Homogenise octants: one (n, n, n) as a cell, several (m, n, n, n) as lists."""
+    single = voxels.ndim == 3
+    octants = voxels[None] if single else voxels
+    with _progress("octants", len(octants), quiet) as advance:
+        result = homogenize_octants(octants, progress=advance, **settings)
+    matrices = stiffness_matrix(result.C)
+    reports: list[Report] = []
+    for i, C in enumerate(matrices):
+        reports.append(
+            {
+                "C": C.tolist(),
+                "path": "octant",
+                "status": Status(result.status[i]).name.lower(),
+                "residual": float(result.residual[i]),
+                "iterations": int(result.iterations[i]),
+                "volume_fraction": float(result.volume[i]),
+                "shape": [2 * n for n in octants.shape[1:]],
+            }
+            | constants(C)
+        )
+    return reports[0] if single else {key: [r[key] for r in reports] for key in reports[0]}
+
+
+def constants(C: NDArray[np.float64]) -> Report:
+    """Engineering constants of C (6, 6), its Zener ratio, nearest cubic and isotropic tensors."""
+    cubic, isotropic = nearest_cubic(C), nearest_isotropic(C)
+    ratio = float(zener(cubic))
+    return {
+        "engineering": engineering_constants(C),
+        "zener": ratio if np.isfinite(ratio) else None,
+        "nearest_cubic": cubic.tolist(),
+        "distance_to_cubic": distance(C, cubic),
+        "nearest_isotropic": isotropic.tolist(),
+        "distance_to_isotropic": distance(C, isotropic),
+    }
+
+
+def print_report(report: Report, name: str) -> None:
+    """The report as tables on stdout."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not isinstance(report["status"], str):
+        head = ("octant", "C11", "C12", "C44", "volume", "residual", "steps", "status")
+        table = Table(*head, title=escape(name), box=None)
+        for i, C in enumerate(report["C"]):
+            row = (C[0][0], C[0][1], C[3][3], report["volume_fraction"][i])
+            numbers = [f"{v:.5f}" for v in row] + [f"{report['residual'][i]:.1e}"]
+            table.add_row(str(i), *numbers, str(report["iterations"][i]), report["status"][i])
+        console.print(table)
+        return
+    # Lines rather than a table: they keep their digits on a narrow terminal.
+    console.print(f"{name}: stiffness, Voigt order 11 22 33 23 13 12", markup=False)
+    for row in report["C"]:
+        console.print(" ".join(f"{v:10.6f}" for v in row), soft_wrap=True)
+    shape = " x ".join(str(n) for n in report["shape"])
+    console.print(f"{shape} voxels, volume fraction {report['volume_fraction']:.4f}")
+    if report["engineering"] is None:
+        console.print("some load meets no resistance: no engineering constants")
+    else:
+        values = report["engineering"].items()
+        console.print(", ".join(f"{key} = {value:.5g}" for key, value in values), soft_wrap=True)
+    if report["zener"] is not None:
+        console.print(f"Zener ratio {report['zener']:.4g}")
+    for kind in ("cubic", "isotropic"):
+        tensor = ", ".join(f"{v:.5g}" for v in report[f"nearest_{kind}"])
+        off = report[f"distance_to_{kind}"]
+        console.print(
+            f"nearest {kind} tensor (C11, C12, C44) = {tensor}; relative distance {off:.2e}", soft_wrap=True
+        )
+    how = f"{report['path']} path, {report['iterations']} iterations, residual {report['residual']:.1e}"
+    console.print(f"{report['status']}: {how}")
+
+
+def _octant(voxels: NDArray) -> NDArray | None:
+    """The octant of a cell of cubic symmetry, None of any other."""
+    if len(set(voxels.shape)) != 1:
+        return None
+    try:
+        return octant_from_cell(voxels)
+    except InputError:
+        return None
+
+
+@contextmanager
+def _progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, only where it is watched."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,1 @@
+"""The data set: gathered, thinned, split, described."""

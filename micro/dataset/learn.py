@@ -1,0 +1,76 @@
+"""The gamut of a data set, with phi calibrated on cells that it was not learned from.
+
+Distances are learned from the training cells alone. The slack that is added to them makes the share
+:data:`COVERAGE` of the validation cells feasible, rather than of the training cells, which are feasible
+too easily; the test cells then tell how well that holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from micro.cell.cellset import CellSet
+from micro.dataset.dataset import part
+from micro.gamut.gamut import Gamut
+from micro.gamut.least_volume import LeastVolume
+from micro.runtime.errors import InputError
+
+COVERAGE = 0.995
+"""Share of the validation cells that are made feasible."""
+
+
+def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 1 / 96) -> Gamut:
+    """Phi of a data set.
+
+    Parameters
+    ----------
+    cells : CellSet
+        A data set with its parts.
+    coverage : float
+        Share of the validation cells with phi >= 0.
+    spacing : float
+        Of the grid, in scaled moduli.
+
+    Returns
+    -------
+    Gamut
+        Its ``attrs`` hold ``feasible``: the shares of training, validation and test cells with phi >= 0.
+    """
+    if not 0 < coverage <= 1:
+        raise InputError("lies between 0 and 1", key="coverage", value=coverage)
+    tensors = {name: part(cells, name).C for name in ("train", "validation", "test")}
+    if min(len(C) for C in tensors.values()) == 0:
+        raise InputError("training, validation and test cells are needed to learn and check a gamut")
+    bare = Gamut.fit(tensors["train"], slack=0.0, spacing=spacing)
+    slack = max(0.0, float(-np.quantile(bare.phi(tensors["validation"]), 1 - coverage)))
+    fitted = Gamut.fit(tensors["train"], radius=bare.radius, slack=slack, spacing=spacing)
+    feasible = {name: round(float((fitted.phi(C) >= 0).mean()), 4) for name, C in tensors.items()}
+    return Gamut(
+        fitted.spline,
+        fitted.radius,
+        cells.digest(),
+        {**fitted.attrs, "coverage": coverage, "feasible": feasible},
+    )
+
+
+def learn_least_volume(cells: CellSet, **options: Any) -> LeastVolume:
+    """v of a data set's training cells; ``attrs`` tell the share of each part's cells that lies below it.
+
+    Parameters
+    ----------
+    cells : CellSet
+        A data set with its parts.
+    **options
+        For :meth:`LeastVolume.fit`.
+    """
+    from micro.dataset.dataset import PARTS, part
+
+    parts = {name: part(cells, name) for name in PARTS}
+    train = parts["train"]
+    fitted = LeastVolume.fit(train.C, train.volume, source=cells.digest(), **options)
+    below = {
+        name: round(float((some.volume < fitted.volume(some.C)).mean()), 4) for name, some in parts.items()
+    }
+    return LeastVolume(fitted.spline, fitted.source, {**fitted.attrs, "below": below})

@@ -1,0 +1,1 @@
+"""Cells for wanted tensors: drawn, screened, steered and refined."""

@@ -1,0 +1,163 @@
+"""Cells for a list of targets, with a report: what ``micro generate`` does."""
+
+from __future__ import annotations
+
+import csv
+import time
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.contact_sheet import save_sheet
+from micro.data.packaged import load_gamut
+from micro.generator.accuracy import cleanliness, tensor_figures
+from micro.generator.generator import Generator
+from micro.generator.samples import Progress, Samples
+from micro.homogenize.fields import Status
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
+from micro.runtime.files import write_json
+
+COLUMNS = ("C11", "C12", "C44")
+
+
+def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
+    """Target tensors (q, 3) and volumes (q,), NaN where the file has none.
+
+    A CSV file with the columns C11, C12, C44 (units of E_s) and, if wanted, volume.
+
+    Raises
+    ------
+    InputError
+        Naming the file, the column, the line and what is allowed.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            names = [name.strip() for name in reader.fieldnames or ()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot be read: {error}", file=path) from error
+    for column in COLUMNS:
+        if column not in names:
+            raise InputError("the columns C11, C12, C44 are needed", file=path, key=column, value=names)
+    unknown = set(names) - {*COLUMNS, "volume"}
+    if unknown:
+        raise InputError("known columns are C11, C12, C44, volume", file=path, key=sorted(unknown)[0])
+    if not rows:
+        raise InputError("holds no targets", file=path)
+    table = np.full((len(rows), 4), np.nan)
+    for line, row in enumerate(rows, start=2):
+        for place, column in enumerate((*COLUMNS, "volume")):
+            text = {k.strip(): v for k, v in row.items() if k}.get(column)
+            if column == "volume" and not (text or "").strip():
+                continue
+            try:
+                table[line - 2, place] = float(text or "")
+            except ValueError:
+                raise InputError(
+                    f"line {line}: a number is needed", file=path, key=column, value=text
+                ) from None
+    check_targets(table[:, :3], file=path)
+    return table[:, :3], table[:, 3]
+
+
+def check_targets(C: Floats, file: str | PathLike[str] | None = None) -> None:
+    """Refuse tensors (q, 3) that no elastic material has."""
+    bad = np.flatnonzero(~(np.isfinite(C).all(axis=1) & (tensor.to_moduli(C) > 0).all(axis=1)))
+    if len(bad):
+        reason = "not positive definite: C11 > C12, C11 + 2 C12 > 0 and C44 > 0 are needed"
+        raise InputError(f"target {bad[0] + 1}: {reason}", file=file, key="C", value=C[bad[0]].tolist())
+
+
+def generate(
+    generator: Generator,
+    targets: Floats,
+    volume: Floats,
+    out: str | PathLike[str],
+    *,
+    per_target: int = 4,
+    resolution: int = 32,
+    refined: bool = False,
+    tolerance: float = 2e-3,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Generate, homogenise (and refine) cells and write them with a report.
+
+    Writes ``cells.zarr.zip`` (a CellSet; parameters: row of the target, sample, homogenisations spent),
+    ``generate.json`` and ``cells.png`` in the directory ``out``. Returns the report.
+    """
+    folder = Path(out)
+    started = time.perf_counter()
+    samples = generator.sample(
+        targets, per_target, volume=volume, resolution=resolution, progress=progress, **settings
+    )
+    drawn = time.perf_counter()
+    if refined:
+        cells = generator.refine(samples, targets, tolerance=tolerance)
+        C, good = _spread(cells, samples)
+    else:
+        result = samples.homogenize()
+        good = (result.status == Status.OK) & samples.connected
+        rows = np.flatnonzero(good)
+        params = np.stack([samples.target[rows], rows, np.ones(len(rows))], axis=1).astype(np.float64)
+        cells = CellSet.from_octants(
+            samples.octants()[good], result.C[good], family="generated", params=params
+        )
+        C = result.C
+    ended = time.perf_counter()
+    asked = np.isfinite(targets).all(axis=1)
+    figures = tensor_figures(C, good, samples, targets) | cleanliness(samples)
+    report = {
+        **figures,
+        "refined": refined,
+        "n": resolution,
+        "settings": {k: np.asarray(v).tolist() for k, v in settings.items()},
+        "seconds_per_cell": (drawn - started) / len(samples),
+        "seconds_per_cell_homogenise": (ended - drawn) / len(samples),
+        "outside_gamut": int((load_gamut().phi(targets[asked]) < 0).sum()),
+        "per_target": per_target,
+        "cells": _per_target(C, good, samples, targets),
+        "generator": generator.model.card.get("data", ""),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.save(folder / "cells.zarr.zip")
+    if len(cells):
+        save_sheet(folder / "cells.png", cells, targets)
+    write_json(folder / "generate.json", report)
+    return report
+
+
+def _spread(cells: CellSet, samples: Samples) -> tuple[Floats, NDArray[np.bool_]]:
+    """Tensors of refined cells back in the samples' order, and which samples have one."""
+    C = np.full((len(samples), 3), np.nan)
+    good = np.zeros(len(samples), dtype=bool)
+    rows = cells.params[:, 1].astype(int)
+    C[rows], good[rows] = cells.C, True
+    return C, good
+
+
+def _per_target(
+    C: Floats, good: NDArray[np.bool_], samples: Samples, targets: Floats
+) -> list[dict[str, Any]]:
+    """For each target its cells' tensors and errors; None where no tensor was asked for."""
+    lines = []
+    for row, wanted in enumerate(targets):
+        mine = np.flatnonzero((samples.target == row) & good)
+        asked = bool(np.isfinite(wanted).all())
+        error = tensor.tensor_error(C[mine], wanted) if asked else np.empty(0)
+        lines.append(
+            {
+                "target": wanted.tolist() if asked else None,
+                "C": C[mine].round(6).tolist(),
+                "error": np.round(error, 6).tolist(),
+                "error_best": float(error.min()) if len(error) else None,
+            }
+        )
+    return lines

@@ -1,0 +1,319 @@
+"""From tensors to cells: draw, screen, steer, deliver, and refine.
+
+A cell is drawn by the diffusion model in a shape space (:mod:`micro.diffusion`). Drawing is so cheap that a
+few candidates are drawn for each cell asked for; the surrogate and a check of connectivity choose among them,
+and the surrogate's slope moves the chosen one onto its target. None of this homogenises anything. The cell
+is the largest component of its level set at the wanted resolution; its tensor is always its own,
+homogenised at that resolution.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import as_file, files
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from micro.cell import octant as cell
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.chamber import pack
+from micro.diffusion import process
+from micro.diffusion.conditions import Conditions
+from micro.diffusion.weights import Model
+from micro.generator.face_guidance import FaceGuide
+from micro.generator.refinement import Refinement, refine
+from micro.generator.samples import Progress, Samples, joined
+from micro.generator.steering import predict, steer
+from micro.runtime.arrays import Floats, Singles
+from micro.runtime.errors import InputError
+from micro.shape.space import ShapeSpace, signed_distance
+
+DEFAULT = "default"
+"""Name of the packaged weights."""
+
+CLEAN = 0.99
+"""Share of a sample's solid in its largest component from which it counts as one piece."""
+
+_LOOSE, _BROKEN = 0.02, 1.0
+"""What a candidate's loose solid adds to its error in the choice: a little, and more below :data:`CLEAN`."""
+
+_FACE = 0.1
+"""What a face unlike the one to be continued adds to a candidate's error, times 1 - overlap (Eq. 5)."""
+
+_ROWS = 256
+"""Candidates handled at once."""
+
+
+class Generator:
+    """The generator of cubic cells.
+
+    Examples
+    --------
+    >>> from micro.generator.generator import Generator
+    >>> cells = Generator.load().sample([[0.30, 0.13, 0.09]], n=2, seed=1, resolution=32)
+    >>> cells.octants().shape
+    (2, 32, 32, 32)
+    """
+
+    def __init__(self, model: Model, device: str | torch.device = "cpu"):
+        self.model = model.to(device)
+        self.device = torch.device(device)
+
+    @staticmethod
+    def load(name: str | PathLike[str] = DEFAULT, device: str | torch.device = "cpu") -> Generator:
+        """The packaged generator, or one from a file of weights.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, damaged or of another kind.
+        """
+        model = _packaged() if name == DEFAULT else Model.load(Path(name))
+        return Generator(model, device)
+
+    def sample(
+        self,
+        targets: ArrayLike | None = None,
+        n: int = 4,
+        *,
+        volume: ArrayLike | None = None,
+        guidance: float = 1.0,
+        steps: int = 18,
+        seed: int | ArrayLike = 0,
+        draws: int = 8,
+        steering: int = 4,
+        resolution: int = 32,
+        faces: ArrayLike | None = None,
+        progress: Progress | None = None,
+    ) -> Samples:
+        """Cells for target tensors, volume fractions, both, or (both None) unconditionally.
+
+        Parameters
+        ----------
+        targets : array_like, shape (q, 3), optional
+            C11, C12, C44 in units of E_s; a row of NaN asks for no tensor.
+        n : int
+            Cells for each target.
+        volume : array_like, shape (q,), optional
+            Solid fractions; NaN asks for none.
+        guidance : float
+            Above 1 the conditions count more, at twice the time.
+        steps : int
+            Steps of the sampler.
+        seed : int or int array, shape (q,)
+            Cell j of a target depends on its target, its seed and j alone, whatever else is sampled with it.
+        draws : int
+            Candidates drawn for each cell; 1 is the bare model.
+        steering : int
+            Steps by which the surrogate's slope moves the chosen candidate onto its target; 0 for none.
+        resolution : int
+            Voxels along the octants' edge.
+        faces : bool array, shape (q, r, r), optional
+            Faces that the cells of each target are to continue (:mod:`micro.generator.face_guidance`).
+        progress : callable, optional
+            Called with (cells done, cells in all).
+
+        Raises
+        ------
+        InputError
+            If the arrays do not match or a number is out of range.
+        """
+        wanted, volumes, seeds = _checked(targets, volume, seed, n, draws, resolution)
+        q = len(seeds)
+        guide = _guide(self.model.space, faces, q)
+        group = max(1, _ROWS // draws)
+        numbers = np.arange(q * n)
+        parts = []
+        for start in range(0, len(numbers), group):
+            of = numbers[start : start + group]
+            row, j = of // n, of % n
+            near = None if guide is None else guide.rows(row)
+            z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance, near)
+            if steering:
+                # The choice among several has settled them already.
+                z = self._settle(z)[0] if draws == 1 else z
+                z = self._steered(z, wanted[row], steering, near)
+            parts.append(self._delivered(z, row, resolution))
+            if progress is not None:
+                progress(int(of[-1]) + 1, len(numbers))
+        return joined(parts, resolution)
+
+    def refine(
+        self,
+        samples: Samples,
+        targets: ArrayLike,
+        *,
+        tolerance: float = 2e-3,
+        trials: int = 6,
+        faces: ArrayLike | None = None,
+        progress: Progress | None = None,
+    ) -> CellSet:
+        """Cells moved onto their targets (q, 3) by the homogeniser's slopes
+        (:mod:`micro.generator.refinement`).
+
+        Returns a CellSet of the samples that could be homogenised, in their order, with the row of the
+        target, the number of the sample and the homogenisations spent as parameters. With the ``faces``
+        (q, r, r) that the samples continue, they are moved only so that these stay.
+        """
+        wanted = np.asarray(targets, dtype=np.float64).reshape(-1, 3)[samples.target]
+        done = self.refined(
+            samples, wanted, tolerance=tolerance, trials=trials, faces=faces, progress=progress
+        )
+        good = done.known
+        params = np.stack([samples.target, np.arange(len(samples)), done.trials], axis=1).astype(np.float64)
+        return CellSet.from_octants(done.octants[good], done.C[good], family="generated", params=params[good])
+
+    def refined(
+        self,
+        samples: Samples,
+        targets: Floats,
+        *,
+        tolerance: float,
+        trials: int,
+        faces: ArrayLike | None = None,
+        progress: Progress | None = None,
+    ) -> Refinement:
+        """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each."""
+        free = None if faces is None else FaceGuide(self.model.space, faces).free
+        return refine(
+            self.model.space,
+            samples.z,
+            targets,
+            lambda z: self._octants(z, samples.n),
+            tolerance=tolerance,
+            trials=trials,
+            free=free,
+            progress=progress,
+        )
+
+    def _choose(
+        self,
+        C: Floats,
+        volume: Floats,
+        seeds: NDArray[np.int64],
+        j: NDArray[np.intp],
+        draws: int,
+        steps: int,
+        guidance: float,
+        guide: FaceGuide | None,
+    ) -> Singles:
+        """The best of ``draws`` candidates for each of m cells, (m, d)."""
+        streams = [np.random.default_rng([int(s), int(k)]) for s, k in zip(seeds, j, strict=True)]
+        size = (draws, self.model.space.dimension)
+        noise = np.concatenate([rng.standard_normal(size, dtype=np.float32) for rng in streams])
+        asked = Conditions.of(np.repeat(C, draws, axis=0), np.repeat(volume, draws))
+        z = process.sample(
+            self.model.denoiser,
+            torch.from_numpy(noise).to(self.device),
+            asked.to(self.device),
+            steps=steps,
+            guidance=guidance,
+            pull=None if guide is None else guide.repeated(draws),
+        )
+        drawn = z.cpu().numpy()
+        if draws == 1:
+            return drawn
+        settled, clean, touches, kept = self._settle(drawn)
+        solid = kept.mean(axis=(1, 2, 3))
+        cost = np.where(clean < 1, _LOOSE, 0.0) + np.where(clean < CLEAN, _BROKEN, 0.0) + 10.0 * ~touches
+        aim = np.repeat(C, draws, axis=0)
+        given = np.isfinite(aim).all(axis=1)
+        cost[given] += tensor.tensor_error(predict(self.model.surrogate, settled[given]), aim[given])
+        part = np.repeat(volume, draws)
+        cost += np.where(np.isfinite(part), np.abs(solid - part), 0.0)
+        if guide is not None:
+            cost += _FACE * guide.repeated(draws).mismatch(kept)
+        best = cost.reshape(-1, draws).argmin(axis=1)
+        return settled[np.arange(len(best)) * draws + best]
+
+    def _steered(self, z: Singles, C: Floats, rounds: int, guide: FaceGuide | None) -> Singles:
+        def settle(moved: Singles) -> tuple[Singles, NDArray[np.bool_]]:
+            settled, clean, touches, _ = self._settle(moved)
+            return settled, (clean >= CLEAN) & touches
+
+        given = np.isfinite(C).all(axis=1)
+        out = z.copy()
+        if given.any():
+            free = None if guide is None else guide.free
+            out[given], _ = steer(self.model.surrogate, z[given], C[given], settle, rounds, free)
+        return out
+
+    def _settle(self, z: Singles) -> tuple[Singles, Floats, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Coordinates of the signed distance of each delivered solid, its raw cleanness, contacts, itself."""
+        space = self.model.space
+        kept, clean, touches = self._solids(z, space.n)
+        return space.encode(signed_distance(kept)), clean, touches, kept
+
+    def _solids(self, z: Singles, n: int) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
+        """Octants' largest components, their shares of the raw solid, whether they meet face and middle."""
+        raw = self.model.space.levels(z, n) > 0
+        found = [cell.connectivity(octant) for octant in raw]
+        pieces = zip(raw, found, strict=True)
+        solid = np.stack([o if c.components == 1 else cell.largest_component(o) for o, c in pieces])
+        clean = np.array([c.largest_fraction for c in found])
+        return solid, clean, np.array([c.touches_face and c.touches_middle for c in found], dtype=bool)
+
+    def _octants(self, z: Singles, n: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Octants as they are delivered, and whether they are connected."""
+        kept, _, touches = self._solids(z, n)
+        return kept, touches & kept.any(axis=(1, 2, 3))
+
+    def _delivered(self, z: Singles, row: NDArray[np.intp], n: int) -> Samples:
+        kept, clean, touches = self._solids(z, n)
+        predicted = predict(self.model.surrogate, z)
+        return Samples(n, z, pack(kept), row, predicted, clean, touches & kept.any(axis=(1, 2, 3)))
+
+
+def _checked(
+    targets: ArrayLike | None,
+    volume: ArrayLike | None,
+    seed: int | ArrayLike,
+    n: int,
+    draws: int,
+    resolution: int,
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Tensors (q, 3) and volumes (q,), NaN where nothing is asked, and seeds (q,)."""
+    for key, value, low, high in (
+        ("n", n, 1, 10**6),
+        ("draws", draws, 1, 1024),
+        ("resolution", resolution, 8, 256),
+    ):
+        if not low <= value <= high:
+            raise InputError(f"lies between {low} and {high}", key=key, value=value)
+    wanted = None if targets is None else np.asarray(targets, dtype=np.float64)
+    if wanted is not None and (wanted.ndim != 2 or wanted.shape[1] != 3):
+        raise InputError("targets are tensors (q, 3)", key="targets", value=wanted.shape)
+    volumes = None if volume is None else np.asarray(volume, dtype=np.float64).reshape(-1)
+    if volumes is not None and ((volumes <= 0) | (volumes >= 1)).any():
+        raise InputError("volume fractions lie between 0 and 1", key="volume", value=volumes.tolist()[:5])
+    counts = [len(x) for x in (wanted, volumes) if x is not None]
+    q = counts[0] if counts else max(1, np.asarray(seed).size)
+    if any(c != q for c in counts):
+        raise InputError("as many volumes as targets are needed", key="volume", value=counts)
+    seeds = np.broadcast_to(np.asarray(seed, dtype=np.int64), (q,))
+    nothing = np.full(q, np.nan)
+    return (
+        np.full((q, 3), np.nan) if wanted is None else wanted,
+        nothing if volumes is None else volumes,
+        seeds,
+    )
+
+
+def _guide(space: ShapeSpace, faces: ArrayLike | None, q: int) -> FaceGuide | None:
+    if faces is None:
+        return None
+    wanted = np.asarray(faces)
+    if len(wanted) != q:
+        raise InputError("as many faces as targets are needed", key="faces", value=(len(wanted), q))
+    return FaceGuide(space, wanted)
+
+
+@lru_cache(maxsize=1)
+def _packaged() -> Model:
+    with as_file(files("micro") / "data" / "generator.safetensors") as path:
+        return Model.load(path)

@@ -1,0 +1,156 @@
+"""Bringing generated cells onto their targets, by the surrogate's slopes or by the homogeniser's own.
+
+A cell moves in its shape space by the least-norm step that the tensor's slope asks for. To *steer* is to
+follow the surrogate: nothing is homogenised. To *refine* is to follow the derivatives that come with each
+homogenisation (:mod:`micro.shape.slopes`). Each trial is delivered as it would be (binary, largest component,
+connected) and replaces the cell only if it is nearer to its target; one that is not corrects the slope by
+Broyden's update (1965) and shortens the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell import tensor
+from micro.homogenize.fields import Status
+from micro.homogenize.secant import least_norm
+from micro.homogenize.sensitivity import sensitivities
+from micro.runtime.arrays import Floats, Singles
+from micro.shape import slopes as shape_slopes
+from micro.shape.space import ShapeSpace
+
+Deliver = Callable[[Singles], tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+"""Coordinates (m, d) to octants (m, n, n, n) and whether each is connected (m,)."""
+
+_RTOL = 3e-3
+"""Residual tolerance of a trial; on the library's cells C is then right to 2e-5."""
+
+_LONGEST, _SHORTEST = 3.0, 0.01
+"""Longest step at first, in coordinates whose root mean square is one (so a cell has a norm of about 16), and
+that at which a cell is given up."""
+
+
+_THICKER = 0.25
+"""Voxels by which the surface of a cell in pieces moves outward in one trial."""
+
+_TOGETHER = 64
+"""Cells homogenised at once: what their solutions take in memory (7 MB each at n = 32)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Refined cells, and what they were.
+
+    Attributes
+    ----------
+    z : float32 array, shape (m, d)
+    octants, start_octants : bool arrays, shape (m, n, n, n)
+    C, start_C : arrays, shape (m, 3)
+        Their own tensors, NaN where a cell has none (not connected, or its solve did not converge).
+    trials : int array, shape (m,)
+        Homogenisations spent.
+    """
+
+    z: Singles
+    octants: NDArray[np.bool_]
+    C: Floats
+    start_octants: NDArray[np.bool_]
+    start_C: Floats
+    trials: NDArray[np.int64]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which cells have a tensor, (m,)."""
+        return np.asarray(np.isfinite(self.C).all(axis=1))
+
+    @property
+    def start_known(self) -> NDArray[np.bool_]:
+        """Which had one at the start, (m,)."""
+        return np.asarray(np.isfinite(self.start_C).all(axis=1))
+
+
+def refine(
+    space: ShapeSpace,
+    z: Singles,
+    targets: Floats,
+    deliver: Deliver,
+    *,
+    tolerance: float = 2e-3,
+    trials: int = 6,
+    free: Floats | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Refinement:
+    """Refine cells toward target tensors.
+
+    Parameters
+    ----------
+    space : ShapeSpace
+    z : float32 array, shape (m, d)
+    targets : array, shape (m, 3)
+        Units of E_s.
+    deliver : callable
+        Makes octants of coordinates.
+    tolerance : float
+        Tensor error (Eq. 4) at which a cell is left alone.
+    trials : int
+        Homogenisations of a cell at most, the first one included.
+    free : array, shape (d, d), optional
+        Projector onto the directions that steps may take.
+    progress : callable, optional
+        Called with (trial, cells still above the tolerance).
+    """
+    z = z.astype(np.float32).copy()
+    octants, connected = deliver(z)
+    C, slope = _evaluated(space, z, octants, connected)
+    start, start_C = octants.copy(), C.copy()
+    used = np.ones(len(z), dtype=np.int64)
+    longest = np.full(len(z), _LONGEST)
+    for trial in range(1, trials):
+        error: Floats = np.asarray(tensor.tensor_error(C, targets))
+        # Not `error > tolerance`: NaN is a cell that is not connected yet.
+        rows = np.flatnonzero(~np.less_equal(error, tolerance) & (longest > _SHORTEST))
+        if progress is not None:
+            progress(trial, len(rows))
+        if len(rows) == 0:
+            break
+        known = np.asarray(np.isfinite(C[rows]).all(axis=1))
+        missing = (targets[rows] - np.nan_to_num(C[rows])) / tensor.PAPER_SPAN
+        open_to = np.nan_to_num(slope[rows]) if free is None else np.nan_to_num(slope[rows]) @ free
+        step = least_norm(open_to, missing, longest[rows])
+        # A cell in pieces has no tensor and no slope: it is thickened until it holds together.
+        step[~known] = _THICKER / (2 * space.n) * space.shift()
+        tried = (z[rows] + step).astype(np.float32)
+        new, connected = deliver(tried)
+        C_new, slope_new = _evaluated(space, tried, new, connected)
+        used[rows] += 1
+        for i, row in enumerate(rows):
+            solved = bool(np.isfinite(C_new[i]).all())
+            nearer = solved and float(tensor.tensor_error(C_new[i], targets[row])) < error[row]
+            if nearer or not known[i]:
+                z[row], octants[row], C[row], slope[row] = tried[i], new[i], C_new[i], slope_new[i]
+            else:
+                longest[row] = 0.4 * min(longest[row], float(np.linalg.norm(step[i])))
+                if solved:
+                    learned = (C_new[i] - C[row]) / tensor.PAPER_SPAN - slope[row] @ step[i]
+                    slope[row] += np.outer(learned, step[i]) / max(float(step[i] @ step[i]), 1e-12)
+    return Refinement(z, octants, C, start, start_C, used)
+
+
+def _evaluated(
+    space: ShapeSpace, z: Singles, octants: NDArray[np.bool_], connected: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Tensors (m, 3) and their slopes (m, 3, d), NaN where a cell is in pieces or its solve failed."""
+    C = np.full((len(octants), 3), np.nan)
+    slope = np.full((len(octants), 3, space.dimension), np.nan)
+    for rows in np.array_split(np.flatnonzero(connected), -(-int(connected.sum()) // _TOGETHER) or 1):
+        if len(rows):
+            result = sensitivities(octants[rows], rtol=_RTOL)
+            good = result.status == Status.OK
+            C[rows[good]] = result.C[good]
+            solved = rows[good]
+            slope[solved] = shape_slopes.slopes(space, z[solved], octants[solved], result.gradient[good])
+    return C, slope

@@ -1,0 +1,73 @@
+"""Draws moved by the surrogate's slopes until it foretells the wanted tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from micro.cell import tensor
+from micro.diffusion.surrogate import Surrogate
+from micro.homogenize.secant import least_norm
+from micro.runtime.arrays import Floats, Singles
+from micro.shape.space import in_blocks
+
+Settle = Callable[[Singles], tuple[Singles, NDArray[np.bool_]]]
+"""Coordinates (m, d) to those of the signed distance of their solid, and whether it is in one piece."""
+_STEERED = 2.0
+"""Longest step that trusts the surrogate."""
+
+
+def predict(surrogate: Surrogate, z: Singles) -> Floats:
+    """The surrogate's tensors (m, 3)."""
+    device = next(surrogate.parameters()).device
+
+    def block(rows: Singles) -> Floats:
+        with torch.no_grad():
+            return surrogate(torch.from_numpy(rows).to(device)).double().cpu().numpy()
+
+    return in_blocks(block, z)
+
+
+def slopes(surrogate: Surrogate, z: Singles) -> Floats:
+    """Derivatives (m, 3, d) of C11, C12, C44 on the scale of Eq. 4."""
+    device = next(surrogate.parameters()).device
+
+    def block(rows: Singles) -> Floats:
+        at = torch.from_numpy(rows).to(device).requires_grad_(True)
+        scaled = surrogate(at) / torch.from_numpy(tensor.PAPER_SPAN.copy()).to(at)
+        grads = [torch.autograd.grad(scaled[:, i].sum(), at, retain_graph=i < 2)[0] for i in range(3)]
+        return torch.stack(grads, dim=1).double().cpu().numpy()
+
+    return in_blocks(block, z)
+
+
+def steer(
+    surrogate: Surrogate,
+    z: Singles,
+    targets: Floats,
+    settle: Settle,
+    rounds: int = 4,
+    free: Floats | None = None,
+) -> tuple[Singles, Floats]:
+    """Cells moved toward target tensors (m, 3) as the surrogate sees them: nothing is homogenised.
+
+    After each step a cell settles: its level set becomes the signed distance of its own solid again. Off
+    that manifold the surrogate, which has seen nothing but signed distances, can't be trusted (measured on
+    one model: its error for raw samples is 4 %, for settled ones 1.3 %). Steps are confined to the range of
+    the projector ``free`` (d, d). Returns the coordinates and the surrogate's tensors.
+    """
+    C = predict(surrogate, z)
+    longest = np.full(len(z), _STEERED)
+    for _ in range(rounds):
+        error = np.asarray(tensor.tensor_error(C, targets))
+        slope = slopes(surrogate, z) if free is None else slopes(surrogate, z) @ free
+        step = least_norm(slope, (targets - C) / tensor.PAPER_SPAN, longest)
+        tried, whole = settle((z + step).astype(np.float32))
+        C_new = predict(surrogate, tried)
+        better = whole & (np.asarray(tensor.tensor_error(C_new, targets)) < error)
+        z, C = np.where(better[:, None], tried, z), np.where(better[:, None], C_new, C)
+        longest = np.where(better, longest, 0.4 * np.minimum(longest, np.linalg.norm(step, axis=1)))
+    return z, C

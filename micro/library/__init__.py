@@ -1,0 +1,1 @@
+"""Cells retrieved from a set and corrected toward a wanted tensor."""

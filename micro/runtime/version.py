@@ -1,0 +1,25 @@
+"""The version of this distribution, which holds both packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+import typer
+
+
+def version_option(program: str) -> Any:
+    """The option ``--version`` of a program's callback."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            print(f"{program} {own_version()}")
+            raise typer.Exit
+
+    return typer.Option("--version", callback=show, is_eager=True, help="Print the version and stop.")
+
+
+def own_version() -> str | None:
+    """The installed version, or None when the code runs without being installed."""
+    names = importlib.metadata.packages_distributions().get("micro", [])
+    return importlib.metadata.version(names[0]) if names else None

@@ -1,0 +1,1 @@
+"""Cells as level sets: the shape space, and how tensors change with it."""

@@ -1,0 +1,1 @@
+"""From the data set to the generator's weights, and rounds of active learning."""

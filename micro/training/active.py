@@ -1,0 +1,102 @@
+"""Active learning: the generator's own cells, homogenised, where the data are few.
+
+One round: aim at tensors in the holes and beyond the rim of the coverage, generate, drop what is
+disconnected or dusty, homogenise. The cells become a source of the data set (:mod:`micro.dataset.build`),
+which thins what is dense; the next generator is trained on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.chamber import pack
+from micro.generator.generator import Generator
+from micro.generator.samples import Samples
+from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
+from micro.library.build import goals
+from micro.library.labelling import COARSE_RTOL, SMALLEST_MODULUS, presentable
+from micro.runtime.arrays import Floats
+
+_CHUNK = 50
+"""Cells between two reports of progress."""
+
+_NEAR = 0.01
+"""Tensor error (Eq. 4) at which a cell of a round has arrived: holes are wider."""
+
+
+def aims(C: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Target tensors (count, 3) around sparse regions of the known ones (m, 3), all positive definite."""
+    found: list[Floats] = []
+    while sum(map(len, found)) < count:
+        moduli = goals(C, count, rng) * tensor.to_moduli(tensor.SOLID)
+        found.append(tensor.from_moduli(moduli[(moduli > SMALLEST_MODULUS).all(axis=1)]))
+    return np.concatenate(found)[:count]
+
+
+def active_round(
+    generator: Generator,
+    known: CellSet,
+    count: int,
+    *,
+    seed: int,
+    draws: int = 4,
+    trials: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> CellSet:
+    """New cells with their tensors, at the resolution of the known ones.
+
+    Parameters
+    ----------
+    generator : Generator
+    known : CellSet
+        What the holes are holes of.
+    count : int
+        Targets; a few less cells come out.
+    seed : int
+        Decides targets and cells.
+    draws : int
+        Candidates for each; fewer leave more variety.
+    trials : int
+        Homogenisations of a cell at most: 1 takes it as it is generated, more move it on toward its target
+        (:mod:`micro.generator.refinement`), further out where targets lie beyond the rim.
+    progress : callable, optional
+        Called with (targets done, count).
+    """
+    targets = aims(known.C, count, np.random.default_rng([seed, count]))
+    parts: list[tuple[NDArray[np.bool_], Floats]] = []
+    for start in range(0, count, _CHUNK):
+        wanted = targets[start : start + _CHUNK]
+        seeds = seed * 10**6 + start + np.arange(len(wanted))
+        samples = generator.sample(wanted, 1, seed=seeds, draws=draws, resolution=known.n)
+        octants, C = _homogenised(samples, generator, wanted, trials)
+        if len(octants):
+            clean = np.array([presentable(octant) for octant in octants])
+            clean &= (tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=1)
+            parts.append((octants[clean], C[clean]))
+        if progress is not None:
+            progress(min(start + _CHUNK, count), count)
+    octants, C = (np.concatenate(column) for column in zip(*parts, strict=True))
+    _, first = np.unique(pack(octants), axis=0, return_index=True)
+    rows = np.sort(first)
+    return CellSet.from_octants(octants[rows], C[rows], family="generated", attrs={"seed": seed})
+
+
+def _homogenised(
+    samples: Samples, generator: Generator, targets: Floats, trials: int
+) -> tuple[NDArray[np.bool_], Floats]:
+    """Octants and tensors of the samples in one piece whose solves converge."""
+    if trials > 1:
+        moved = generator.refined(samples, targets[samples.target], tolerance=_NEAR, trials=trials)
+        return moved.octants[moved.known], moved.C[moved.known]
+    octants = samples.octants()[samples.connected]
+    if not len(octants):
+        return octants, np.empty((0, 3))
+    result = homogenize_octants(octants, rtol=COARSE_RTOL)
+    good = result.status == Status.OK
+    return octants[good], result.C[good]

@@ -1,0 +1,98 @@
+"""What training reads: the settings, the encoded cells, and the homogeniser's slopes at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from micro.shape.space import ShapeSpace, half_period
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a training run.
+
+    Attributes
+    ----------
+    dimension : int
+        Coordinates of the shape space.
+    width, depth, dropout : of the denoiser
+    batch : int
+    rate : float
+        Learning rate; after a warm-up constant, and falling linearly to zero over the last two fifths.
+    samples : int
+        Cells shown to the denoiser in all.
+    surrogate_samples : int
+        Cells shown to the surrogate in all.
+    slopes : int
+        Cells whose derivatives the surrogate learns from too (each costs a homogenisation, once).
+    slope_weight : float
+        Of the surrogate's slopes, if there are any to learn from, beside its tensors.
+    decay : float
+        Of the averaged weights, per step.
+    seed : int
+    """
+
+    dimension: int = 256
+    width: int = 512
+    depth: int = 5
+    dropout: float = 0.0
+    batch: int = 256
+    rate: float = 1.5e-3
+    samples: int = 4_000_000
+    surrogate_samples: int = 3_000_000
+    surrogate_width: int = 384
+    surrogate_depth: int = 4
+    slopes: int = 0
+    slope_weight: float = 0.02
+    decay: float = 0.999
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Coordinates (2 m, d), tensors (2 m, 3) and volumes (2 m,) of cells and of their half-period shifts."""
+
+    z: Tensor
+    C: Tensor
+    volume: Tensor
+
+    @staticmethod
+    def encode(space: ShapeSpace, distance: NDArray, C: NDArray, volume: NDArray) -> Data:
+        """From signed distances (m, q), tensors (m, 3) and volumes (m,)."""
+        z = np.concatenate([space.encode(distance), space.encode(distance[:, half_period(space.n)])])
+        return Data(
+            torch.from_numpy(z),
+            torch.from_numpy(np.concatenate([C, C])).float(),
+            torch.from_numpy(np.concatenate([volume, volume])).float(),
+        )
+
+    def to(self, device: torch.device) -> Data:
+        """The same on another device."""
+        return Data(self.z.to(device), self.C.to(device), self.volume.to(device))
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Derivatives (k, 3, d) of the tensor by the coordinates, of some rows (k,) of the data."""
+
+    rows: Tensor
+    values: Tensor
+
+    @staticmethod
+    def encode(space: ShapeSpace, rows: NDArray, values: NDArray, count: int) -> Slopes:
+        """Those (k, 3, d) of cells ``rows`` (k,) of ``count``, and of their half-period shifts."""
+        turn = torch.from_numpy(space.half_period_map())
+        own, at = torch.from_numpy(np.asarray(values, dtype=np.float32)), torch.from_numpy(rows)
+        return Slopes(torch.cat([at, at + count]), torch.cat([own, own @ turn.T]).half())
+
+    def to(self, device: torch.device) -> Slopes:
+        """The same on another device."""
+        return Slopes(self.rows.to(device), self.values.to(device))

@@ -1,0 +1,169 @@
+"""Training: first the surrogate, then the denoiser; checkpoints, an averaged copy, resumed by the same call.
+
+Both learn from the signed distances of a data set in a shape space, each cell and its half-period shift.
+The loss of the denoiser is that of Karras et al. (2022, Table 1): the estimate's square error, weighted so
+that the network's own output has unit error at every noise level.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from micro.diffusion.conditions import Conditions
+from micro.diffusion.network import Denoiser
+from micro.diffusion.surrogate import Surrogate
+from micro.diffusion.weights import Model
+from micro.shape.space import ShapeSpace
+from micro.training import ranks
+from micro.training.checkpoint import Run
+from micro.training.data import Data, Settings, Slopes
+
+Report = Callable[[dict[str, Any]], None]
+
+_MEAN, _SPREAD = -0.8, 1.4
+"""Normal distribution of the logarithm of the noise level in training."""
+
+
+def denoising_loss(network: Denoiser, z: Tensor, conditions: Conditions, rng: torch.Generator) -> Tensor:
+    """Loss of one batch, half of it self-conditioned; conditions are dropped here and there."""
+    m = len(z)
+    draw = torch.rand(m, generator=rng)
+    # 10 % ask for nothing, 10 % for a volume alone, 40 % for a tensor alone, 40 % for both.
+    keep = torch.ones(m, 2)
+    keep[draw < 0.2, 0] = 0
+    keep[draw < 0.1, 1] = 0
+    keep[(draw >= 0.2) & (draw < 0.6), 1] = 0
+    conditions = conditions.masked(keep.to(z))
+    sigma = (torch.randn(m, generator=rng) * _SPREAD + _MEAN).exp().to(z)
+    x = z + sigma[:, None] * torch.randn(z.shape, generator=rng).to(z)
+    estimate = torch.zeros_like(z)
+    half = slice(0, m // 2)
+    with torch.no_grad():
+        estimate[half] = network(x[half], estimate[half], sigma[half], conditions.rows(half))
+    clean = network(x, estimate, sigma, conditions)
+    weight = (1 + sigma**2) / sigma**2
+    return (weight[:, None] * (clean - z) ** 2).mean()
+
+
+def train_surrogate(
+    data: Data,
+    check: Data,
+    settings: Settings,
+    folder: Path,
+    report: Report,
+    start: Surrogate | None = None,
+    slopes: Slopes | None = None,
+) -> Surrogate:
+    """The surrogate, trained to the end or taken up where it was; with ``slopes`` on them too."""
+    torch.manual_seed(settings.seed)
+    network = Surrogate(settings.dimension, settings.surrogate_width, settings.surrogate_depth, 0.05)
+    _begin(network, start, data)
+    run = Run(network, settings, settings.surrogate_samples, folder, "surrogate")
+
+    def loss(rng: torch.Generator) -> Tensor:
+        rows = torch.randint(len(data), (settings.batch,), generator=rng).to(data.z.device)
+        value = network.loss(data.z[rows], data.C[rows])
+        if slopes is None:
+            return value
+        some = torch.randint(len(slopes.rows), (settings.batch // 4,), generator=rng)
+        mix = nn.functional.normalize(torch.randn(len(some), 3, generator=rng)).to(data.z)
+        some = some.to(data.z.device)
+        at = data.z[slopes.rows[some]]
+        return value + settings.slope_weight * network.slope_loss(at, slopes.values[some].to(at), mix)
+
+    for value in _drive(run, loss, 120.0):
+        network_now = run.average.network
+        assert isinstance(network_now, Surrogate)
+        with torch.no_grad():
+            off = float(network_now.loss(check.z, check.C))
+        report(_line("surrogate", run, value, off))
+    assert isinstance(run.average.network, Surrogate)
+    return run.average.network
+
+
+def train_denoiser(
+    data: Data,
+    check: Data,
+    settings: Settings,
+    folder: Path,
+    report: Report,
+    start: Denoiser | None = None,
+) -> Iterator[Denoiser]:
+    """Yields the averaged denoiser at every checkpoint, the last time when it is done."""
+    torch.manual_seed(settings.seed + 1)
+    network = Denoiser(settings.dimension, settings.width, settings.depth, settings.dropout)
+    _begin(network, start, data)
+    run = Run(network, settings, settings.samples, folder, "denoiser")
+    if run.step == run.steps:
+        assert isinstance(run.average.network, Denoiser)
+        yield run.average.network
+    conditions, asked = (
+        Conditions.of(d.C.cpu().numpy(), d.volume.cpu().numpy()).to(d.z.device) for d in (data, check)
+    )
+
+    def loss(rng: torch.Generator) -> Tensor:
+        rows = torch.randint(len(data), (settings.batch,), generator=rng).to(data.z.device)
+        return denoising_loss(network, data.z[rows], conditions.rows(rows), rng)
+
+    for value in _drive(run, loss, 240.0):
+        average = run.average.network
+        assert isinstance(average, Denoiser)
+        with torch.no_grad():
+            # The same noise each time, so that the curve is smooth.
+            rng = torch.Generator().manual_seed(0)
+            off = float(np.mean([float(denoising_loss(average, check.z, asked, rng)) for _ in range(4)]))
+        report(_line("denoiser", run, value, off))
+        yield average
+
+
+def _begin(network: nn.Module, start: nn.Module | None, data: Data) -> None:
+    """Weights to start from, if there are any, on the device of the data."""
+    if start is not None:
+        network.load_state_dict(start.state_dict())
+    network.to(data.z.device)
+
+
+def _drive(run: Run, loss: Callable[[torch.Generator], Tensor], pause: float) -> Iterator[float]:
+    """Advance to the end; about every ``pause`` seconds save and yield the mean loss since the last time."""
+    values: list[float] = []
+    last = time.perf_counter()
+    while run.step < run.steps:
+        values.append(run.advance(loss))
+        if run.step == run.steps or time.perf_counter() - last > pause:
+            run.save()
+            yield float(np.mean(values))
+            values, last = [], time.perf_counter()
+
+
+def _line(phase: str, run: Run, value: float, off: float) -> dict[str, Any]:
+    left = (run.steps - run.step) * run.seconds / max(1, run.step)
+    return {
+        "phase": phase,
+        "step": run.step,
+        "steps": run.steps,
+        "samples": run.step * run.settings.batch * ranks.world(),
+        "loss": round(value, 5),
+        "validation": round(off, 5),
+        "seconds": round(run.seconds, 1),
+        "seconds_left": round(left, 1),
+    }
+
+
+def assemble(space: ShapeSpace, denoiser: Denoiser, surrogate: Surrogate, card: dict[str, Any]) -> Model:
+    """A model that samples as it will after being saved: its weights are rounded to bfloat16 here already."""
+    networks: list[Any] = []
+    for network in (denoiser, surrogate):
+        rounded = copy.deepcopy(network).eval().requires_grad_(False)
+        for value in rounded.parameters():
+            value.copy_(value.bfloat16().float())
+        networks.append(rounded)
+    basis = torch.from_numpy(space.basis).bfloat16().float().numpy()
+    return Model(ShapeSpace(space.n, space.mean, basis), networks[0], networks[1], card)

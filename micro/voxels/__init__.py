@@ -1,0 +1,1 @@
+"""Elasticity on voxels: the hexahedron, Galerkin multigrid and conjugate gradients, compiled and by torch."""

@@ -1,0 +1,104 @@
+"""The algebra of an element and its eight children: interpolation, spectral bounds, coarse products."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from micro.voxels.hexahedron import unit_stiffness
+
+Array = NDArray[Any]
+DEGREES = (1, 2, 3)
+"""Smoothing steps on the finest grid, the next and all others. Products with the fine grid cost
+most, and more smoothing on the coarse grids saves a third of them on thin cells."""
+FINE_RADIUS, COARSE_RADIUS = 0.8, 1.0
+"""Radii in units of the element bound. A single step smooths best when it underestimates the spectrum;
+it stays a contraction up to 1.5 times its radius."""
+#: Matrices worked on at once in the set-up (4.6 kB each in float64, and a few copies).
+_CHUNK = 4096
+
+
+def shifted_inverse(a: Array) -> Array:
+    """Inverse of a semidefinite matrix of unit diagonal, shifted.
+
+    Free pieces and mechanisms leave zero eigenvalues, which float32 matrices turn into slightly negative
+    ones; a shift, raised only where it must be, keeps their part of the inverse bounded.
+    """
+    shift = 1e-5
+    while True:
+        shifted = a + shift * np.eye(len(a))
+        try:
+            np.linalg.cholesky(shifted)
+        except np.linalg.LinAlgError:
+            shift *= 10
+            continue
+        return np.linalg.inv(shifted)
+
+
+@cache
+def children_stiffness(nu: float) -> Array:
+    """Stiffness (27, 576) of a voxel of unit modulus in an element of twice its size.
+
+    By its place along x, y and z: the lower child, the upper one, or the only one.
+    """
+    line = np.array([[[1, 0], [0.5, 0.5]], [[0.5, 0.5], [0, 1]], [[1, 0], [0, 1]]])
+    k, matrices = unit_stiffness(nu).numpy(), []
+    for x, y, z in product(line, repeat=3):
+        p = np.kron(np.kron(np.kron(x, y), z), np.eye(3))
+        matrices.append((p.T @ k @ p).ravel())
+    return np.array(matrices, dtype=np.float32)
+
+
+@cache
+def child_interpolation(axis: int, child: int) -> Tensor:
+    """Values at the corners of one of two children from the parent's, halved along ``axis``: (24, 24)."""
+    weight = torch.tensor([[1.0, 0.0], [0.5, 0.5]] if child == 0 else [[0.5, 0.5], [0.0, 1.0]])
+    factors = [torch.eye(2), torch.eye(2), torch.eye(2)]
+    factors[axis] = weight
+    p = torch.kron(torch.kron(factors[0], factors[1]), factors[2])
+    return torch.kron(p, torch.eye(3)).double()
+
+
+@cache
+def element_bound(stiffness: bytes) -> float:
+    """Bound of the spectrum of D^-1 A, D the node blocks: its value on a single element.
+
+    A and D are sums over elements, so no quotient u^T A u / u^T D u exceeds the largest of one element.
+    """
+    k = torch.frombuffer(bytearray(stiffness), dtype=torch.float64).reshape(24, 24)
+    d = torch.zeros_like(k)
+    for a in range(8):
+        s = slice(3 * a, 3 * a + 3)
+        d[s, s] = k[s, s]
+    lower = torch.linalg.cholesky(d)
+    half = torch.linalg.solve_triangular(lower, k, upper=False)
+    full = torch.linalg.solve_triangular(lower, half.T, upper=False)
+    return float(torch.linalg.eigvalsh((full + full.T) / 2)[-1])
+
+
+def interpolation(child: Any) -> NDArray[np.float64]:
+    """Corner values (24, 24) of the child element at offset (dx, dy, dz) from those of its parent."""
+    halves = (np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.0, 1.0]]))
+    dx, dy, dz = child
+    trilinear = np.kron(np.kron(halves[dx], halves[dy]), halves[dz])
+    return np.kron(trilinear, np.eye(3)).astype(np.float64)
+
+
+def element_radius(table: NDArray[np.float64]) -> float:
+    """Bound of the spectrum of D^-1 A, D the diagonal: its largest value on a single element.
+
+    A and D are sums over elements, so no quotient u^T A u / u^T D u exceeds the largest of one element.
+    """
+    largest = 0.0
+    for start in range(0, len(table), _CHUNK):
+        part = table[start : start + _CHUNK]
+        diagonal = np.diagonal(part, axis1=1, axis2=2)
+        scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
+        largest = max(largest, float(np.linalg.eigvalsh(part * scale[:, None] * scale[:, :, None]).max()))
+    return largest

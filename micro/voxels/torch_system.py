@@ -1,0 +1,231 @@
+"""Batched conjugate gradients: float32 work inside, float64 residuals outside.
+
+Each (load, cell) pair of a batch is a system of its own, with its own step
+lengths and its own end. The recursive float32 residual is replaced by the true
+float64 one each time it has fallen by two digits, keeping the search direction
+(van der Vorst and Ye, 2000): the accuracy is that of float64, the cost that of
+float32. Cells whose systems are all done leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from micro.runtime import threads as parallel
+from micro.voxels.hexahedron import unit_stiffness
+from micro.voxels.replacement import REPLACE, Solution
+from micro.voxels.torch_multigrid import Multigrid
+from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
+
+_COMPACT = 0.9
+"""Share of a batch still at work below which the rest is copied out; that costs half an iteration."""
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (L, B) of fields (3, L, B, X, Y, Z)."""
+    # Short float32 rows, then float64: accurate without a float64 copy of the fields.
+    return (a * b).sum(dim=-1).sum(dim=(0, -2, -1), dtype=torch.float64)
+
+
+def _spread(s: Tensor) -> Tensor:
+    return s[..., None, None, None]
+
+
+def solve(
+    moduli: Tensor,
+    stiffness: Tensor,
+    grid: Grid,
+    free: Tensor,
+    multigrid: Multigrid,
+    b: Tensor,
+    *,
+    rtol: float,
+    floor: Tensor,
+    start: Tensor | None = None,
+    max_iterations: int = 400,
+) -> Solution:
+    """Solve A u = b on the free degrees of freedom.
+
+    Parameters
+    ----------
+    moduli : Tensor, shape (B, nx, ny, nz), float64
+    stiffness : Tensor, shape (24, 24), float64
+    free : Tensor of bool, shape (3, L, 1, X, Y, Z)
+    multigrid : Multigrid
+        The preconditioner, in float32.
+    b : Tensor, shape (3, L, B, X, Y, Z), float64
+        Zero on fixed degrees of freedom.
+    rtol : float
+        Wanted norm of the residual relative to b.
+    floor : Tensor, shape (L, B)
+        Norm of the forces behind b: below 1e-13 of it b is rounding, and u = 0 solves.
+    start : Tensor, shape (3, L, B, X, Y, Z), float64, optional
+        First iterate, zero on fixed degrees of freedom; zero by default.
+    """
+    work = multigrid.levels[0].step.dtype
+    cells = b.shape[2]
+    mask = free.to(torch.float64)
+    work_mask = free.to(work)
+    norm = _dot(b, b).sqrt()
+    trivial = norm <= 1e-13 * floor
+    scale = torch.where(trivial, torch.ones_like(norm), norm)
+
+    result = torch.zeros_like(b)
+    defect = b * trivial[..., None, None, None]
+    residual = torch.where(trivial, torch.zeros_like(norm), torch.ones_like(norm))
+    iterations = torch.zeros(norm.shape, dtype=torch.int64, device=b.device)
+    converged = trivial.clone()
+
+    alive = torch.arange(cells, device=b.device)
+    m = pad_moduli(moduli)
+    bb = b / _spread(scale)  # unit right-hand sides: float32 cannot over- or underflow
+    x = torch.zeros_like(bb)  # float64 part of the solution
+    dx = torch.zeros_like(bb, dtype=work)  # what the current stretch adds to it
+    r = bb.to(work)
+    anchor = torch.ones_like(norm)  # residual norm at the last replacement
+    if start is not None:
+        x = start * _spread(~trivial / scale)
+        r = apply_stiffness(x, m, stiffness, grid, bb).mul_(mask).to(work)
+        anchor = _dot(r, r).sqrt()
+    p = torch.zeros_like(dx)
+    ap = torch.zeros_like(dx)
+    pap = torch.ones_like(norm)
+    first = torch.ones_like(trivial)
+    done = trivial.clone()
+    best = torch.full_like(norm, float("inf"))
+    stalls = torch.zeros_like(iterations)
+
+    for iteration in range(max_iterations + 1):
+        rr = _dot(r, r).sqrt()
+        if iteration == max_iterations:
+            check = ~done
+        else:
+            bad = ~torch.isfinite(rr)
+            check = ~done & ((rr <= 0.7 * rtol) | (rr <= REPLACE * anchor) | bad)
+        if bool(check.any()):
+            # A stretch that went wrong (overflow, breakdown) is thrown away; the last float64 iterate stands.
+            usable = torch.isfinite(dx).all(dim=0).flatten(2).all(dim=-1)
+            who = check.any(dim=0).nonzero()[:, 0]  # cells; the float64 product is for them only
+            add = (check & usable)[:, who]
+            part = x[:, :, who] + torch.where(_spread(add), dx[:, :, who], 0).double()
+            x[:, :, who] = part
+            dx = torch.where(_spread(check), torch.zeros_like(dx), dx)
+            true = apply_stiffness(part, m[who], stiffness, grid, bb[:, :, who]).mul_(mask)
+            size = rr.index_copy(1, who, _dot(true, true).sqrt())
+            r[:, :, who] = torch.where(_spread(check[:, who]), true.to(work), r[:, :, who])
+            # No digit gained since the last replacement: the search direction is worn out, restart it.
+            worn = check & (~usable | (size > 0.5 * best))
+            stalls = stalls + worn
+            first = first | worn
+            p = torch.where(_spread(worn), torch.zeros_like(p), p)
+            ap = torch.where(_spread(worn), torch.zeros_like(ap), ap)
+            best = torch.where(check, torch.minimum(best, size), best)
+            anchor = torch.where(check, size.clamp_min(1e-30), anchor)
+            good = check & (size <= rtol)
+            ended = check & (good | (stalls >= 4)) if iteration < max_iterations else check
+            if bool(ended.any()):
+                residual[:, alive] = torch.where(ended, size, residual[:, alive])
+                converged[:, alive] |= good
+                done = done | ended
+                true *= _spread(scale[:, alive[who]])
+                defect[:, :, alive[who]] = torch.where(_spread(ended[:, who]), true, defect[:, :, alive[who]])
+        over = done.all(dim=0)
+        if bool(over.any()) and (bool(over.all()) or int((~over).sum()) <= _COMPACT * len(over)):
+            leave, keep = over.nonzero()[:, 0], (~over).nonzero()[:, 0]
+            result[:, :, alive[leave]] = x[:, :, leave] * _spread(scale[:, alive[leave]])
+            alive = alive[keep]
+            if len(alive) == 0:
+                break
+            m = m.index_select(0, keep)
+            multigrid = multigrid.select(keep)
+            bb, x, dx, r, p, ap = (t.index_select(2, keep) for t in (bb, x, dx, r, p, ap))
+            pap, first, done, anchor, best, stalls = (
+                t.index_select(1, keep) for t in (pap, first, done, anchor, best, stalls)
+            )
+        z = multigrid.precondition(r)
+        # Conjugacy to the last direction is imposed as such, which survives residual replacement.
+        beta = torch.where(first, torch.zeros_like(pap), -_dot(z, ap) / pap)
+        p = z.addcmul_(p, _spread(beta).to(work))
+        ap = multigrid.levels[0].multiply(p).mul_(work_mask)
+        pap = _dot(p, ap)
+        rp = _dot(r, p)
+        sound = (pap > 0) & torch.isfinite(rp) & ~done
+        alpha = torch.where(sound, rp / torch.where(sound, pap, torch.ones_like(pap)), torch.zeros_like(pap))
+        pap = torch.where(pap > 0, pap, torch.ones_like(pap))
+        first = ~sound
+        step = _spread(alpha).to(work)
+        dx.addcmul_(p, step)
+        r.addcmul_(ap, -step)
+        iterations[:, alive] += ~done
+    return Solution(result, defect, residual, iterations, converged)
+
+
+@dataclass
+class System:
+    """The systems of some cells, by torch's operations on any device.
+
+    Parameters
+    ----------
+    moduli : Tensor, shape (B, nx, ny, nz), float64
+    nu : float
+        Poisson's ratio.
+    grid : Grid
+    free : Tensor of bool, shape (3, K, 1, X, Y, Z)
+        Free degrees of freedom of K load cases, or K = 1 if all are fixed alike.
+    """
+
+    moduli: Tensor
+    nu: float
+    grid: Grid
+    free: Tensor
+
+    def forces(self, u: Tensor) -> Tensor:
+        """A u on all layers of nodes (3, L, B, nx + 1, ...), as if the grid were open; u has one cell."""
+        k = unit_stiffness(self.nu).to(self.moduli)
+        field = u.expand(-1, -1, len(self.moduli), -1, -1, -1)
+        return apply_stiffness(field, pad_moduli(self.moduli), k, Grid(self.grid.shape))
+
+    def solve(
+        self,
+        b: Tensor,
+        *,
+        rtol: float,
+        floor: Tensor,
+        groups: list[slice],
+        threads: int = 1,
+        start: Tensor | None = None,
+        max_iterations: int = 400,
+        progress: Callable[[int], None] | None = None,
+    ) -> Solution:
+        """Solve A u = b on the free degrees of freedom; parameters as of :func:`solve`.
+
+        Load cases of a group are solved together, and at most ``threads`` groups at once. ``progress`` is
+        called with the number of load cases done.
+        """
+        k = unit_stiffness(self.nu).to(self.moduli)
+        multigrid = Multigrid.build(self.moduli.float(), k.float(), self.grid, self.free)
+
+        def run(loads: slice) -> Solution:
+            mine, free = multigrid, self.free
+            if free.shape[1] > 1:
+                mine, free = multigrid.for_loads(loads), free[:, loads]
+            guess = None if start is None else start[:, loads]
+            settings: dict[str, Any] = {"rtol": rtol, "floor": floor[loads], "start": guess}
+            settings["max_iterations"] = max_iterations
+            solution = solve(self.moduli, k, self.grid, free, mine, b[:, loads], **settings)
+            if progress is not None:
+                progress(loads.stop - loads.start)
+            return solution
+
+        parts = parallel.run([partial(run, loads) for loads in groups], threads)
+        fields = [torch.cat([getattr(s, name) for s in parts], dim=1) for name in ("u", "defect")]
+        numbers = [
+            torch.cat([getattr(s, name) for s in parts]) for name in ("residual", "iterations", "converged")
+        ]
+        return Solution(*fields, *numbers)

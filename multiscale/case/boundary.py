@@ -1,0 +1,154 @@
+"""Supports and loads of the case file; :mod:`multiscale.problem.loads` puts them on the grid."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from multiscale.case.messages import finding
+from multiscale.case.shapes import AnyShape, Name, Number, Table, Vector
+
+Face = Literal["x-", "x+", "y-", "y+", "z-", "z+"]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+
+
+class Place(Table):
+    """Where a support or a load acts: a face of the grid, a shape, or the part of a face inside a shape."""
+
+    face: Face | None = None
+    """Grid face: "x-" is the plane x = 0, "x+" the plane x = nx, and so on."""
+    within: AnyShape | None = None
+    """Keep what lies in this shape: nodes by their position, pieces of a loaded surface by their centre."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Place:
+        if self.face is None and self.within is None:
+            raise finding("face", "give a face, a shape (within), or both")
+        return self
+
+
+FACES = ("x-", "x+", "y-", "y+", "z-", "z+")
+
+
+def _place(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in FACES:
+            raise ValueError(f"must be a face ({', '.join(FACES)}) or a table with face and/or within")
+        return {"face": value}
+    return value
+
+
+Where = Annotated[
+    Place,
+    BeforeValidator(_place, json_schema_input_type=Face | Place),
+]
+
+
+class Support(Table):
+    """Nodes held in place."""
+
+    where: Where
+    """A face ("y-") or a table { face = "y-", within = SHAPE }, both optional but one needed."""
+    components: Literal["x", "y", "z", "xy", "xz", "yz", "xyz"] = "xyz"
+    """Which displacement components are zero."""
+
+
+class Traction(Table):
+    """A uniform force per area on the solid elements of a grid face."""
+
+    where: Where
+    """A face ("y+") or the part of a face within a shape { face = "y+", within = SHAPE }."""
+    vector_mpa: Vector
+    """Force per area [x, y, z], in MPa."""
+
+    @model_validator(mode="after")
+    def _on_a_face(self) -> Traction:
+        if self.where.face is None:
+            raise finding("where.face", "a traction acts on a grid face: give one")
+        if not any(self.vector_mpa):
+            raise finding("vector_mpa", "the traction must not be zero", list(self.vector_mpa))
+        return self
+
+
+class Pressure(Table):
+    """A pressure on solid elements, normal to their surface: on a grid face, or inside a hole."""
+
+    where: Where | None = None
+    """A face ("y+") or the part of a face within a shape; pushed into the grid."""
+    region: Name | None = None
+    """Instead: a void region, on whose walls the pressure acts, out of the hole."""
+    mpa: Number
+    """Pressure, MPa; negative pulls."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Pressure:
+        if (self.where is None) == (self.region is None):
+            raise finding("where", "give either where or region")
+        if self.where is not None and self.where.face is None:
+            raise finding("where.face", "a pressure acts on a grid face, or in a void region: give one")
+        if self.mpa == 0:
+            raise finding("mpa", "the pressure must not be zero", self.mpa)
+        return self
+
+
+class BodyForce(Table):
+    """A uniform force per volume on solid elements, whatever they are filled with."""
+
+    within: AnyShape | None = None
+    """Keep the elements in this shape; all if left out."""
+    vector_n_mm3: Vector
+    """Force per volume [x, y, z], in N/mm^3."""
+
+    @model_validator(mode="after")
+    def _something(self) -> BodyForce:
+        if not any(self.vector_n_mm3):
+            raise finding("vector_n_mm3", "the force must not be zero", list(self.vector_n_mm3))
+        return self
+
+
+class Displacement(Table):
+    """Nodes moved by a given amount; components that are left out stay free."""
+
+    where: Where
+    """A face ("y+") or a table { face = "y+", within = SHAPE }."""
+    x_mm: Number | None = None
+    """Prescribed displacement along x, in millimetres."""
+    y_mm: Number | None = None
+    """Prescribed displacement along y, in millimetres."""
+    z_mm: Number | None = None
+    """Prescribed displacement along z, in millimetres."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Displacement:
+        if self.x_mm is None and self.y_mm is None and self.z_mm is None:
+            raise finding("x_mm", "give at least one of x_mm, y_mm, z_mm")
+        return self
+
+
+class Load(Table):
+    """One load case: its own supports, tractions and prescribed displacements."""
+
+    name: Name
+    """Name of the load, unique in the case."""
+    weight: Positive = 1.0
+    """Weight in the objective, relative to the other loads."""
+    fixed: tuple[Support, ...] = ()
+    """Supports."""
+    tractions: tuple[Traction, ...] = ()
+    """Surface loads."""
+    pressures: tuple[Pressure, ...] = ()
+    """Pressures on faces and in holes."""
+    body_forces: tuple[BodyForce, ...] = ()
+    """Forces per volume."""
+    displacements: tuple[Displacement, ...] = ()
+    """Prescribed displacements."""
+
+    @model_validator(mode="after")
+    def _acts(self) -> Load:
+        moved = any(d.x_mm or d.y_mm or d.z_mm for d in self.displacements)
+        if not (self.tractions or self.pressures or self.body_forces or moved):
+            raise finding(
+                "tractions", "the load does nothing: give a force or a displacement other than zero"
+            )
+        return self

@@ -1,0 +1,276 @@
+"""The case file: what a user writes, validated.
+
+TOML in, a frozen pydantic model out, JSON schema on request. Every key is
+documented where it is defined; the unit stands in the key's name or in its
+description. ``extra="forbid"`` everywhere: a key that would be ignored is an
+error. ``docs/case-format.md`` tells the same for readers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from micro.runtime.errors import InputError
+from multiscale.case.boundary import Load
+from multiscale.case.messages import finding, first_error, unknown_name
+from multiscale.case.settings import (
+    FILL_SOURCES,
+    GAMUT_SOURCES,
+    PACKAGED_POISSON,
+    PACKAGED_VOXELS,
+    ExportSettings,
+    FillSettings,
+    FilterSettings,
+    GamutSettings,
+    OptimizerSettings,
+    SolverSettings,
+)
+from multiscale.case.shapes import Name, Table, meshes_in
+from multiscale.case.tables import (
+    SOLID_NAME,
+    BaseMaterial,
+    CaseInfo,
+    Grid,
+    Material,
+    Objective,
+    Region,
+    isotropic_tensor,
+)
+from multiscale.case.toml import toml_text
+
+
+class Case(Table):
+    """A whole case file."""
+
+    case: CaseInfo
+    grid: Grid
+    base_material: BaseMaterial
+    materials: dict[Name, Material] = Field(default_factory=dict)
+    """Materials by name; "solid", the base material itself, is always there."""
+    regions: Annotated[tuple[Region, ...], Field(min_length=1)]
+    """Regions in painting order."""
+    loads: Annotated[tuple[Load, ...], Field(min_length=1)]
+    """Load cases."""
+    objective: Objective
+    filter: FilterSettings = FilterSettings()
+    gamut: GamutSettings = GamutSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    solver: SolverSettings = SolverSettings()
+    fill: FillSettings = FillSettings()
+    export: ExportSettings = ExportSettings()
+
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def name(self) -> str:
+        """Short for ``case.case.name``."""
+        return self.case.name
+
+    @property
+    def file(self) -> Path | None:
+        """The file the case was read from, for messages and relative paths."""
+        return self._file
+
+    def tensor_of(self, material: str) -> tuple[float, float, float]:
+        """(C11, C12, C44) of a material by name, in units of E_s."""
+        if material == SOLID_NAME:
+            return isotropic_tensor(1.0, self.base_material.poisson)
+        return self.materials[material].cubic()
+
+    def path(self, source: str) -> Path:
+        """A path named in the case, relative to the case file."""
+        base = self._file.parent if self._file else Path.cwd()
+        return base / source
+
+    def digest(self, *, without: tuple[str, ...] = ()) -> str:
+        """SHA-256 of the resolved case (all defaults filled in); name and description do not count.
+
+        ``without`` names tables that do not count either. Of files, what they hold counts.
+        """
+        text = json.dumps(self.model_dump(mode="json", exclude={"case", *without}), sort_keys=True)
+        for mesh in meshes_in(self):
+            text += hashlib.sha256(mesh.triangles.tobytes()).hexdigest()
+        for table, source, known in self._sources():
+            if table not in without and source not in known:
+                text += file_digest(self.path(source))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def stage_digests(self) -> dict[str, str]:
+        """For each stage of a run the digest of what it and the stages before it depend on."""
+        design, filled = self.digest(without=("fill", "export")), self.digest(without=("export",))
+        return {"design": design, "fill": filled, "evaluate": filled, "export": self.digest()}
+
+    def _sources(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+        """Tables that name a source, the source, and those that come with the program."""
+        return (("gamut", self.gamut.source, GAMUT_SOURCES), ("fill", self.fill.source, FILL_SOURCES))
+
+    def to_toml(self) -> str:
+        """The resolved case, all defaults filled in, as TOML that reads back to an equal case."""
+        return toml_text(self.model_dump(mode="json", exclude_none=True))
+
+    @model_validator(mode="after")
+    def _names(self) -> Case:
+        if SOLID_NAME in self.materials:
+            raise finding(
+                f"materials.{SOLID_NAME}", "this name is taken by the base material: choose another"
+            )
+        for kind, names in (
+            ("regions", [region.name for region in self.regions]),
+            ("loads", [load.name for load in self.loads]),
+        ):
+            for index, name in enumerate(names):
+                if name in names[:index]:
+                    raise finding(f"{kind}[{index}].name", "this name is used twice", name)
+        known = [*self.materials, SOLID_NAME]
+        uses = [("objective.reference", self.objective.reference)] if self.objective.reference else []
+        for index, region in enumerate(self.regions):
+            uses += [
+                (f"regions[{index}].{key}", name)
+                for key, name in (("material", region.material), ("initial", region.initial))
+                if name
+            ]
+        for key, name in uses:
+            if name not in known:
+                raise unknown_name("material", name, known, key)
+        regions = {region.name: region for region in self.regions}
+        for index, name in enumerate(self.objective.observe):
+            key = f"objective.observe[{index}]"
+            if name not in regions:
+                raise unknown_name("region", name, regions, key)
+            if regions[name].role == "void":
+                raise finding(key, "a void region has no nodes to observe", name)
+        self._check_objective()
+        self._check_cells()
+        if not any(region.role == "design" for region in self.regions):
+            raise finding("regions", 'at least one region needs role = "design"')
+        box = self.export.stl_box
+        if box is not None and any(b > n for b, n in zip(box[1], self.grid.elements, strict=True)):
+            reason = f"reaches beyond the grid {list(self.grid.elements)}"
+            raise finding("export.stl_box", reason, [list(corner) for corner in box])
+        return self
+
+    def _check_objective(self) -> None:
+        """Raise a finding where the objective and the loads do not go together."""
+        loads = [load.name for load in self.loads]
+        if self.optimizer.algorithm == "lbfgs" and self.objective.mass_limit is not None:
+            raise finding("optimizer.algorithm", 'keeps no mass limit: leave it out, or take "mma"', "lbfgs")
+        for index, target in enumerate(self.objective.targets):
+            if target.load not in loads:
+                raise unknown_name("load", target.load, loads, f"objective.targets[{index}].load")
+        voids = [region.name for region in self.regions if region.role == "void"]
+        for index, load in enumerate(self.loads):
+            for number, pressure in enumerate(load.pressures):
+                if pressure.region is not None and pressure.region not in voids:
+                    key = f"loads[{index}].pressures[{number}].region"
+                    raise unknown_name("void region", pressure.region, voids, key)
+            if self.objective.type == "compliance" and load.displacements:
+                raise finding(
+                    f"loads[{index}].displacements", "compliance is the work of forces: prescribe none"
+                )
+            if self.objective.targets and load.name not in [t.load for t in self.objective.targets]:
+                raise finding("objective.targets", f"load '{load.name}' has no target")
+
+    def _check_cells(self) -> None:
+        """Raise a finding where the cells that are named can't serve."""
+        poisson = self.base_material.poisson
+        packaged = [f"[{table}] source" for table, source, known in self._sources() if source in known]
+        if packaged and abs(poisson - PACKAGED_POISSON) > 1e-3:
+            raise finding(
+                "base_material.poisson",
+                f"the packaged cells are homogenised for {PACKAGED_POISSON}; another ratio needs cells and a "
+                f"gamut of its own ({' and '.join(packaged)} must then be files)",
+                poisson,
+            )
+        source = self.fill.source
+        generated = "generator" in source if source in FILL_SOURCES else source.endswith(".safetensors")
+        if generated and self.objective.mass_limit is not None:
+            raise finding(
+                "fill.source", "under a mass limit cells come from a set, such as 'dataset'", source
+            )
+        voxels = self.export.voxels
+        if voxels is not None and source in FILL_SOURCES and PACKAGED_VOXELS % voxels:
+            raise finding("export.voxels", f"must divide the {PACKAGED_VOXELS} of the packaged cells", voxels)
+
+    def start_of(self, region: Region) -> tuple[float, float, float]:
+        """(C11, C12, C44) from which the design of a region starts."""
+        name = region.initial or self.objective.reference
+        return DEFAULT_START if name is None else self.tensor_of(name)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files below a directory (a Zarr store) and their names; "" if missing."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+    parts = [f"{p.relative_to(path)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
+
+
+DEFAULT_START = isotropic_tensor(0.2, 0.3)
+"""Start of designs without a reference: soft, isotropic, and well within the gamut."""
+
+
+def load_case(path: str | Path) -> Case:
+    """Read and validate a case file.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, is not TOML, or its contents are wrong: one line that names the
+        file, the key, the reason and the value.
+    """
+    file = Path(path)
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise InputError("there is no such file", file=file) from None
+    except IsADirectoryError:
+        raise InputError("this is a directory; give the case file in it", file=file) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not a text file in UTF-8 (byte {error.start})", file=file) from None
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", file=file) from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not valid TOML: {error}", file=file) from None
+    return parse_case(data, file)
+
+
+def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
+    """Validate the parsed contents of a case file; ``file`` is named in messages.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_case`.
+    """
+    try:
+        case = Case.model_validate(data)
+    except ValidationError as error:
+        raise first_error(error, data, file) from None
+    case._file = None if file is None else Path(file)
+    for mesh in meshes_in(case):
+        mesh.load(case.path(mesh.file))
+    for section, source, known in case._sources():
+        if source not in known and not case.path(source).exists():
+            names = " or ".join(f"'{name}'" for name in known)
+            reason = f"must be {names} or a path that exists, relative to the case file"
+            raise InputError(reason, file=file, key=f"{section}.source", value=source)
+    return case
+
+
+def case_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of the case file."""
+    return Case.model_json_schema(mode="validation")
+
+
+def schema_text() -> str:
+    """The JSON schema as indented text, ending in a newline."""
+    return json.dumps(case_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,142 @@
+"""The case file's settings: how to solve, optimise, fill and export. All have defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from multiscale.case.messages import finding
+from multiscale.case.shapes import Table
+
+Kind = Literal["mean_square", "sum", "worst"]
+
+
+Text = Annotated[str, Field(strict=True)]
+Index = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+NonNegative = Annotated[float, Field(strict=True, ge=0)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+Tolerance = Annotated[float, Field(strict=True, gt=0, lt=1)]
+
+
+def _auto_or_count(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("must be 'auto' or a whole number of at least 1")
+
+
+AutoCount = Annotated[
+    Any,
+    BeforeValidator(_auto_or_count),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+
+
+class FilterSettings(Table):
+    """Cone filter on the design fields: makes the design robust against the mesh."""
+
+    radius: NonNegative = 2.0
+    """Radius of the cone, in elements; up to 1 means no filter."""
+
+
+class GamutSettings(Table):
+    """The reachable tensors, phi(C) >= 0."""
+
+    source: Text = "dataset"
+    """"dataset" or "library": what the packaged data set's or library's cells can reach (the data set's is
+    wider); or a gamut file, relative to the case file."""
+    margin: NonNegative = 0.0
+    """Distance kept from the boundary, phi >= margin, in phi's units (the solid's K, mu' and G each = 1)."""
+
+
+class OptimizerSettings(Table):
+    """How the design is found."""
+
+    algorithm: Literal["auto", "lbfgs", "mma", "ccsaq"] = "auto"
+    """"lbfgs": L-BFGS-B, quickest but without a mass limit; "mma", "ccsaq": nlopt's, with one; "auto": "mma"
+    if there is a mass limit, else "lbfgs"."""
+    uniform_iterations: Index = 25
+    """Iterations of the first stage, in which all design elements share one tensor; 0 skips it."""
+    stages: Count = 1
+    """Stages that move every element; the design is projected onto the gamut at the end of each."""
+    iterations: Count = 100
+    """Iterations in such a stage, at most."""
+    tolerance: Tolerance = 1e-6
+    """A stage ends when the squared objective changes by less than this in an iteration, relative."""
+    slack: NonNegative = 0.05
+    """How far tensors may leave the gamut before their projection, in phi's units."""
+
+
+class SolverSettings(Table):
+    """The linear solver."""
+
+    preconditioner: Literal["gmg", "gamg"] = "gmg"
+    """"gmg": geometric multigrid; "gamg": PETSc's algebraic multigrid."""
+    levels: AutoCount = "auto"
+    """Levels of the geometric multigrid, or "auto"."""
+    rtol_forward: Tolerance = 1e-6
+    """Relative residual of the solves during the optimisation."""
+    rtol_adjoint: Tolerance = 1e-4
+    """Relative residual of the adjoint solves."""
+    rtol_evaluate: Tolerance = 1e-8
+    """Relative residual of the solves whose results are reported."""
+    max_iterations: Count = 500
+    """Iterations after which a solve counts as failed."""
+
+
+GAMUT_SOURCES = ("library", "dataset")
+"""Gamuts that come with the program."""
+
+PACKAGED_POISSON = 0.3
+"""Poisson's ratio of the base material for which the packaged cells are homogenised."""
+
+PACKAGED_VOXELS = 32
+"""Voxels along the octants' edge of the packaged cells."""
+
+FILL_SOURCES = ("dataset", "library", "generator", "dataset+generator")
+"""Sources of cells that come with the program."""
+
+
+class FillSettings(Table):
+    """How tensors become cells."""
+
+    source: Text = "dataset"
+    """"dataset" or "library" for the packaged cells, "generator" for the packaged generator,
+    "dataset+generator" for cells of the data set and generated ones where these do not fit their neighbours;
+    or a file, relative to the case file: a cell set (.zarr, .zarr.zip), or a generator's weights
+    (.safetensors)."""
+    tolerance: Positive = 0.01
+    """Tensor error (the paper's Eq. 4, a fraction) within which design tensors share one group."""
+    candidates: Count = 48
+    """Cells of a set considered for each group."""
+    generated: Count = 4
+    """Cells generated for each group, where the generator is the source."""
+    seed: Index = 0
+    """Seed of what is drawn at random: generated cells, and errors that probe the objective."""
+    min_contact: Fraction = 0.02
+    """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
+    overlap: NonNegative = 0.05
+    """Tensor error of one element that an interface is worth whose patterns overlap by half."""
+    cavities: Literal["avoid", "allow"] = "avoid"
+    """Whether cells that enclose void, which keeps resin or powder, are taken only if nothing else fits."""
+    polish: Index = 2
+    """Passes that choose again around the lattice as built, after the first choice."""
+
+
+class ExportSettings(Table):
+    """What a run writes besides fields and figures."""
+
+    stl_box: tuple[tuple[Index, Index, Index], tuple[Index, Index, Index]] | None = None
+    """Elements [[x0, y0, z0], [x1, y1, z1]] (x0 <= i < x1, ...) to write as STL; none if left out."""
+    voxels: Count | None = None
+    """Voxels along an octant's (half a cell's) edge in exports; the cells' own if left out."""
+
+    @model_validator(mode="after")
+    def _box(self) -> ExportSettings:
+        if self.stl_box is not None:
+            low, high = self.stl_box
+            if any(a >= b for a, b in zip(low, high, strict=True)):
+                raise finding("stl_box", "must have low < high along each axis", [list(low), list(high)])
+        return self

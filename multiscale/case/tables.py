@@ -1,0 +1,234 @@
+"""The tables of a case file that say what is there: grid, material, regions, objective."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from multiscale.case.boundary import Where
+from multiscale.case.messages import finding
+from multiscale.case.shapes import AnyShape, Axis, Length, Name, Number, Table
+
+MAX_ELEMENTS = 512**3
+SOLID_NAME = "solid"
+Text = Annotated[str, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+PoissonRatio = Annotated[float, Field(strict=True, gt=-1, lt=0.5)]
+
+
+def _mirror(value: Any) -> Any:
+    if value == "auto":
+        return value
+    listed = isinstance(value, list | tuple) and all(axis in ("x", "y", "z") for axis in value)
+    if listed and len(set(value)) == len(value):
+        return tuple(sorted(value))
+    raise ValueError("must be 'auto' or a list of different axes out of 'x', 'y', 'z' ([] for no mirror)")
+
+
+Mirror = Annotated[
+    Any,
+    BeforeValidator(_mirror),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "auto"},
+                {"type": "array", "items": {"enum": ["x", "y", "z"]}, "uniqueItems": True},
+            ]
+        }
+    ),
+]
+
+
+class CaseInfo(Table):
+    """What the case is called."""
+
+    name: Name
+    """Short name, used for files and titles."""
+    description: Text = ""
+    """What the case shows, in a sentence or two."""
+
+
+class Grid(Table):
+    """The block of cubic elements; each element becomes one lattice cell."""
+
+    elements: tuple[Count, Count, Count]
+    """Number of elements along x, y, z."""
+    cell_size_mm: Positive = 1.0
+    """Edge length of an element, in millimetres."""
+    mirror: Mirror = "auto"
+    """Mid-planes at which the model is cut in half, by their normals. "auto" takes every plane about which
+    geometry, materials, observed regions and each load are symmetric or antisymmetric; [] takes none. A
+    mirrored design is mirror symmetric."""
+
+    @model_validator(mode="after")
+    def _size(self) -> Grid:
+        nx, ny, nz = self.elements
+        if nx * ny * nz > MAX_ELEMENTS:
+            raise finding("elements", f"at most {MAX_ELEMENTS} elements in all (512^3)", list(self.elements))
+        return self
+
+
+class BaseMaterial(Table):
+    """The isotropic solid the cells are made of. Its Young's modulus E_s is the unit of all stiffness."""
+
+    young_modulus_mpa: Positive
+    """Young's modulus E_s, in MPa."""
+    poisson: PoissonRatio = 0.3
+    """Poisson's ratio nu_s; the packaged cell library is homogenised for 0.3."""
+    density_kg_m3: Positive = 1000.0
+    """Density, in kg/m^3, for masses."""
+
+
+class Material(Table):
+    """An effective (homogenised) material: either ``tensor``, or the two isotropic constants."""
+
+    tensor: tuple[Number, Number, Number] | None = None
+    """Cubic elasticity tensor [C11, C12, C44], in units of E_s (the base material's Young's modulus)."""
+    relative_young_modulus: Positive | None = None
+    """Isotropic: Young's modulus, in units of E_s."""
+    poisson: PoissonRatio | None = None
+    """Isotropic: Poisson's ratio."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Material:
+        isotropic = (self.relative_young_modulus, self.poisson)
+        if (self.tensor is None) == (isotropic == (None, None)):
+            raise finding("tensor", "give either tensor, or relative_young_modulus and poisson")
+        if self.tensor is None:
+            if None in isotropic:
+                missing = "poisson" if self.poisson is None else "relative_young_modulus"
+                raise finding(missing, "an isotropic material needs relative_young_modulus and poisson")
+            return self
+        c11, c12, c44 = self.tensor
+        for stable, what in (
+            (c11 - c12 > 0, "C11 > C12"),
+            (c11 + 2 * c12 > 0, "C11 + 2 C12 > 0"),
+            (c44 > 0, "C44 > 0"),
+        ):
+            if not stable:
+                reason = f"the tensor is not positive definite (unstable material): it must have {what}"
+                raise finding("tensor", reason, list(self.tensor))
+        return self
+
+    def cubic(self) -> tuple[float, float, float]:
+        """(C11, C12, C44) in units of E_s."""
+        if self.tensor is not None:
+            return self.tensor
+        assert self.relative_young_modulus is not None  # _one_way has seen to both
+        assert self.poisson is not None
+        return isotropic_tensor(self.relative_young_modulus, self.poisson)
+
+
+class Region(Table):
+    """A named set of elements. Regions are painted in order: later ones override earlier ones."""
+
+    name: Name
+    """Name of the region, unique in the case."""
+    role: Literal["void", "design", "fixed"]
+    """"void": removed; "fixed": filled with ``material``; "design": its tensors are optimised."""
+    shape: AnyShape
+    """Which elements: those whose centre lies in the shape (element units)."""
+    material: Name | None = None
+    """Fixed regions: name of the material ("solid" is the base material)."""
+    filled: Annotated[bool, Field(strict=True)] = True
+    """Fixed regions: false for what is there already and is not built of cells, such as bone or a wall."""
+    initial: Name | None = None
+    """Design regions: name of the material the optimisation starts from; objective.reference if left out,
+    or else an isotropic one of E = 0.2 E_s."""
+
+    @model_validator(mode="after")
+    def _role_keys(self) -> Region:
+        if self.role == "fixed" and self.material is None:
+            raise finding("material", "a fixed region needs a material")
+        if self.role != "fixed" and self.material is not None:
+            hint = "; name its starting material with 'initial'" if self.role == "design" else ""
+            raise finding("material", f"a {self.role} region takes no material{hint}", self.material)
+        if self.role != "fixed" and not self.filled:
+            raise finding("filled", f"a {self.role} region can't be left unfilled", self.filled)
+        if self.role != "design" and self.initial is not None:
+            raise finding(
+                "initial", f"only a design region takes 'initial', not a {self.role} one", self.initial
+            )
+        return self
+
+
+class Target(Table):
+    """Where some nodes shall be when a load acts; components that are left out do not matter."""
+
+    load: Name
+    """Name of the load."""
+    where: Where
+    """A face ("y+") or a table { face = "y+", within = SHAPE }."""
+    along: Axis | None = None
+    """Axis along which the wanted displacement varies."""
+    at: tuple[Length, ...] = ()
+    """With along: ascending positions on that axis, in elements; between them values are interpolated by a
+    monotone cubic."""
+    x_mm: Number | tuple[Number, ...] | None = None
+    """Wanted displacement along x, mm: one number, or with along one for each position."""
+    y_mm: Number | tuple[Number, ...] | None = None
+    """Wanted displacement along y, mm: one number, or with along one for each position."""
+    z_mm: Number | tuple[Number, ...] | None = None
+    """Wanted displacement along z, mm: one number, or with along one for each position."""
+
+    @model_validator(mode="after")
+    def _profile(self) -> Target:
+        given = {key: getattr(self, key) for key in ("x_mm", "y_mm", "z_mm")}
+        if all(value is None for value in given.values()):
+            raise finding("x_mm", "give at least one of x_mm, y_mm, z_mm")
+        if (self.along is None) != (not self.at):
+            raise finding("at", "along and at go together")
+        if self.at and (len(self.at) < 2 or any(a >= b for a, b in itertools.pairwise(self.at))):
+            raise finding("at", "must be two positions or more, ascending", list(self.at))
+        for key, value in given.items():
+            if isinstance(value, tuple) and len(value) != len(self.at):
+                raise finding(key, f"must be one number or {len(self.at)}, one for each of 'at'", list(value))
+        return self
+
+
+class Objective(Table):
+    """What the design is for."""
+
+    type: Literal["displacement_distortion", "compliance", "target_displacement"] = "displacement_distortion"
+    """"displacement_distortion": ||u - u_ref|| / ||u_ref|| over the observed nodes, where u_ref is the
+    displacement of the same grid and loads with the reference material everywhere (holes filled);
+    "compliance": the work of the loads, under a mass_limit; "target_displacement": ||u - u*|| / ||u*||
+    over the targets."""
+    observe: tuple[Name, ...] = ()
+    """displacement_distortion: names of the regions of which all nodes are observed."""
+    reference: Name | None = None
+    """displacement_distortion: name of the reference material."""
+    targets: tuple[Target, ...] = ()
+    """target_displacement: what is wanted; every load needs at least one."""
+    mass_limit: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
+    """Largest mean volume fraction of the design regions; compliance needs one."""
+    combine: Literal["mean_square", "sum", "worst"] = "mean_square"
+    """How the loads' values, with their weights w, make one number: "mean_square" (sum w v^2 / sum w)^(1/2),
+    "sum" sum w v / sum w, "worst" the smooth maximum (sum (w v)^12)^(1/12), w relative to the largest."""
+
+    @model_validator(mode="after")
+    def _keys_of_the_type(self) -> Objective:
+        needs = {
+            "displacement_distortion": ("observe", "reference"),
+            "compliance": ("mass_limit",),
+            "target_displacement": ("targets",),
+        }
+        given = {key: getattr(self, key) for key in ("observe", "reference", "targets", "mass_limit")}
+        for key in needs[self.type]:
+            if given[key] is None:
+                raise finding(key, f"the objective {self.type} needs it")
+            if given[key] == ():
+                raise finding(key, f"the objective {self.type} needs at least 1", [])
+        for key, value in given.items():
+            if key not in needs[self.type] and key != "mass_limit" and value not in (None, ()):
+                raise finding(key, f"means nothing for the objective {self.type}")
+        return self
+
+
+def isotropic_tensor(young: float, poisson: float) -> tuple[float, float, float]:
+    """(C11, C12, C44) of an isotropic material, in the unit of ``young``."""
+    scale = young / ((1 + poisson) * (1 - 2 * poisson))
+    return scale * (1 - poisson), scale * poisson, young / (2 * (1 + poisson))

@@ -1,0 +1,1 @@
+"""The command ``multiscale``: thin wrappers around the functions of the other rooms."""

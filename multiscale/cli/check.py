@@ -1,0 +1,148 @@
+"""``multiscale check``: what a case asks for, before anything is solved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+
+from micro.cell import tensor
+from micro.runtime.errors import InputError
+from multiscale.case.case import Case, load_case
+from multiscale.problem.problem import Problem, Role, build_problem, parity
+
+PARITY_WORDS = {1: "even", -1: "odd", None: "-"}
+# Peak memory of a solve: interpreter and libraries, then matrix, multigrid hierarchy and fields per
+# unknown. From 570 MB measured at 206,763 unknowns; good for an order, not for a promise.
+MEMORY_BASE = 180e6
+MEMORY_PER_UNKNOWN = 1900.0
+
+
+def check_case(path: str | Path, out: str | Path | None, console: Console) -> Path:
+    """Validate a case, draw it and print its sizes; nothing is written when the case is wrong.
+
+    Parameters
+    ----------
+    path : path of the case file
+    out : directory for the drawing ``problem.png``; ``check-NAME`` in the working directory if None
+
+    Returns
+    -------
+    Path of the drawing
+
+    Raises
+    ------
+    InputError
+        The case is wrong, or ``out`` can't be written to.
+    """
+    from multiscale.figures.problem_sheet import draw_problem
+
+    case = load_case(path)
+    problem = build_problem(case)
+    directory = Path(out) if out is not None else Path(f"check-{case.name}")
+    picture = directory / "problem.png"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        trouble = draw_problem(problem, picture)
+    except OSError as error:
+        raise InputError(f"can't write there: {error.strerror}", file=directory, key="--out") from None
+    console.print(summary(case, problem))
+    if trouble:
+        console.print(f"The drawing has sections only, {trouble}", style="yellow", markup=False)
+    console.print(f"The case is valid. Drawing: {picture}", soft_wrap=True, markup=False)
+    return picture
+
+
+def sizes(problem: Problem) -> dict[str, int]:
+    """Numbers of elements by role, unknowns of the full and the mirrored model, bytes of a solve."""
+    unknowns = 3 * int(np.prod([n + 1 for n in problem.solved_shape]))
+    return {
+        "elements": int(problem.role.size),
+        **{role.name.lower(): int((problem.role == role).sum()) for role in Role},
+        "observed_nodes": int(problem.observed_nodes.sum()),
+        "unknowns_full": 3 * int(np.prod([n + 1 for n in problem.shape])),
+        "unknowns": unknowns,
+        "memory_bytes": int(MEMORY_BASE + MEMORY_PER_UNKNOWN * unknowns),
+    }
+
+
+def summary(case: Case, problem: Problem) -> Group:
+    """The tables that ``check`` prints."""
+    edge = problem.cell_size_m * 1e3
+    head = f"[bold]{escape(case.name)}[/bold]  {escape(case.case.description)}"
+    return Group(
+        head, "", _grid_table(problem, edge), "", _region_table(problem), "", _load_table(problem), ""
+    )
+
+
+def _grid_table(problem: Problem, edge: float) -> Table:
+    count = sizes(problem)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row(
+        "grid",
+        f"{_times(problem.shape)} elements of {edge:g} mm "
+        f"({_times(f'{n * edge:g}' for n in problem.shape)} mm)",
+    )
+    planes = ", ".join(f"{'xyz'[a]} = {problem.shape[a] // 2}" for a in problem.mirror_axes)
+    table.add_row("mirror planes", planes or "none")
+    table.add_row("solved grid", f"{_times(problem.solved_shape)} elements")
+    shrunk = (
+        "" if count["unknowns"] == count["unknowns_full"] else f" (full grid: {count['unknowns_full']:,})"
+    )
+    table.add_row("unknowns", f"{count['unknowns']:,}{shrunk}")
+    observed = escape(", ".join(problem.observed_names))
+    table.add_row("observed", f"{count['observed_nodes']:,} nodes of {observed}")
+    table.add_row("memory", f"about {count['memory_bytes'] / 1e9:.1f} GB to solve")
+    return table
+
+
+def _region_table(problem: Problem) -> Table:
+    table = _table("Regions", ("name", "role"), ("elements", "share", "C11, C12, C44 / E_s", "E/E_s", "nu"))
+    for index, name in enumerate(problem.region_names):
+        where = problem.region == index
+        role = Role(int(problem.role[where][0]))
+        numbers = ["", "", ""]
+        if role != Role.VOID:
+            c = problem.tensor[where][0]
+            numbers = [" ".join(f"{value:.4f}" for value in c)]
+            numbers += [f"{float(f(c)):.3f}" for f in (tensor.young, tensor.poisson)]
+        numbers = [f"{int(where.sum()):,}", f"{where.mean():.1%}", *numbers]
+        table.add_row(escape(name), role.name.lower(), *numbers)
+    return table
+
+
+def _load_table(problem: Problem) -> Table:
+    table = _table("Loads", ("name",), ("weight", "held nodes", "force (N)", "move (mm)", "parity x/y/z"))
+    newton = problem.young_pa * problem.cell_size_m**2
+    for load in problem.loads:
+        force = load.force.sum(axis=(0, 1, 2)) * newton
+        moved = np.linalg.norm(load.value, axis=-1).max() * problem.cell_size_m * 1e3
+        held = load.fixed.any(-1) & ~(load.value != 0).any(-1)
+        table.add_row(
+            escape(load.name),
+            f"{load.weight:g}",
+            f"{int(held.sum()):,}",
+            " ".join(f"{value:.5g}" for value in force + 0.0),
+            f"{moved:.4g}",
+            " / ".join(PARITY_WORDS[parity(load, axis)] for axis in range(3)),
+        )
+    return table
+
+
+def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for heading in left:
+        table.add_column(heading, overflow="fold")
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _times(numbers: Iterable[object]) -> str:
+    return " x ".join(str(n) for n in numbers)

@@ -1,0 +1,1 @@
+"""The tensor field of a design: variables, feasibility, mass, optimiser."""

@@ -1,0 +1,331 @@
+"""The optimisation loop: L-BFGS-B or nlopt inside a stage, projection between stages.
+
+The optimiser is an explicit state (:class:`State`) and a step (:func:`run_stage`):
+``state -> stage -> projected state``. The state is written after every
+evaluation, so the same command goes on after a kill; optimisers themselves cannot
+be checkpointed, therefore a resumed stage restarts from its best point with the
+evaluations it has left.
+
+Stage 0 moves one tensor for the whole design region (three variables), which
+costs little and finds the right basin; the later stages move every element.
+
+What is evaluated is always feasible: the filtered tensors are projected onto the
+gamut and the projection is differentiated. One aggregated constraint keeps the
+unprojected tensors within ``slack`` of the gamut, where the projection is well
+behaved; after each stage the variables take over what the projection moved. The
+objective given to the optimiser is J / J at the start of the stage, squared if J is a
+norm: a sum of squares of displacement differences is smooth, their norm is not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nlopt
+import numpy as np
+
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
+from micro.runtime.files import atomic_path
+from multiscale.design import quasi_newton
+from multiscale.design.feasibility import (
+    FeasibilityConstraint,
+    FeasibleProjection,
+    FeasibleSet,
+    count_violations,
+)
+from multiscale.design.mass import LIMIT_TOLERANCE, MassLimit
+from multiscale.design.space import DesignSpace
+from multiscale.design.state import Record, State
+from multiscale.objective.combination import Value
+from multiscale.objective.objective import Objective
+
+ALGORITHMS = ("lbfgs", "mma", "ccsaq")
+
+#: Weight of the quadratic penalty on phi beyond the slack, in L-BFGS-B.
+_PENALTY = 100.0
+
+#: The first stage only has to find the right basin: it ends at this relative change of J^2.
+_UNIFORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to optimise.
+
+    Attributes
+    ----------
+    algorithm : {"lbfgs", "mma", "ccsaq"}
+        :mod:`multiscale.design.quasi_newton`, with MMA for the first stage and for what it leaves when
+        its line searches fail; or one of nlopt's throughout.
+    uniform_evaluations : int
+        Evaluations of stage 0 (0 skips it).
+    stages : int
+        Stages that move every element.
+    evaluations : int
+        Evaluations per such stage.
+    sharpness : float
+        Of the feasibility aggregate.
+    slack : float
+        How far the unprojected tensors may leave the gamut, in units of phi.
+    margin : float
+        phi that is asked of every (projected) element.
+    tolerance : float
+        Relative change of J^2 over one iteration below which a stage ends.
+    """
+
+    algorithm: str = "lbfgs"
+    uniform_evaluations: int = 25
+    stages: int = 1
+    evaluations: int = 100
+    sharpness: float = 40.0
+    slack: float = 0.05
+    margin: float = 0.0
+    tolerance: float = 1e-6
+
+
+class Optimiser:
+    """Minimises an objective of a design under the feasibility constraint.
+
+    Parameters
+    ----------
+    objective : Objective
+    space : DesignSpace
+    gamut : FeasibleSet
+    settings : Settings
+    directory : Path or None
+        Where ``state.npz`` and ``history.jsonl`` are kept; None keeps nothing (other MPI ranks).
+    report : callable, optional
+        Called with each record as it is made.
+    limit : MassLimit, optional
+        A further constraint, on the projected tensors.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        space: DesignSpace,
+        gamut: FeasibleSet,
+        settings: Settings,
+        directory: Path | None = None,
+        report: Callable[[Record], None] | None = None,
+        limit: MassLimit | None = None,
+    ):
+        if settings.algorithm not in ALGORITHMS:
+            raise InputError(
+                f"must be one of {', '.join(ALGORITHMS)}", key="optimizer.algorithm", value=settings.algorithm
+            )
+        if limit is not None and settings.algorithm == "lbfgs":
+            raise InputError("keeps no mass limit", key="optimizer.algorithm", value="lbfgs")
+        self.objective = objective
+        self.space = space
+        self.gamut = gamut
+        self.projection = FeasibleProjection(gamut, settings.margin)
+        self.settings = settings
+        self.directory = directory
+        self.report = report
+        self.limit = limit
+        self._start = time.monotonic()
+
+    # ------------------------------------------------------------------ run
+    def run(self, state: State) -> State:
+        """Go through the stages that ``state`` has not finished; returns the final state."""
+        last = self.settings.stages
+        if state.records:  # the clock runs on from where an earlier command stopped
+            self._start = time.monotonic() - float(state.records[-1]["seconds"])  # type: ignore[arg-type]
+        while state.stage <= last:
+            budget = self.settings.evaluations if state.stage else self.settings.uniform_evaluations
+            if budget > state.evaluation:
+                state = self._run_stage(state, budget)
+            state = self._finish_stage(state)
+        return state
+
+    def initial_state(self, tensors: Floats) -> State:
+        """Start from the tensors (N, 3) of the case's initial design, softened to the mass limit."""
+        start = self.gamut.project(tensors, self.settings.margin)
+        if self.limit is not None and self.limit.density(start) > self.limit.limit:
+            # MMA keeps within a constraint more easily than it comes back to it.
+            low, high = 0.0, 1.0
+            for _ in range(30):
+                middle = (low + high) / 2
+                start = self.gamut.project(middle * tensors, self.settings.margin)
+                low, high = (low, middle) if self.limit.density(start) > self.limit.limit else (middle, high)
+            start = self.gamut.project(low * tensors, self.settings.margin)
+        return State(self.space.variables(start))
+
+    def load_state(self, directory: Path) -> State | None:
+        """The state left by an earlier run in ``directory``, if any."""
+        path, history = directory / "state.npz", directory / "history.jsonl"
+        if not path.exists():
+            return None
+        state = State.load(path, history, self.space.size)
+        if self.directory is not None:  # drop lines that a kill left behind the state
+            with atomic_path(history) as temporary:
+                temporary.write_text("".join(json.dumps(r) + "\n" for r in state.records), encoding="utf-8")
+        return state
+
+    # ---------------------------------------------------------------- stage
+    def _run_stage(self, state: State, budget: int) -> State:
+        uniform = state.stage == 0
+        settings = self.settings
+        aggregate = FeasibilityConstraint(self.gamut, settings.margin - settings.slack, settings.sharpness)
+        start = state.x.mean(axis=0) if uniform else state.x.reshape(-1)
+        search = _Search(self, state, aggregate, uniform)
+
+        tolerance = max(settings.tolerance, _UNIFORM_TOLERANCE) if uniform else settings.tolerance
+        # Stage 0 is left to MMA: of three variables each means much, and its steps overshoot less.
+        if settings.algorithm == "lbfgs" and not uniform:
+            left = budget - state.evaluation
+            quasi_newton.minimise(search.objective, [(search.constraint, _PENALTY)], start, left, tolerance)
+            start = search.state.x.reshape(-1)
+        left = budget - search.state.evaluation
+        if left == 0:
+            return search.state
+        # After L-BFGS: where the projection's kinks stop line searches, MMA's steps still gain.
+        algorithm = nlopt.LD_CCSAQ if settings.algorithm == "ccsaq" else nlopt.LD_MMA
+        optimiser = nlopt.opt(algorithm, len(start))
+        optimiser.set_lower_bounds(0.0)
+        optimiser.set_upper_bounds(1.0)
+        optimiser.set_min_objective(search.objective)
+        optimiser.add_inequality_constraint(search.constraint, 1e-6)
+        if self.limit is not None:
+            optimiser.add_inequality_constraint(search.limit, 1e-6)
+        optimiser.set_maxeval(left)
+        optimiser.set_ftol_rel(tolerance)
+        # Roundoff: no further progress is possible in floating point, and the best point so far stands.
+        with suppress(nlopt.RoundoffLimited):
+            optimiser.optimize(start)
+        return search.state
+
+    def _expand(self, x: Floats, uniform: bool) -> Floats:
+        """Variables (N, 3) from the optimiser's flat vector."""
+        return np.broadcast_to(x, (self.space.size, 3)) if uniform else x.reshape(-1, 3)
+
+    def _finish_stage(self, state: State) -> State:
+        """Project every element onto the gamut, keep the design if it is the best so far."""
+        raw = self.space.forward(state.x)
+        projected = self.projection.forward(raw)
+        value = self.objective.value(self.space.field(projected))
+        record = self._record(state, value, projected, projection=True)
+        if value.total < state.best_value and self._excess(projected) == 0.0:
+            state = replace(state, best=projected, best_value=value.total)
+        # The variables move by what the projection moved, so that filtering does not blur them again.
+        x = self.space.variables(self.space.unfiltered(state.x) + projected - raw)
+        state = replace(state, x=x, stage=state.stage + 1, evaluation=0, records=(*state.records, record))
+        self._keep(state, record)
+        return state
+
+    def _excess(self, tensors: Floats) -> float:
+        """By what share tensors (N, 3) exceed the mass limit and its tolerance; 0 if they don't."""
+        if self.limit is None:
+            return 0.0
+        return max(0.0, self.limit.density(tensors) / self.limit.limit - 1 - LIMIT_TOLERANCE)
+
+    # --------------------------------------------------------------- records
+    def _record(self, state: State, value: Value, tensors: Floats, projection: bool = False) -> Record:
+        phi = self.gamut.phi(tensors)
+        limited = {} if self.limit is None else {self.limit.name: self.limit.density(tensors)}
+        return {
+            "stage": state.stage,
+            "kind": "projection" if projection else "evaluation",
+            "evaluation": state.evaluation,
+            "count": len(state.records) + 1,
+            self.objective.quantity: value.total,
+            "per_load": value.per_load,
+            **limited,
+            "constraint": float(self.settings.margin - phi.min()),
+            "violations": count_violations(phi, self.settings.margin),
+            "seconds": round(time.monotonic() - self._start, 3),
+        }
+
+    def _keep(self, state: State, record: Record) -> None:
+        if self.directory is not None:
+            path = self.directory / "history.jsonl"
+            mode = "w" if len(state.records) == 1 else "a"
+            with path.open(mode, encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
+            state.save(self.directory / "state.npz")
+        if self.report is not None:
+            self.report(record)
+
+
+class _Search:
+    """The optimiser's callbacks for one stage: evaluates each point once, keeps the best and the state."""
+
+    def __init__(self, owner: Optimiser, state: State, constraint: FeasibilityConstraint, uniform: bool):
+        self.owner = owner
+        self.state = state
+        self.aggregate = constraint
+        self.uniform = uniform
+        self._scale = 0.0
+        self._seen: tuple[Floats, Floats, Floats] | None = None
+        self._best_merit = (float("inf"), float("inf"))
+
+    def objective(self, x: Floats, gradient: Floats) -> float:
+        owner = self.owner
+        variables = owner._expand(x, self.uniform)
+        raw, tensors = self._design(x)
+        value, sensitivity = owner.objective.value_and_gradient(owner.space.field(tensors))
+        self._scale = self._scale or value.total
+        if gradient.size:
+            pulled = owner.projection.backward(raw, tensors, sensitivity[owner.space.design])
+            power = owner.objective.exponent
+            slope = power * (value.total / self._scale) ** (power - 1) / self._scale
+            gradient[:] = self._flat(owner.space.backward(pulled)) * slope
+        self._note(variables, raw, tensors, value)
+        return (value.total / self._scale) ** owner.objective.exponent
+
+    def _design(self, x: Floats) -> tuple[Floats, Floats]:
+        """Tensors (N, 3) before and after their projection; the last ones are kept."""
+        if self._seen is None or not np.array_equal(self._seen[0], x):
+            raw = self.owner.space.forward(self.owner._expand(x, self.uniform))
+            if self.uniform:  # one tensor for all: the filter keeps constants, so one projection serves
+                tensors = np.tile(self.owner.projection.forward(raw[:1]), (len(raw), 1))
+            else:
+                tensors = self.owner.projection.forward(raw)
+            self._seen = np.array(x), raw, tensors
+        return self._seen[1], self._seen[2]
+
+    def limit(self, x: Floats, gradient: Floats) -> float:
+        owner = self.owner
+        assert owner.limit is not None
+        raw, tensors = self._design(x)
+        value, sensitivity = owner.limit.value_and_gradient(tensors)
+        if gradient.size:
+            pulled = owner.projection.backward(raw, tensors, sensitivity)
+            gradient[:] = self._flat(owner.space.backward(pulled))
+        return value
+
+    def constraint(self, x: Floats, gradient: Floats) -> float:
+        space = self.owner.space
+        tensors = space.forward(self.owner._expand(x, self.uniform))
+        value, sensitivity = self.aggregate.value_and_gradient(tensors)
+        if gradient.size:
+            gradient[:] = self._flat(space.backward(sensitivity))
+        return value
+
+    def _flat(self, gradient: Floats) -> Floats:
+        return gradient.sum(axis=0) if self.uniform else gradient.reshape(-1)
+
+    def _note(self, variables: Floats, raw: Floats, tensors: Floats, value: Value) -> None:
+        """Count the evaluation; the state's x follows the best point.
+
+        Every evaluated design is feasible after its projection, so the lowest J counts, but points
+        whose unprojected tensors are far beyond the slack (twice it, in the aggregate) come last,
+        and so do those that are too heavy.
+        """
+        state = replace(self.state, evaluation=self.state.evaluation + 1)
+        record = self.owner._record(state, value, tensors)
+        beyond = max(0.0, self.aggregate.value(raw) - self.owner.settings.slack)
+        merit = (beyond + self.owner._excess(tensors), value.total)
+        x = self.state.x
+        if merit < self._best_merit:
+            self._best_merit = merit
+            x = np.array(variables)
+        self.state = replace(state, x=x, records=(*state.records, record))
+        self.owner._keep(self.state, record)

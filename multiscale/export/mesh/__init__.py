@@ -1,0 +1,1 @@
+"""Surfaces: one mesh of a region, or one of every cell, placed many times."""

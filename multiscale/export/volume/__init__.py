@@ -1,0 +1,1 @@
+"""Voxels and fields: slices, SVX, VTK, OpenVDB."""

@@ -1,0 +1,288 @@
+"""A rendered cut through the filled lattice: a slab of it, and a close-up at the hole's rim.
+
+Drawn off-screen by VTK in a process of its own, since a graphics driver that
+fails may take its process with it. Where nothing can be drawn the reason is
+returned, to be recorded.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from numpy.typing import NDArray
+from skimage.measure import marching_cubes
+
+from multiscale.figures.style import ACCENT, INK, PathLike, add_title, new_figure, save
+from multiscale.lattice.block import Block
+from multiscale.lattice.lattice import Lattice
+
+# Viridis without its darkest part, in which shading would drown.
+_COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.12, 1, 256)), name="viridis from 12 %")
+_VOXELS = 2_500_000
+_WINDOW = 7  # elements an edge of the close-up
+_SECONDS = 120  # after which a renderer counts as hung
+_ADVICE = "On Debian: apt-get install libegl1 libgl1 libgl1-mesa-dri libxrender1"
+# Thin members vanish at 1/2 of a coarse voxel, and fatten below 2/5.
+_LEVEL = 0.42
+_VIEW = (
+    -0.42,
+    -0.62,
+    0.95,
+)  # from the slab's middle towards the eye, along its two directions and its normal
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A surface to render, lengths in elements.
+
+    Attributes
+    ----------
+    points : float32 array, shape (v, 3)
+    faces : int32 array, shape (t, 3)
+    normals : float32 array, shape (v, 3)
+        At the points, outward.
+    values : float32 array, shape (v,)
+        What colours the points: C11 of their cells.
+    frame : tuple of two triples, optional
+        A box to outline, as lower and upper corner.
+    """
+
+    points: NDArray[np.float32]
+    faces: NDArray[np.int32]
+    normals: NDArray[np.float32]
+    values: NDArray[np.float32]
+    frame: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+def render_lattice(
+    path: PathLike, lattice: Lattice, *, axis: int = 2, layers: int = 2, title: str = ""
+) -> str | None:
+    """Write a picture of a slab across the middle of the lattice, coloured by the cells' C11.
+
+    Parameters
+    ----------
+    path : path
+        PNG to write.
+    lattice : Lattice
+    axis : int
+        Normal of the slab.
+    layers : int
+        Its thickness in elements (at most the lattice's).
+    title : str
+
+    Returns
+    -------
+    str or None
+        Why nothing could be drawn (no off-screen graphics here, nothing in the middle), or None
+        when the picture is written.
+    """
+    slab = middle_slab(lattice, axis, layers)
+    if not lattice.solid[slab.slices].any():
+        return f"there is nothing solid in the middle of the lattice ({slab})"
+    window = close_up(lattice, slab, axis)
+    near = surface(lattice, window, fitting_resolution(lattice, window, _VOXELS))
+    frame = (tuple(map(float, window.lower)), tuple(map(float, window.upper)))
+    far = surface(lattice, slab, fitting_resolution(lattice, slab, _VOXELS), frame=frame)
+    stiffness = lattice.tensors()[..., 0]
+    drawn = np.concatenate([stiffness[b.slices][lattice.solid[b.slices]] for b in (slab, window)])
+    limits = (float(drawn.min()), float(drawn.max()))
+    if limits[1] - limits[0] < 1e-9 * abs(limits[1]):
+        limits = (0.9 * limits[0], 1.1 * limits[1])
+    pictures, reason = _in_own_process([far, near], limits, axis)
+    if pictures is None:
+        return reason
+    _compose(path, lattice, slab, window, pictures, limits, axis, title)
+    return None
+
+
+def middle_slab(lattice: Lattice, axis: int, layers: int) -> Block:
+    """The ``layers`` middle layers of elements across ``axis``."""
+    count = lattice.shape[axis]
+    layers = max(1, min(layers, count))
+    lower, upper = [0, 0, 0], list(lattice.shape)
+    lower[axis] = (count - layers) // 2
+    upper[axis] = lower[axis] + layers
+    return Block((lower[0], lower[1], lower[2]), (upper[0], upper[1], upper[2]))
+
+
+def close_up(lattice: Lattice, slab: Block, axis: int) -> Block:
+    """A square window of the slab that shows a rim: nearest to two thirds full, else in the middle."""
+    solid = lattice.solid[slab.slices].any(axis=axis).astype(np.float64)
+    across = [d for d in range(3) if d != axis]
+    size = [min(_WINDOW, s) for s in solid.shape]
+    total = np.pad(solid.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    a, b = size
+    share = (total[a:, b:] - total[:-a, b:] - total[a:, :-b] + total[:-a, :-b]) / (a * b)
+    places = np.moveaxis(np.indices(share.shape), 0, -1) + 0.5 * np.array(size)
+    centre = 0.5 * np.array(solid.shape)
+    # Of equally full windows the one below the centre, where the eye looks from.
+    offset = (places - centre) / max(solid.shape)
+    badness = np.abs(share - 2 / 3) + 0.05 * np.linalg.norm(offset - np.array([0.0, -0.2]), axis=-1)
+    i, j = np.unravel_index(int(np.argmin(badness)), badness.shape)
+    lower, upper = list(slab.lower), list(slab.upper)
+    for d, start, length in zip(across, (int(i), int(j)), size, strict=True):
+        lower[d] = slab.lower[d] + start
+        upper[d] = lower[d] + length
+    return Block((lower[0], lower[1], lower[2]), (upper[0], upper[1], upper[2]))
+
+
+def fitting_resolution(lattice: Lattice, block: Block, budget: int) -> int:
+    """The most voxels per cell that keep a block within a budget of voxels.
+
+    A divisor of the cells' own number and at most half of it: averaged voxels make a smooth surface.
+    """
+    n = lattice.cells.n
+    elements = int(np.prod(block.shape))
+    possible = [2 * k for k in range(1, max(n // 2, 1) + 1) if n % k == 0]
+    return [s for s in possible if elements * s**3 <= budget or s == possible[0]][-1]
+
+
+def surface(
+    lattice: Lattice,
+    block: Block,
+    per_cell: int,
+    *,
+    frame: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Mesh:
+    """Surface of a block for the eye: from the solid fractions of coarse voxels, closed at the block's ends.
+
+    Unlike an exported surface it is smooth and does not keep the volume exactly.
+    """
+    samples = np.pad(lattice.fractions(block, per_cell=per_cell), 1)
+    points, faces, normals, _ = marching_cubes(samples, _LEVEL, gradient_direction="ascent")
+    points = (points - 0.5) / per_cell  # in elements from the block's corner
+    # A point belongs to the element just below it.
+    inside = points - 0.3 / per_cell * normals
+    element = np.clip(np.floor(inside).astype(int), 0, np.array(block.shape) - 1)
+    stiffness = lattice.tensors()[..., 0][block.slices]
+    values = stiffness[tuple(element.T)]
+    return Mesh(
+        (points + np.array(block.lower)).astype(np.float32),
+        faces.astype(np.int32),
+        normals.astype(np.float32),
+        values.astype(np.float32),
+        frame,
+    )
+
+
+def _in_own_process(
+    meshes: list[Mesh], limits: tuple[float, float], axis: int
+) -> tuple[list[NDArray[np.uint8]] | None, str | None]:
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    try:
+        return pool.submit(render, meshes, limits, axis).result(timeout=_SECONDS), None
+    except TimeoutError:
+        for process in list(pool._processes.values()):
+            process.kill()
+        return None, f"VTK did not finish in {_SECONDS} s"
+    except BrokenProcessPool:
+        return None, f"VTK's process died: no off-screen graphics here? {_ADVICE}"
+    except (ImportError, RuntimeError, OSError) as error:
+        return None, f"VTK can't render here ({type(error).__name__}: {error})"
+    finally:
+        pool.shutdown()
+
+
+def render(meshes: list[Mesh], limits: tuple[float, float], axis: int) -> list[NDArray[np.uint8]]:
+    """One image (height, width, 3) a mesh, the axis ``axis`` towards the viewer."""
+    # Without a display VTK tries X first and prints a warning; EGL needs none.
+    if not os.environ.get("DISPLAY"):
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+    import pyvista
+
+    return [_render_one(pyvista, mesh, limits, axis) for mesh in meshes]
+
+
+def _render_one(pyvista: Any, mesh: Mesh, limits: tuple[float, float], axis: int) -> NDArray[np.uint8]:
+    plotter = pyvista.Plotter(off_screen=True, window_size=[2000, 1500])
+    try:
+        # Shown at half this size, which smooths the edges; multisampling would take half a gigabyte.
+        plotter.disable_anti_aliasing()
+        plotter.set_background("white")
+        surface = pyvista.PolyData.from_regular_faces(mesh.points, mesh.faces)
+        surface.point_data["C11"] = mesh.values
+        surface.point_data.active_normals = mesh.normals
+        plotter.add_mesh(
+            surface,
+            scalars="C11",
+            cmap=_COLOURS,
+            clim=limits,
+            show_scalar_bar=False,
+            ambient=0.25,
+            diffuse=0.85,
+            specular=0.08,
+            specular_power=12,
+        )
+        if mesh.frame is not None:
+            (x0, y0, z0), (x1, y1, z1) = mesh.frame
+            room = 0.15  # so that the lattice does not bury the lines
+            box = pyvista.Box((x0 - room, x1 + room, y0 - room, y1 + room, z0 - room, z1 + room))
+            plotter.add_mesh(box, style="wireframe", color=ACCENT, line_width=4, lighting=False)
+        right, up = [d for d in range(3) if d != axis]
+        towards = np.zeros(3)
+        towards[[right, up, axis]] = _VIEW
+        upward = np.zeros(3)
+        upward[axis] = 1.0
+        plotter.camera_position = "xy"
+        plotter.camera.focal_point = surface.center
+        plotter.camera.position = tuple(np.array(surface.center) + 100 * towards)
+        plotter.camera.up = tuple(upward)
+        plotter.camera.view_angle = 22
+        plotter.reset_camera()
+        plotter.camera.zoom(0.98)
+        if mesh.frame is None:  # dark rims help a close-up; on thousands of cells they only blacken
+            plotter.enable_eye_dome_lighting()
+        image = plotter.screenshot(return_img=True)
+        if image is None:
+            raise RuntimeError("no image came back")
+        return np.asarray(image)[..., :3]
+    finally:
+        plotter.close()
+
+
+def _compose(
+    path: PathLike,
+    lattice: Lattice,
+    slab: Block,
+    window: Block,
+    pictures: list[NDArray[np.uint8]],
+    limits: tuple[float, float],
+    axis: int,
+    title: str,
+) -> Path:
+    figure = new_figure((16.0, 5.6))
+    axes = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    edge = 1e3 * lattice.cell_size_m
+    names = (
+        f"layers {slab.lower[axis]} to {slab.upper[axis] - 1} across {'xyz'[axis]}: "
+        + " × ".join(f"{edge * s:g}" for s in slab.shape)
+        + " mm",
+        "close-up of the framed cells: " + " × ".join(f"{edge * s:g}" for s in window.shape) + " mm",
+    )
+    for ax, picture, name in zip(axes, pictures, names, strict=True):
+        ax.imshow(_cropped(picture), interpolation="antialiased")
+        ax.set_axis_off()
+        ax.set_title(name, fontsize=11, color=INK)
+    bar = figure.colorbar(ScalarMappable(Normalize(*limits), _COLOURS), ax=axes, shrink=0.75, pad=0.01)
+    bar.set_label("$C_{11}$ / $E_s$ of the cell")
+    add_title(figure, title, f"{int(lattice.solid.sum()):,} cells, {len(lattice.cells):,} different")
+    return save(figure, path)
+
+
+def _cropped(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Without its white border."""
+    ink: NDArray[np.bool_] = np.any(picture < 250, axis=-1)
+    rows, columns = np.flatnonzero(np.any(ink, axis=1)), np.flatnonzero(np.any(ink, axis=0))
+    if not len(rows):
+        return picture
+    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -1,0 +1,325 @@
+"""From a tensor field to a lattice of cells: group, choose, finish, choose again.
+
+1. Elements of fixed regions: one cell per material, searched for with more effort, since its error
+   repeats in every element of the region.
+2. Design elements: tensors within a tolerance form a group that shares one cell.
+3. Each group has candidates from the source of cells (:mod:`multiscale.fill.source`); one is chosen for
+   all groups together so that neighbours touch and the objective suffers least
+   (:mod:`multiscale.fill.selection`).
+4. Chosen cells that are far from their group's tensor are moved toward it, and groups that fit their
+   neighbours worst are offered cells made for the face that suits most of these. All of them are candidates
+   beside the old ones, and everything is chosen again.
+
+The tensors of the result are the cells' own, homogenised as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell.cellset import CellSet
+from micro.cell.octant import encloses
+from micro.cell.tensor import tensor_error
+from micro.runtime.arrays import Floats, Ints
+from multiscale.case.settings import FillSettings
+from multiscale.fill.grouping import Groups as TensorGroups
+from multiscale.fill.grouping import group_tensors
+from multiscale.fill.selection import (
+    Groups,
+    Pool,
+    Selection,
+    Weights,
+    common_faces,
+    interface_counts,
+    misfit,
+    select,
+)
+from multiscale.fill.source import GENERATED, CellSource
+from multiscale.lattice.lattice import Lattice
+from multiscale.objective.influence import Influence
+from multiscale.problem.problem import Problem, Role
+from multiscale.problem.reduction import Reduction
+
+Progress = Callable[[int, int, str], None]
+
+#: Share of the design's groups that are offered cells made for their neighbours' faces, those that fit worst,
+_OFFERED = 0.05
+#: and how often: what one group takes is what its neighbours have to fit.
+_ROUNDS = 3
+#: Lack of overlap (1/o - 1) of a group's interfaces, on average, up to which it fits.
+_FITS = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """A lattice and how well it follows the wanted tensors.
+
+    Attributes
+    ----------
+    lattice : Lattice
+    error : array (nx, ny, nz)
+        Tensor error (Eq. 4) of each solid element's cell against the wanted tensor; NaN in voids.
+    error_design : array (elements,)
+        Of the design elements.
+    groups : int
+        Groups of design elements.
+    weak : int
+        Groups whose cell misses the asked contact with a neighbour.
+    generated : int
+        Groups of design elements whose cell was generated for them.
+    enclosing : int
+        Unique cells that enclose void in a lattice of their own kind.
+    enclosing_elements : int
+        Elements filled with one of these.
+    """
+
+    lattice: Lattice
+    error: Floats
+    error_design: Floats
+    groups: int
+    weak: int
+    generated: int
+    enclosing: int
+    enclosing_elements: int
+
+
+class Filling:
+    """A lattice on its way: the groups, what each may take, and what it has taken.
+
+    Parameters
+    ----------
+    problem : Problem
+    reduction : Reduction
+        Its mirror planes halve the work: mirror images share their cell.
+    wanted : array (mx, my, mz, 3)
+        Tensors on the reduced grid, zero in voids.
+    source : CellSource
+        Where cells come from.
+    settings : FillSettings
+    progress : callable, optional
+        Called as ``progress(done, total, what)``.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        reduction: Reduction,
+        wanted: Floats,
+        source: CellSource,
+        settings: FillSettings,
+        progress: Progress | None = None,
+    ):
+        self.problem, self.reduction, self.wanted = problem, reduction, wanted
+        self.source, self.settings = source, settings
+        self._progress = progress
+        role = reduction.elements(problem.role)
+        fixed, design = (role == Role.FIXED) & reduction.elements(problem.filled), role == Role.DESIGN
+        materials = _by_material(wanted[fixed])
+        groups = group_tensors(wanted[design], settings.tolerance)
+        self.fixed, self.total = len(materials.target), len(materials.target) + len(groups.target)
+        label = np.full(role.shape, -1, dtype=np.int64)
+        label[fixed] = materials.label
+        label[design] = self.fixed + groups.label
+        self.groups = Groups(
+            label,
+            np.concatenate([materials.target, groups.target]),
+            np.concatenate([materials.size, groups.size]),
+            interface_counts(label, self.total),
+        )
+        self.weights = Weights(settings.overlap, settings.min_contact, settings.tolerance)
+
+        self._say(self.total, "cells for the fixed regions")
+        special = [source.material(target) for target in materials.target]
+        offered = source.candidates(groups.target, self._say)
+        n = source.known.n
+        self._offered = len(offered.C)
+        self._exact = offered.exact
+        index = np.full((self.total, offered.index.shape[1]), -1, dtype=np.int64)
+        index[self.fixed :] = offered.index
+        faces = offered.faces if len(offered.faces) else np.zeros((0, n, n), dtype=bool)
+        self.pool = Pool(faces, offered.C, offered.avoid, index)
+        self._made: list[CellSet] = []
+        self._asked: set[tuple[int, bytes]] = set()
+        if special:
+            self._add(joined(special), np.arange(self.fixed))
+        self.selection: Selection | None = None
+
+    @property
+    def rows(self) -> Ints:
+        """The pool's cell of each group, as chosen."""
+        assert self.selection is not None
+        return self.pool.index[np.arange(self.total), self.selection.choice]
+
+    def choose(self, model: Influence | None) -> None:
+        """Choose for all groups, finish what was chosen, and choose again.
+
+        ``model`` tells what tensor errors do to the objective; without one they count alike.
+        """
+        self._say(self.total - self.fixed, "choosing cells that fit")
+        self.selection = select(self.pool, self.groups, self.weights, model)
+        self._finish()
+        self.selection = select(self.pool, self.groups, self.weights, model)
+        for _ in range(_ROUNDS):
+            before = self.selection.choice
+            if not self._grow():
+                break
+            self.selection = select(self.pool, self.groups, self.weights, model, before)
+            if np.array_equal(self.selection.choice, before):
+                break
+        self._say(0, "done")
+
+    def improve(self, model: Influence) -> None:
+        """Choose again with another model, from where the choice is; nothing new is made."""
+        assert self.selection is not None
+        self.selection = select(self.pool, self.groups, self.weights, model, self.selection.choice)
+
+    def tensors(self) -> Floats:
+        """The chosen cells' own tensors on the whole grid, (nx, ny, nz, 3); zero in voids."""
+        values = np.concatenate([self.pool.C[self.rows], np.zeros((1, 3))])[self.groups.label]
+        given = ~self.reduction.elements(self.problem.filled)
+        values[given] = self.wanted[given]
+        return self.reduction.expand_elements(values)
+
+    def filled(self) -> Filled:
+        """The lattice as chosen."""
+        assert self.selection is not None
+        problem, reduction = self.problem, self.reduction
+        used, cell = np.unique(self.rows, return_inverse=True)
+        cells = self._cells(used)
+        index = np.append(cell.reshape(-1), -1)[self.groups.label]
+        attrs = {
+            "case": problem.name,
+            "source": self.settings.source,
+            "tolerance": self.settings.tolerance,
+        }
+        lattice = Lattice(
+            cells,
+            reduction.expand_elements(index),
+            problem.cell_size_m,
+            problem.young_pa,
+            problem.poisson,
+            attrs,
+        )
+        error = np.full(problem.shape, np.nan)
+        solid = lattice.solid
+        whole = reduction.expand_elements(self.wanted)
+        error[solid] = tensor_error(lattice.tensors()[solid], whole[solid])
+        shut = encloses(cells.octants())
+        return Filled(
+            lattice,
+            error,
+            error[problem.design],
+            self.total - self.fixed,
+            len(self.selection.weak),
+            int(np.count_nonzero(self._generated())),
+            int(shut.sum()),
+            int(shut[lattice.index[solid]].sum()),
+        )
+
+    # ------------------------------------------------------------------- steps
+    def _finish(self) -> None:
+        """Bring the chosen cells onto their targets; only what is exact stays in the pool."""
+        chosen, targets = self.rows[self.fixed :], self.groups.target[self.fixed :]
+        finished = self.source.finish(chosen, targets, self.settings.tolerance, self._say)
+        everyone = self.fixed + np.arange(len(chosen))
+        self._drop_foretold()
+        new = np.flatnonzero((finished.after.packed != finished.before.packed).any(axis=1))
+        known = self._exact[chosen]
+        self._add(finished.before.subset(~known), everyone[~known])
+        self._add(finished.after.subset(new), everyone[new])
+
+    def _grow(self) -> bool:
+        """Offer groups cells made for their neighbours' faces; whether there is anything new to choose from.
+
+        A twentieth of the groups, those that miss most, and those that lack a contact. What a group was
+        offered for the same face before would be the same again.
+        """
+        assert self.selection is not None
+        choice = self.selection.choice
+        found = misfit(self.pool, self.groups, choice)
+        # What weighs most in the sum: where much is missed at many interfaces.
+        missed = found * np.asarray(self.groups.counts.sum(axis=1)).reshape(-1)
+        weak = np.isin(np.arange(self.total), self.selection.weak)
+        order = np.lexsort((-missed, ~weak))
+        order = order[(order >= self.fixed) & (weak[order] | (found[order] > _FITS))]
+        faces = common_faces(self.pool, self.groups, choice, order)
+        asked = [(g, face.tobytes()) for g, face in zip(order.tolist(), faces, strict=True)]
+        new = [i for i, key in enumerate(asked) if key not in self._asked and faces[i].any()]
+        count = max(int(np.ceil(_OFFERED * (self.total - self.fixed))), int(weak.sum()))
+        rows = np.array(new[:count], dtype=np.int64)
+        if len(rows) == 0:
+            return False
+        self._asked.update(asked[i] for i in rows)
+        groups = order[rows]
+        made = self.source.with_faces(
+            faces[rows], self.groups.target[groups], self.settings.tolerance, self._say
+        )
+        if made is None or len(made.rows) == 0:
+            return False
+        self._add(made.cells, groups[made.rows])
+        return True
+
+    def _drop_foretold(self) -> None:
+        """Take candidates without a tensor of their own out of the index."""
+        index = self.pool.index
+        known = np.append(self._exact, np.ones(len(self.pool.C) - self._offered, dtype=bool))
+        self.pool = replace(self.pool, index=np.where((index >= 0) & known[index], index, -1))
+
+    def _add(self, cells: CellSet, groups: Ints) -> None:
+        """One more candidate for each of some groups."""
+        if len(cells) == 0:
+            return
+        avoid = np.zeros(len(cells), dtype=bool)
+        if self.settings.cavities == "avoid":
+            avoid = encloses(cells.octants())
+        column = np.full((self.total, 1), -1, dtype=np.int64)
+        column[groups, 0] = len(self.pool.C) + np.arange(len(cells))
+        self._made.append(cells)
+        self.pool = Pool(
+            np.concatenate([self.pool.faces, cells.faces()]),
+            np.concatenate([self.pool.C, cells.C]),
+            np.concatenate([self.pool.avoid, avoid]),
+            np.concatenate([self.pool.index, column], axis=1),
+        )
+
+    def _cells(self, rows: Ints) -> CellSet:
+        """Cells of the pool, in the order of ``rows``."""
+        offered = rows < self._offered
+        parts = []
+        if offered.any():
+            parts.append(self.source.take(rows[offered]))
+        if not offered.all():
+            parts.append(joined(self._made).subset(rows[~offered] - self._offered))
+        order = np.argsort(np.concatenate([np.flatnonzero(offered), np.flatnonzero(~offered)]))
+        return joined(parts).subset(order)
+
+    def _generated(self) -> NDArray[np.bool_]:
+        """Which groups of design elements hold a cell that was generated for them."""
+        rows = self.rows[self.fixed :]
+        made = rows >= self._offered
+        out = np.zeros(len(rows), dtype=bool)
+        if made.any():
+            out[made] = joined(self._made).family[rows[made] - self._offered] == GENERATED
+        return out
+
+    def _say(self, left: int, what: str) -> None:
+        if self._progress is not None:
+            self._progress(self.total - left, self.total, what)
+
+
+def _by_material(tensors: Floats) -> TensorGroups:
+    """One group for each distinct tensor (N, 3)."""
+    target, label, size = np.unique(tensors, axis=0, return_inverse=True, return_counts=True)
+    return TensorGroups(label.reshape(-1), target, size)
+
+
+def joined(sets: list[CellSet]) -> CellSet:
+    """Cells of different origins as one set; parameters are kept if all have them."""
+    if len({s.params.shape[1] for s in sets}) == 1:
+        return CellSet.concat(sets, attrs={})
+    plain = [CellSet.from_octants(s.octants(), s.C, family=s.family.tolist()) for s in sets]
+    return CellSet.concat(plain, attrs={})

@@ -1,0 +1,182 @@
+"""Cells that the generator draws, alone or beside those of a set."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell.cellset import CellSet
+from micro.cell.octant import encloses
+from micro.cell.tensor import SOLID, tensor_error
+from micro.generator.generator import Generator
+from micro.generator.refinement import Refinement
+from micro.generator.samples import Samples
+from micro.runtime.arrays import Bools, Floats, Ints
+from multiscale.fill.set_source import SetSource, solid_cell, without_parameters
+from multiscale.fill.source import (
+    GENERATED,
+    IS_SOLID,
+    Candidates,
+    Faced,
+    Finished,
+    Say,
+)
+
+_REFINEMENTS = 4
+"""Homogenisations that a generated cell is given, the first one included."""
+
+_DRAWS = 1
+"""Candidates drawn for each generated one: a choice among several would cost the likeness of neighbours."""
+
+_GUIDED_DRAWS = 4
+"""The same for cells that continue a given face."""
+
+_STEERING = 2
+"""Steps that a candidate is moved by the surrogate; the homogeniser does the rest."""
+
+_MATERIAL_SAMPLES, _MATERIAL_TRIALS = 6, 10
+"""Generated cells for a material, and homogenisations of each: their error repeats in a whole region."""
+
+
+class GeneratorSource:
+    """Generated cells: candidate j of every group is drawn from the same noise.
+
+    Neighbouring groups want tensors that are nearly alike, and the sampler is continuous: from the same
+    noise their cells are nearly alike too, and meet. Cells that can't be made in one piece come from
+    ``spare``.
+
+    Parameters
+    ----------
+    generator : Generator
+    spare : SetSource
+    count : int
+        Candidates for each group.
+    seed, draws : int
+        As of :meth:`micro.generator.generator.Generator.sample`.
+    """
+
+    def __init__(
+        self, generator: Generator, spare: SetSource, count: int = 4, seed: int = 0, draws: int = _DRAWS
+    ):
+        self.generator, self.spare, self.count = generator, spare, count
+        self.seed, self.draws = seed, draws
+        self.resolution = spare.cells.n
+        self.known = spare.known
+        self.name = "the generator"
+        self._samples: Samples | None = None
+
+    def material(self, target: Floats) -> CellSet:
+        """As :class:`CellSource`: the best of the generated ones and the spare source's."""
+        if tensor_error(target, SOLID) < IS_SOLID:
+            return solid_cell(self.resolution)
+        wanted = np.asarray(target, dtype=np.float64).reshape(1, 3)
+        samples = self.generator.sample(wanted, _MATERIAL_SAMPLES, seed=self.seed, resolution=self.resolution)
+        refined = self.generator.refine(samples, wanted, tolerance=2e-4, trials=_MATERIAL_TRIALS)
+        if self.spare.avoid_cavities:
+            refined = refined.subset(~encloses(refined.octants()))
+        made = CellSet.concat([without_parameters(refined), without_parameters(self.spare.material(target))])
+        return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
+
+    def candidates(self, targets: Floats, say: Say) -> Candidates:
+        """As :class:`CellSource`; tensors are the surrogate's."""
+        m, count = len(targets), self.count
+        samples = self.generator.sample(
+            targets,
+            count,
+            seed=self.seed,
+            draws=self.draws,
+            steering=_STEERING,
+            resolution=self.resolution,
+            progress=lambda done, total: say(m - done // count, "generating cells"),
+        )
+        self._samples = samples
+        octants = samples.octants()
+        avoid = ~samples.connected
+        if self.spare.avoid_cavities:
+            avoid = avoid | encloses(octants)
+        index = np.arange(m * count, dtype=np.int64).reshape(m, count)
+        return Candidates(octants[:, 0], samples.predicted, np.zeros(m * count, dtype=bool), avoid, index)
+
+    def take(self, rows: Ints) -> CellSet:
+        """As :class:`CellSource`: none of the candidates is exact."""
+        if len(rows):
+            raise ValueError("generated cells have to be finished")
+        return self.spare.cells.subset(rows)
+
+    def finish(self, chosen: Ints, targets: Floats, tolerance: float, say: Say) -> Finished:
+        """As :class:`CellSource`."""
+        assert self._samples is not None
+        found = self.generator.refined(
+            self._samples.rows(chosen),
+            targets,
+            # Half of what a group's members may be apart: the cell adds little to that.
+            tolerance=0.5 * tolerance,
+            trials=_REFINEMENTS,
+            progress=lambda trial, left: say(left, f"refining cells, round {trial}"),
+        )
+        octants, C = self._again(found, targets, tolerance, say)
+        generated = np.isfinite(C).all(axis=1) & found.start_known
+        before, C_before = found.start_octants.copy(), found.start_C.copy()
+        lost = np.flatnonzero(~generated)
+        if len(lost):
+            near = self.spare.candidates(targets[lost], say).index[:, 0]
+            spare = self.spare.finish(near, targets[lost], tolerance, say)
+            octants[lost], C[lost] = spare.after.octants(), spare.after.C
+            before[lost], C_before[lost] = spare.before.octants(), spare.before.C
+        family = np.where(generated, GENERATED, "spare").tolist()
+        return Finished(
+            CellSet.from_octants(before, C_before, family=family),
+            CellSet.from_octants(octants, C, family=family),
+        )
+
+    def with_faces(self, faces: Bools, targets: Floats, tolerance: float, say: Say) -> Faced | None:
+        """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays."""
+        samples = self.generator.sample(
+            targets,
+            1,
+            seed=self.seed,
+            draws=_GUIDED_DRAWS,
+            steering=_STEERING,
+            resolution=self.resolution,
+            faces=faces,
+        )
+        found = self.generator.refined(
+            samples,
+            targets,
+            tolerance=0.5 * tolerance,
+            trials=_REFINEMENTS,
+            faces=faces,
+            progress=lambda trial, left: say(left, f"cells that continue their neighbours, round {trial}"),
+        )
+        rows = np.flatnonzero(found.known)  # the others came out in pieces
+        return Faced(CellSet.from_octants(found.octants[rows], found.C[rows], family=GENERATED), rows)
+
+    def _again(
+        self, found: Refinement, targets: Floats, tolerance: float, say: Say
+    ) -> tuple[NDArray[np.bool_], Floats]:
+        """Octants and tensors, those beyond the tolerance replaced by freshly drawn ones if nearer."""
+        octants, C = found.octants.copy(), found.C.copy()
+        far = np.flatnonzero(~np.less_equal(tensor_error(C, targets), tolerance))
+        if len(far):
+            say(len(far), "drawing other cells")
+            samples = self.generator.sample(targets[far], 1, seed=self.seed + 1, resolution=self.resolution)
+            fresh = self.generator.refined(
+                samples, targets[far], tolerance=0.5 * tolerance, trials=_REFINEMENTS
+            )
+            gain = ~np.greater_equal(tensor_error(fresh.C, targets[far]), tensor_error(C[far], targets[far]))
+            gain &= fresh.known
+            octants[far[gain]], C[far[gain]] = fresh.octants[gain], fresh.C[gain]
+        return octants, C
+
+
+class JoinedSource(SetSource):
+    """Candidates of a set, and where these do not fit their neighbours, cells that the generator makes."""
+
+    def __init__(self, cells: CellSet, generator: GeneratorSource, count: int, avoid_cavities: bool):
+        super().__init__(cells, count, avoid_cavities)
+        self.generator = generator
+        self.name += " and the generator"
+
+    def with_faces(self, faces: Bools, targets: Floats, tolerance: float, say: Say) -> Faced | None:
+        """As :class:`CellSource`."""
+        return self.generator.with_faces(faces, targets, tolerance, say)

@@ -1,0 +1,42 @@
+"""The source of cells that a case names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from micro.cell.cellset import CellSet
+from micro.data.packaged import load_dataset, load_library
+from micro.generator.generator import Generator
+from multiscale.case.settings import FILL_SOURCES, FillSettings
+from multiscale.fill.generator_source import GeneratorSource, JoinedSource
+from multiscale.fill.set_source import SetSource
+from multiscale.fill.source import CellSource
+
+
+def make_source(settings: FillSettings, path: Callable[[str], Path]) -> CellSource:
+    """The source that a case asks for; ``path`` finds a file that it names.
+
+    Raises
+    ------
+    InputError
+        If that file can't be used.
+    """
+    avoid = settings.cavities == "avoid"
+
+    def generator(name: str | Path | None, spare: CellSet) -> GeneratorSource:
+        loaded = Generator.load() if name is None else Generator.load(name)
+        return GeneratorSource(loaded, SetSource(spare, 16, avoid), settings.generated, settings.seed)
+
+    if settings.source == "generator":
+        return generator(None, load_dataset())
+    if settings.source == "dataset+generator":
+        cells = load_dataset()
+        return JoinedSource(cells, generator(None, cells), settings.candidates, avoid)
+    if settings.source in FILL_SOURCES:
+        cells = load_dataset() if settings.source == "dataset" else load_library()
+        return SetSource(cells, settings.candidates, avoid)
+    file = path(settings.source)
+    if file.suffix == ".safetensors":
+        return generator(file, load_dataset())
+    return SetSource(CellSet.load(file), settings.candidates, avoid)

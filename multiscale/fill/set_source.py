@@ -1,0 +1,151 @@
+"""Cells out of a set, corrected toward what is wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell.cellset import CellSet
+from micro.cell.octant import encloses
+from micro.cell.tensor import SOLID, tensor_error
+from micro.families.families import FAMILIES
+from micro.gamut.least_volume import EXCESS, LeastVolume
+from micro.library import retrieval as library
+from micro.runtime.arrays import Bools, Floats, Ints
+from micro.runtime.errors import InputError
+from multiscale.fill.source import (
+    IS_SOLID,
+    Candidates,
+    CellSource,
+    Faced,
+    Finished,
+    Say,
+)
+
+_TRIALS = 2
+"""Trials that a cell of a set is given for its correction."""
+
+_FURTHER = 4
+"""Cells looked at for each one wanted, so that those that enclose void can be passed over."""
+
+_FAR = 2.0
+"""Tensor error, in tolerances, from which a chosen cell of a set is corrected; less is for the selection."""
+
+
+def solid_cell(n: int) -> CellSet:
+    """The cell without void, of octant edge n."""
+    return CellSet.from_octants(np.ones((1, n, n, n), dtype=bool), SOLID[None], family=["solid"])
+
+
+class SetSource:
+    """Cells of a set: the nearest ones; those made by formula are corrected by their parameters.
+
+    Parameters
+    ----------
+    cells : CellSet
+    count : int
+        Candidates for each group.
+    avoid_cavities : bool
+        Whether cells that enclose void are passed over.
+    """
+
+    def __init__(self, cells: CellSet, count: int = 48, avoid_cavities: bool = True):
+        self.cells = self.known = cells
+        self.count = count
+        self.avoid_cavities = avoid_cavities
+        self.name = f"a set of {len(cells)}"
+        self._rows = np.zeros(0, dtype=np.int64)
+
+    def material(self, target: Floats) -> CellSet:
+        """As :class:`CellSource`; the base material itself is a cell without void."""
+        if tensor_error(target, SOLID) < IS_SOLID:
+            return solid_cell(self.cells.n)
+        wanted = np.reshape(target, (1, 3))
+        made = self._open_near(self.cells, wanted).subset([0])
+        by_formula = self.cells.subset(np.isin(self.cells.family, list(FAMILIES)))
+        if len(by_formula):
+            # What a formula gives can be corrected by its parameters.
+            near = self._open_near(by_formula, wanted)
+            matched = library.match(near, target, neighbours=4, steps=6)
+            made = CellSet.concat([without_parameters(matched), without_parameters(made)])
+        return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
+
+    def _open_near(self, cells: CellSet, wanted: Floats) -> CellSet:
+        """The 64 cells nearest to a tensor (1, 3), in order; those that enclose void only if all do."""
+        near, _ = library.nearest(cells, wanted, min(64, len(cells)))
+        some = cells.subset(near[0])
+        if self.avoid_cavities:
+            shut = encloses(some.octants())
+            some = some if shut.all() else some.subset(~shut)
+        return some
+
+    def candidates(self, targets: Floats, say: Say) -> Candidates:
+        """As :class:`CellSource`."""
+        further = _FURTHER if self.avoid_cavities else 1
+        index, _ = library.nearest(self.cells, targets, min(further * self.count, len(self.cells)))
+        rows, place = np.unique(index, return_inverse=True)
+        place = place.reshape(index.shape)
+        say(len(targets), "looking for cells without closed voids")
+        shut = self._shut(rows)
+        # Open ones first, each kind by nearness.
+        order = np.argsort(shut[place], axis=1, kind="stable")[:, : self.count]
+        place = np.take_along_axis(place, order, axis=1)
+        used, place = np.unique(place, return_inverse=True)
+        self._rows = rows[used]
+        known = np.ones(len(used), dtype=bool)
+        cells = self.cells.subset(self._rows)
+        return Candidates(
+            cells.faces(), cells.C, known, shut[used], place.reshape(len(targets), -1).astype(np.int64)
+        )
+
+    def _shut(self, rows: NDArray[np.intp]) -> Bools:
+        if not self.avoid_cavities:
+            return np.zeros(len(rows), dtype=bool)
+        parts = [encloses(self.cells.octants(rows[i : i + 256])) for i in range(0, len(rows), 256)]
+        return np.concatenate(parts)
+
+    def take(self, rows: Ints) -> CellSet:
+        """As :class:`CellSource`."""
+        return self.cells.subset(self._rows[rows])
+
+    def finish(self, chosen: Ints, targets: Floats, tolerance: float, say: Say) -> Finished:
+        """As :class:`CellSource`; cells that no formula makes stay as they are."""
+        before = self.take(chosen)
+        formula = np.isin(before.family, list(FAMILIES))
+        far = np.flatnonzero(formula & (tensor_error(before.C, targets) > _FAR * tolerance))
+        if len(far) == 0:
+            return Finished(before, before)
+        corrected = library.correct(
+            self.cells,
+            self._rows[chosen[far]],
+            targets[far],
+            steps=_TRIALS,
+            tolerance=tolerance,
+            progress=lambda step, left: say(left, f"correcting cells, round {step + 1}"),
+        )
+        pick = np.arange(len(before))
+        pick[far] = len(before) + np.arange(len(far))
+        return Finished(before, CellSet.concat([before, corrected]).subset(pick))
+
+    def with_faces(self, faces: Bools, targets: Floats, tolerance: float, say: Say) -> Faced | None:
+        """None: a set makes nothing."""
+        return None
+
+
+def without_parameters(cells: CellSet) -> CellSet:
+    """The cells without parameters, so that cells of different origin can be joined."""
+    return CellSet.from_octants(cells.octants(), cells.C, family=cells.family.tolist())
+
+
+def lightened(source: CellSource, least: LeastVolume, excess: float = EXCESS) -> CellSource:
+    """A source of cells without those that are heavier than v(C) by ``excess``.
+
+    Raises
+    ------
+    InputError
+        If the cells do not come from a set.
+    """
+    if type(source) is not SetSource:  # one that makes cells as well would lose them
+        raise InputError("under a mass limit cells come from a set, such as 'dataset'", key="fill.source")
+    light = source.cells.subset(least.light(source.cells, excess))
+    return SetSource(light, source.count, source.avoid_cavities)

@@ -1,0 +1,97 @@
+"""Where a lattice's cells come from: a set (the data set, the library), the generator, or both.
+
+All answer the same questions of :mod:`multiscale.fill.filling`: one good cell for a material, candidates
+for every group of elements, chosen candidates brought onto their targets, and cells with a given face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from micro.cell.cellset import CellSet
+from micro.runtime.arrays import Bools, Floats, Ints
+
+Say = Callable[[int, str], None]
+"""Progress: (groups still open, what is being done)."""
+
+GENERATED = "generated"
+"""Family of the cells that the generator made for a lattice."""
+
+IS_SOLID = 1e-6
+"""Tensor error up to which a material is the base material."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Cells to choose from.
+
+    Attributes
+    ----------
+    faces : bool array, shape (cells, n, n)
+        Outer faces.
+    C : array, shape (cells, 3)
+        Their tensors, as far as known.
+    exact : bool array, shape (cells,)
+        Whether that is the cell's own; otherwise it is foretold, and the cell has to be finished.
+    avoid : bool array, shape (cells,)
+        Cells to take only if there is no other: they enclose void, or are in pieces.
+    index : int array, shape (groups, k)
+        Rows of these arrays by group.
+    """
+
+    faces: Bools
+    C: Floats
+    exact: Bools
+    avoid: Bools
+    index: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """Chosen cells before and after they were brought onto their targets, each with its own tensor."""
+
+    before: CellSet
+    after: CellSet
+
+
+@dataclass(frozen=True, eq=False)
+class Faced:
+    """Cells made for given faces, and which of those they are for; not every face gets one."""
+
+    cells: CellSet
+    rows: Ints
+
+
+class CellSource(Protocol):
+    """What fills need.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    known : CellSet
+        Cells to show beside the design in property space.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def known(self) -> CellSet: ...  # noqa: D102
+
+    def material(self, target: Floats) -> CellSet:
+        """One cell, as near to a tensor (3,) as can be."""
+
+    def candidates(self, targets: Floats, say: Say) -> Candidates:
+        """Candidates for each target (m, 3)."""
+
+    def take(self, rows: Ints) -> CellSet:
+        """Some of the last candidates that are exact."""
+
+    def finish(self, chosen: Ints, targets: Floats, tolerance: float, say: Say) -> Finished:
+        """The chosen rows (m,) of the last candidates, moved toward their targets."""
+
+    def with_faces(self, faces: Bools, targets: Floats, tolerance: float, say: Say) -> Faced | None:
+        """Cells for ``targets`` (m, 3) with outer faces like ``faces`` (m, n, n); None if it makes none."""

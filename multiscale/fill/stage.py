@@ -1,0 +1,163 @@
+"""The fill stage of a run: the model of the objective, the lattice, its polish, and their metrics.
+
+Every rank solves; rank 0 alone chooses cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from micro.runtime.arrays import Floats
+from micro.runtime.progress import Reporter
+from multiscale.case.settings import FillSettings
+from multiscale.fill.filling import Filled, Filling
+from multiscale.fill.source import CellSource
+from multiscale.objective.influence import influence
+from multiscale.objective.objective import Objective
+from multiscale.problem.problem import Role
+from multiscale.solve import ranks as parallel
+
+
+@dataclass(frozen=True)
+class Polish:
+    """How the objective of the lattice's own tensors came down.
+
+    Attributes
+    ----------
+    foretold : float
+        What the first choice was expected to have.
+    values : list of float
+        Of the first choice and after each pass that was kept.
+    """
+
+    foretold: float
+    values: list[float]
+
+
+def fill_lattice(
+    objective: Objective,
+    wanted: Floats,
+    source: Callable[[], CellSource],
+    settings: FillSettings,
+    reporter: Reporter,
+    show: Callable[[int, int, str], None] | None = None,
+    *,
+    steered: bool = True,
+) -> tuple[Filling | None, Polish]:
+    """Fill a design and polish the lattice; the filling is on rank 0 alone.
+
+    A pass of the polish solves the lattice with its cells' own tensors, expands the objective there and
+    chooses again; it is kept if the sum that the selection minimises is lower with the solved objective.
+
+    Parameters
+    ----------
+    objective : Objective
+    wanted : array, shape (mx, my, mz, 3)
+        Designed tensors on the reduced grid, zero in voids.
+    source : callable
+        Gives the source of cells; called on rank 0.
+    settings : FillSettings
+    reporter : Reporter
+    show : callable, optional
+        Progress of the choice.
+    steered : bool
+        Whether the objective chooses among cells. Under a mass limit it must not: it would buy stiffness
+        by mass. Tensor errors then count alike, and nothing is polished.
+    """
+    problem, reduction = objective.problem, objective.reduction
+    design = reduction.elements(problem.role) == Role.DESIGN
+    elements = int((reduction.elements(problem.role) != Role.VOID).sum())
+    model = None
+    objective.forget()
+    if steered:
+        reporter.say("fill: what tensor errors do to the objective")
+        model = influence(objective, wanted, design, seed=settings.seed)
+
+    def first() -> Filling:
+        filling = Filling(problem, reduction, wanted, source(), settings, show)
+        filling.choose(model)
+        return filling
+
+    filling = parallel.on_root(first)
+
+    def built() -> Floats:
+        own = None if filling is None else filling.tensors()
+        return reduction.elements(parallel.from_root(own, (*problem.shape, 3)))
+
+    def rest() -> float:
+        """What the selection minimises besides the objective, an element."""
+        if filling is None or filling.selection is None:
+            return 0.0
+        return filling.selection.cost / elements - filling.selection.foretold
+
+    field = built()
+    if model is None:
+        return filling, Polish(objective.value(wanted).total, [objective.value(field).total])
+    foretold = float(model.value(model.amplitudes(field)))
+    values = [objective.value(field).total]
+    others = rest()
+    for number in range(settings.polish):
+        model = influence(objective, field, design, seed=settings.seed)
+        kept = None if filling is None else filling.selection
+        if filling is not None:
+            filling.improve(model)
+        before, field = field, built()
+        if np.array_equal(field, before):
+            break
+        value = objective.value(field).total
+        gain = values[-1] + others - value - rest()
+        # Rank 0 decides for all.
+        if parallel.from_root(np.array([gain]), (1,))[0] <= 0:
+            if filling is not None:
+                filling.selection = kept
+            break
+        values.append(value)
+        others = rest()
+        reporter.say(f"fill: pass {number + 1}, {objective.quantity} of the lattice {value:.4f}")
+    return filling, Polish(foretold, values)
+
+
+def fill_metrics(filled: Filled, polish: Polish, source: str, path: Path) -> dict[str, Any]:
+    """Save the lattice as ``path`` and describe it."""
+    lattice = filled.lattice
+    lattice.save(path)
+    contacts = lattice.contacts()
+    error = filled.error[lattice.solid]
+    design = filled.error_design
+    return {
+        "cells": {
+            "unique": len(lattice.cells),
+            "elements": int(lattice.solid.sum()),
+            "groups": filled.groups,
+            "groups_generated": filled.generated,
+            "source": source,
+            "resolution": lattice.cells.n,
+            "tensor_error_mean": float(error.mean()),
+            "tensor_error_max": float(error.max()),
+            "tensor_error_design_mean": float(design.mean()),
+            "disconnected": len(lattice.disconnected_cells()),
+            "enclosing_void": filled.enclosing,
+            "enclosing_void_elements": filled.enclosing_elements,
+        },
+        "interfaces": {
+            "count": contacts.count,
+            "unlike": contacts.unlike,
+            "unconnected": contacts.unconnected,
+            "mean_overlap": _finite(contacts.mean_overlap),
+            "mean_overlap_unlike": _finite(contacts.mean_overlap_unlike),
+            "min_overlap": _finite(contacts.min_overlap),
+            "min_area": _finite(contacts.min_area),
+            "groups_below_min_contact": filled.weak,
+        },
+        "lattice": {"components": lattice.components(), "solid_volume_m3": lattice.solid_volume_m3},
+        "selection": {"foretold": polish.foretold, "polish": polish.values},
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

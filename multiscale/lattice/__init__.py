@@ -1,0 +1,1 @@
+"""The lattice: unique cells and a map of indices; contacts, pieces, blocks."""

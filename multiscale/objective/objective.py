@@ -1,0 +1,202 @@
+"""What a design is judged by, and its sensitivity with respect to every element's tensor.
+
+An :class:`Objective` gives each load a value v_l(u_l); :mod:`multiscale.objective.combination` makes one
+number J of them. With ``K lambda_l = dJ/du_l`` the sensitivity is ``dJ/dC_i = - sum_l lambda_l^T K_i u_l``,
+one more solve a load unless the problem is self-adjoint.
+
+:class:`DistortionObjective` is the displacement distortion ``v = ||u - u_ref|| / ||u_ref||`` (L2 over the
+nodes of the observed region, each node of the whole grid once); ``u_ref`` is the solution of the same grid
+and loads with the reference material in every element, holes filled.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
+from multiscale.case.settings import Kind
+from multiscale.objective.combination import Combination, Value
+from multiscale.problem.problem import Problem
+from multiscale.problem.reduction import ReducedLoad, Reduction
+from multiscale.solve.elasticity import Elasticity, SolverOptions
+
+#: Reference solutions are computed once, so they are solved tightly.
+_REFERENCE_RTOL = 1e-9
+
+
+class Objective(ABC):
+    """A function of tensor fields on the reduced grid of a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+    options : SolverOptions
+        ``rtol`` is the forward tolerance.
+    adjoint_rtol : float
+        Relative tolerance of the adjoint solves (1e-4 is enough for the gradient).
+    combine : {"mean_square", "sum", "worst"}, optional
+        How loads make up J; the problem's by default.
+    axes : tuple of int, optional
+        Mirrored axes to use; default all that the problem has.
+    """
+
+    quantity: ClassVar[str]
+    """What is measured, in one word: the key of its figures in metrics and history."""
+    exponent: ClassVar[int]
+    """The optimiser is given J to this power, which makes it smooth (a norm squared is)."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        options: SolverOptions | None = None,
+        adjoint_rtol: float = 1e-4,
+        combine: Kind | None = None,
+        axes: tuple[int, ...] | None = None,
+    ):
+        self.problem = problem
+        self.reduction = Reduction(problem, axes)
+        self.options = options or SolverOptions()
+        self.adjoint_rtol = adjoint_rtol
+        self.loads: tuple[ReducedLoad, ...] = self.reduction.loads
+        weights = tuple(load.weight for load in self.loads)
+        self.combination = Combination(combine or problem.combine, weights)
+        # Loads with the same supports (after the mirrors) share one operator.
+        self._operators: list[Elasticity] = []
+        self._operator_of: list[Elasticity] = []
+        for load in self.loads:
+            for operator in self._operators:
+                if np.array_equal(operator.constrained, load.constrained):
+                    break
+            else:
+                operator = Elasticity(self.reduction.shape, load.constrained, self.options)
+                self._operators.append(operator)
+            self._operator_of.append(operator)
+        self._last: list[Floats | None] = [None] * len(self.loads)
+        self.prepare()
+
+    def prepare(self) -> None:  # noqa: B027  nothing to do is a fair default
+        """What a kind of objective needs beside the operators, once they are there."""
+
+    @abstractmethod
+    def measure(self, number: int, displacement: Floats) -> float:
+        """The value of load ``number`` for its displacements on the reduced grid; not negative."""
+
+    @abstractmethod
+    def slope(self, number: int, displacement: Floats) -> Floats | None:
+        """d value / du, a nodal field of the reduced grid; None where the value is stationary."""
+
+    def adjoint(self, number: int, displacement: Floats) -> Floats | None:
+        """The solution of ``K lambda = d value / du`` for the field assembled last."""
+        right = self.slope(number, displacement)
+        return None if right is None else self._operator_of[number].solve(right, rtol=self.adjoint_rtol)
+
+    def solve(self, tensors: Floats, rtol: float) -> list[Floats]:
+        """Displacements of every load from a cold start; warm starts stay as they are."""
+        self._assemble(tensors)
+        return [
+            operator.solve(load.force, load.prescribed, rtol=rtol)
+            for operator, load in zip(self._operator_of, self.loads, strict=True)
+        ]
+
+    def _assemble(self, tensors: Floats) -> None:
+        for operator in self._operators:
+            operator.assemble(tensors)
+
+    def displacements(self, tensors: Floats, rtol: float | None = None) -> list[Floats]:
+        """Displacements of every load, reduced grid; ``tensors`` (mx, my, mz, 3), zero = void."""
+        self._assemble(tensors)
+        self._last = [
+            operator.solve(load.force, load.prescribed, guess=guess, rtol=rtol)
+            for operator, load, guess in zip(self._operator_of, self.loads, self._last, strict=True)
+        ]
+        return [u for u in self._last if u is not None]
+
+    def value_of(self, displacements: list[Floats]) -> Value:
+        """J and the loads' values of given displacement fields (one a load, reduced grid)."""
+        values = {load.name: self.measure(i, displacements[i]) for i, load in enumerate(self.loads)}
+        return self.combination.of(values)
+
+    def value(self, tensors: Floats, rtol: float | None = None) -> Value:
+        """J and the loads' values of a tensor field on the reduced grid (mx, my, mz, 3)."""
+        return self.value_of(self.displacements(tensors, rtol))
+
+    def value_and_gradient(self, tensors: Floats) -> tuple[Value, Floats]:
+        """J and dJ/dC, shape (mx, my, mz, 3).
+
+        The gradient is with respect to the tensors of the reduced grid's elements, that is, all
+        mirror images of an element change together.
+        """
+        displacements = self.displacements(tensors)
+        value = self.value_of(displacements)
+        shares = self.combination.slopes(np.array(list(value.per_load.values())))
+        gradient = np.zeros((*self.reduction.shape, 3))
+        for i, (operator, share) in enumerate(zip(self._operator_of, shares, strict=True)):
+            adjoint = self.adjoint(i, displacements[i])
+            if adjoint is not None:
+                gradient -= share * operator.energies(adjoint, displacements[i])
+        return value, gradient
+
+    def forget(self) -> None:
+        """Drop the warm starts (before fields that have nothing to do with the last ones)."""
+        self._last = [None] * len(self.loads)
+        for operator in self._operators:
+            operator.iterations.clear()
+
+    @property
+    def operators(self) -> list[Elasticity]:
+        """The operator of each load; loads with the same supports share one."""
+        return list(self._operator_of)
+
+    @property
+    def unknowns(self) -> int:
+        """Active degrees of freedom of the last assembled field (the largest operator)."""
+        return max(operator.unknowns for operator in self._operators)
+
+    @property
+    def iterations(self) -> list[int]:
+        """CG iterations of every solve since the set-up."""
+        return [n for operator in self._operators for n in operator.iterations]
+
+
+class DistortionObjective(Objective):
+    """How far the observed nodes are from where they would be in the reference material; no unit.
+
+    Raises
+    ------
+    InputError
+        If a load does not move the observed nodes of the reference.
+    """
+
+    quantity = "distortion"
+    exponent = 2
+
+    def prepare(self) -> None:
+        """As :meth:`Objective.prepare`."""
+        self._node_weight = self.reduction.node_weight * self.reduction.nodes(self.problem.observed_nodes)
+        self.reference = self.solve(self.reduction.elements(self.problem.reference), _REFERENCE_RTOL)
+        self._reference_norm = [self._norm(u) for u in self.reference]
+        for load, norm in zip(self.loads, self._reference_norm, strict=True):
+            if norm == 0.0:
+                raise InputError(
+                    "does not move the observed nodes of the reference", key="loads", value=load.name
+                )
+        self.forget()
+
+    def _norm(self, field: Floats) -> float:
+        return float(np.sqrt(np.einsum("xyz,xyzc,xyzc->", self._node_weight, field, field)))
+
+    def measure(self, number: int, displacement: Floats) -> float:
+        """``||u - u_ref|| / ||u_ref||``."""
+        return self._norm(displacement - self.reference[number]) / self._reference_norm[number]
+
+    def slope(self, number: int, displacement: Floats) -> Floats | None:
+        """``w (u - u_ref) / (v ||u_ref||^2)``."""
+        v = self.measure(number, displacement)
+        if v == 0.0:
+            return None
+        factor = 1.0 / (v * self._reference_norm[number] ** 2)
+        return factor * self._node_weight[..., None] * (displacement - self.reference[number])

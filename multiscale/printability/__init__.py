@@ -1,0 +1,1 @@
+"""Can it be printed: features, cavities, overhangs, and what a printer needs."""

@@ -1,0 +1,1 @@
+"""The case on its grid: roles, tensors, loads, supports, mirror halves."""

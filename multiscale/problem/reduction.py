@@ -1,0 +1,115 @@
+"""Mirror planes: solving on a half, a quarter or an eighth of the grid.
+
+A mirrored axis is cut at its middle and the *upper* half is kept, so that the
+plane is the reduced grid's low face. A load that is even under the reflection
+(parity +1) has no normal displacement on the plane; an odd one (-1) has no
+tangential displacement there. The design is mirrored, whatever the loads'
+parities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.runtime.arrays import Floats
+from multiscale.problem.problem import LoadCase, Problem, parity
+from multiscale.problem.symmetry import plane_components, reflect
+
+
+@dataclass(frozen=True)
+class ReducedLoad:
+    """A load case on the reduced grid; arrays (mx+1, my+1, mz+1, 3).
+
+    ``parities`` holds +1 or -1 for each mirrored axis (see :class:`Reduction`).
+    """
+
+    name: str
+    weight: float
+    constrained: NDArray[np.bool_]
+    prescribed: Floats
+    force: Floats
+    parities: tuple[int, ...]
+
+
+class Reduction:
+    """The part of a problem that is left after its mirror planes are used.
+
+    Attributes
+    ----------
+    axes : tuple of int
+        Mirrored axes.
+    shape : (mx, my, mz)
+        Elements of the reduced grid.
+    node_weight : array (mx+1, my+1, mz+1)
+        How many nodes of the whole grid a reduced node stands for.
+    element_weight : int
+        How many elements of the whole grid a reduced element stands for.
+    loads : tuple of ReducedLoad
+    """
+
+    def __init__(self, problem: Problem, axes: tuple[int, ...] | None = None):
+        self.problem = problem
+        self.axes = tuple(problem.mirror_axes if axes is None else axes)
+        self.shape: tuple[int, int, int] = tuple(  # type: ignore[assignment]
+            m // 2 if a in self.axes else m for a, m in enumerate(problem.shape)
+        )
+        self.element_weight = 2 ** len(self.axes)
+        weight = np.full([m + 1 for m in self.shape], float(self.element_weight))
+        for axis in self.axes:
+            weight[_plane(axis, 3)] /= 2.0
+        self.node_weight = weight
+        self.loads = tuple(self._reduce(load) for load in problem.loads)
+
+    def _reduce(self, load: LoadCase) -> ReducedLoad:
+        fixed, value, force = (self.nodes(a) for a in (load.fixed, load.value, load.force))
+        signs = []
+        for axis in self.axes:
+            sign = parity(load, axis)
+            if sign is None:
+                raise ValueError(
+                    f"load {load.name!r} is neither even nor odd under the mirror of axis {axis}"
+                )
+            signs.append(sign)
+            plane = _plane(axis, 4)
+            # The plane's nodes carry the force of both halves.
+            force[plane] /= 2.0
+            for c in plane_components(sign, axis):
+                fixed[(*plane[:3], c)] = True
+                value[(*plane[:3], c)] = 0.0
+        return ReducedLoad(load.name, load.weight, fixed, value, force, tuple(signs))
+
+    # -------------------------------------------------- whole -> reduced
+    def nodes(self, field: NDArray) -> NDArray:
+        """Copy of the reduced part of a whole node field (nx+1, ny+1, nz+1, ...)."""
+        return field[self._upper()].copy()
+
+    def elements(self, field: NDArray) -> NDArray:
+        """Copy of the reduced part of a whole element field (nx, ny, nz, ...)."""
+        return field[self._upper()].copy()
+
+    def _upper(self) -> tuple[slice, ...]:
+        return tuple(slice(m // 2 if a in self.axes else 0, None) for a, m in enumerate(self.problem.shape))
+
+    # -------------------------------------------------- reduced -> whole
+    def expand_elements(self, field: NDArray) -> NDArray:
+        """The whole element field of a mirror-symmetric reduced one."""
+        for axis in self.axes:
+            field = np.concatenate([np.flip(field, axis), field], axis=axis)
+        return field
+
+    def expand_displacement(self, field: Floats, load: ReducedLoad) -> Floats:
+        """The whole displacement field (nx+1, ny+1, nz+1, 3) of a reduced one under ``load``."""
+        for axis, sign in zip(self.axes, load.parities, strict=True):
+            mirrored = sign * reflect(field, axis)
+            inner = [slice(None)] * 3
+            inner[axis] = slice(0, field.shape[axis] - 1)
+            field = np.concatenate([mirrored[tuple(inner)], field], axis=axis)
+        return field
+
+
+def _plane(axis: int, ndim: int) -> tuple:
+    """Index of the low face of ``axis`` in an array of ``ndim`` dimensions."""
+    return tuple(0 if a == axis else slice(None) for a in range(ndim))

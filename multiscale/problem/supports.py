@@ -1,0 +1,68 @@
+"""Are the supports enough? Rigid-body motions that a load case leaves free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.runtime.errors import InputError
+from multiscale.problem import grid
+
+MOTIONS = ("shift along x", "shift along y", "shift along z", "turn about x", "turn about y", "turn about z")
+
+
+def free_motions(fixed: NDArray[np.bool_], part: NDArray[np.bool_]) -> int:
+    """How many of the six rigid-body motions of a part its supports leave free.
+
+    Parameters
+    ----------
+    fixed : bool (nx+1, ny+1, nz+1, 3)
+        Prescribed components.
+    part : bool (nx, ny, nz)
+        Elements of one connected part.
+    """
+    held = fixed & grid.nodes_of(part)[..., None]
+    index = np.argwhere(held)
+    if not len(index):
+        return 6
+    component = index[:, 3]
+    # Centred and scaled, so that the rank below does not depend on where the grid's origin is.
+    position = index[:, :3] - np.mean(np.argwhere(part), axis=0) - 0.5
+    position /= max(part.shape)
+    rows = np.zeros((len(index), 6))
+    rows[np.arange(len(index)), component] = 1
+    for turn in range(3):
+        spin = np.zeros(3)
+        spin[turn] = 1
+        rows[:, 3 + turn] = np.cross(spin, position)[np.arange(len(index)), component]
+    return 6 - int(np.linalg.matrix_rank(rows.T @ rows, tol=1e-10))
+
+
+def check_supported(
+    fixed: NDArray[np.bool_], solid: NDArray[np.bool_], file: str | Path | None, key: str
+) -> None:
+    """Raise InputError unless every part of the structure is held against all rigid-body motions.
+
+    Elements belong to one part when they share faces: what hangs on an edge or a corner is a hinge.
+    """
+    from scipy import ndimage  # half of the start-up time of a command that finds a mistake earlier
+
+    parts, count = ndimage.label(solid)
+    for number in range(1, count + 1):
+        part = parts == number
+        free = free_motions(fixed, part)
+        if free == 0:
+            continue
+        if count > 1:
+            low = np.argwhere(part)[0].tolist()
+            what = f"a part of the structure ({int(part.sum())} elements, one at {low}) that touches no other"
+        else:
+            what = "the structure"
+        raise InputError(
+            f"the supports leave {what} free to move ({free} of 6 rigid-body motions): fix more components "
+            '(both shifts and turns), for example fixed = [{ where = "y-" }]',
+            file=file,
+            key=key,
+        )

@@ -1,0 +1,70 @@
+"""Tensor fields on disk: npz with the arrays C11, C12, C44 of the grid's shape, in units of E_s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
+from micro.runtime.files import atomic_path
+from multiscale.problem.problem import Problem
+
+
+def save_tensors(path: Path, tensors: Floats) -> None:
+    """Write a tensor field (nx, ny, nz, 3) as the arrays C11, C12, C44."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **{name: tensors[..., i] for i, name in enumerate(("C11", "C12", "C44"))})  # type: ignore[arg-type]
+
+
+def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Floats:
+    """Read a tensor field for a problem: (nx, ny, nz, 3), voids set to zero.
+
+    ``all_elements`` checks every solid element, otherwise only those of the design regions.
+
+    Raises
+    ------
+    InputError
+        If the file is not such a field or a tensor that counts is not positive definite.
+    """
+    arrays = []
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            for name in ("C11", "C12", "C44"):
+                if name not in data:
+                    raise InputError(
+                        "the array is missing; needed are C11, C12 and C44",
+                        file=path,
+                        key=name,
+                        value=list(data),
+                    )
+                arrays.append(np.asarray(data[name]))
+    except FileNotFoundError:
+        raise InputError("there is no such file", file=path) from None
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise InputError(f"not an npz file of plain arrays ({error})", file=path) from None
+    for name, array in zip(("C11", "C12", "C44"), arrays, strict=True):
+        if array.shape != problem.shape:
+            raise InputError(
+                f"must have the grid's shape {problem.shape}", file=path, key=name, value=array.shape
+            )
+        if array.dtype.kind not in "fiu":
+            raise InputError("must be real numbers", file=path, key=name, value=str(array.dtype))
+    tensors = np.stack([a.astype(np.float64) for a in arrays], axis=-1)
+    counted = problem.solid if all_elements else problem.design
+    c11, c12, c44 = np.moveaxis(tensors, -1, 0)
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(tensors).all(axis=-1) & (c11 > c12) & (c11 + 2 * c12 > 0) & (c44 > 0)
+    bad = np.argwhere(counted & ~good)
+    if len(bad):
+        i, j, k = (int(v) for v in bad[0])
+        raise InputError(
+            f"{len(bad)} tensors are not positive definite (C11 > C12, C11 + 2 C12 > 0, C44 > 0), "
+            f"the first at element [{i}, {j}, {k}]",
+            file=path,
+            key="C11, C12, C44",
+            value=tensors[i, j, k].tolist(),
+        )
+    tensors[~counted] = 0.0
+    return tensors

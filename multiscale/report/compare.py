@@ -1,0 +1,185 @@
+"""``multiscale compare``: runs side by side, their numbers and what their cases set differently."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.table import Table
+
+from micro.runtime.errors import InputError
+from micro.runtime.files import atomic_path
+from multiscale.report.page import page
+from multiscale.report.tables import Row, flat, markdown_table, rows_of, text_of
+from multiscale.rundir.directory import read_record
+from multiscale.rundir.reader import value_at
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the runs.
+
+    Attributes
+    ----------
+    name : str
+        As short as tells them apart.
+    metrics : mapping
+    settings : mapping
+        The resolved case as dotted keys.
+    """
+
+    name: str
+    metrics: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def compare_runs(paths: Sequence[str | Path], out: str | Path | None, console: Console) -> None:
+    """Print a table of several runs, and write it as HTML or Markdown if a file is given.
+
+    Raises
+    ------
+    InputError
+        Fewer than two runs, a directory that is none, or a file that can't be written.
+    """
+    if len(paths) < 2:
+        raise InputError("give two runs or more", key="DIR", value=[str(p) for p in paths])
+    file = None if out is None else Path(out)
+    if file is not None and file.suffix not in (".html", ".md"):
+        raise InputError("must end in .html or .md", key="--out", value=str(file))
+    runs = [
+        Compared(name, read_record(Path(path) / "metrics.json"), _settings(Path(path)))
+        for name, path in zip(_names(paths), paths, strict=True)
+    ]
+    console.print(table(runs))
+    if file is None:
+        return
+    try:
+        with atomic_path(file) as temporary:
+            text = html(runs) if file.suffix == ".html" else markdown(runs)
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"can't be written: {error.strerror}", file=file) from None
+    console.print(str(file), soft_wrap=True, markup=False)
+
+
+def best(row: Row, runs: Sequence[Compared]) -> set[int]:
+    """Which runs have the best value of a row; none where no value is better, or all are the same."""
+    values = {i: value_at(run.metrics, row.key) for i, run in enumerate(runs)}
+    numbers = {i: v for i, v in values.items() if isinstance(v, int | float)}
+    if not row.better or len(set(numbers.values())) < 2:
+        return set()
+    top = max(numbers.values(), key=lambda v: row.better * v)
+    return {i for i, v in numbers.items() if v == top}
+
+
+def differences(runs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
+    """The settings that are not the same in all runs: key, and each run's value as text."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    texts = {
+        key: [json.dumps(run.settings[key]) if key in run.settings else "–" for run in runs]
+        for key in keys
+        if not key.startswith("case.")
+    }
+    return [(key, values) for key, values in texts.items() if len(set(values)) > 1]
+
+
+def table(runs: Sequence[Compared]) -> Table:
+    """The comparison for a terminal; the best of a row is bold."""
+    out = Table(box=None, padding=(0, 2, 0, 0))
+    out.add_column("")
+    for run in runs:
+        out.add_column(escape_markup(run.name), justify="right", overflow="fold")
+    group = ""
+    for row in rows_of(run.metrics for run in runs):
+        if row.group != group:
+            group = row.group
+            out.add_row(f"[bold]{group}[/bold]")
+        first = best(row, runs)
+        cells = [text_of(row, run.metrics) for run in runs]
+        out.add_row(
+            f"  {row.label}", *(f"[bold]{c}[/bold]" if i in first else c for i, c in enumerate(cells))
+        )
+    different = differences(runs)
+    if different:
+        out.add_row("[bold]Settings that differ[/bold]")
+    for key, values in different:
+        out.add_row(f"  {key}", *(escape_markup(_short(v)) for v in values))
+    return out
+
+
+def markdown(runs: Sequence[Compared]) -> str:
+    """The comparison in Markdown; the best of a row is bold."""
+    heading = ["", *(run.name for run in runs)]
+    parts = ["# Comparison\n"]
+    rows = rows_of(run.metrics for run in runs)
+    for group in dict.fromkeys(row.group for row in rows):
+        lines = []
+        for row in (r for r in rows if r.group == group):
+            first = best(row, runs)
+            cells = [text_of(row, run.metrics) for run in runs]
+            lines.append([row.label, *(f"**{c}**" if i in first else c for i, c in enumerate(cells))])
+        parts.append(f"## {group}\n\n" + markdown_table(heading, lines))
+    different = [[f"`{key}`", *(f"`{_short(v)}`" for v in values)] for key, values in differences(runs)]
+    if different:
+        parts.append("## Settings that differ\n\n" + markdown_table(heading, different))
+    return "\n".join(parts)
+
+
+def html(runs: Sequence[Compared]) -> str:
+    """The comparison as one page; the best of a row is coloured."""
+    head = "<tr><th></th>" + "".join(f"<th>{escape(run.name)}</th>" for run in runs) + "</tr>"
+    body = ["<h1>Comparison</h1>"]
+    rows = rows_of(run.metrics for run in runs)
+    for group in dict.fromkeys(row.group for row in rows):
+        lines = []
+        for row in (r for r in rows if r.group == group):
+            first = best(row, runs)
+            cells = "".join(
+                f"<td{' class=best' if i in first else ''}>{escape(text_of(row, run.metrics))}</td>"
+                for i, run in enumerate(runs)
+            )
+            lines.append(f"<tr><td>{escape(row.label)}</td>{cells}</tr>")
+        body.append(f"<h2>{escape(group)}</h2><div class='card'><table>{head}{''.join(lines)}</table></div>")
+    different = differences(runs)
+    if different:
+        lines = [
+            f"<tr><td>{escape(key)}</td>{''.join(f'<td>{escape(_short(v))}</td>' for v in values)}</tr>"
+            for key, values in different
+        ]
+        body.append(
+            "<h2>Settings that differ</h2>"
+            f"<div class='card differs'><table>{head}{''.join(lines)}</table></div>"
+        )
+    return page("Comparison", body)
+
+
+def _short(text: str, length: int = 120) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _names(paths: Sequence[str | Path]) -> list[str]:
+    """Last parts of the paths, as many as tell them apart."""
+    whole = [Path(path).absolute().parts for path in paths]
+    for count in range(1, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-count:]) for parts in whole]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError("the same run is given twice", key="DIR", value=[str(p) for p in paths])
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The resolved case, flat; empty where a directory holds an evaluation only."""
+    file = path / "case.toml"
+    if not file.is_file():
+        return {}
+    try:
+        return flat(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't be read as a case ({error})", file=file) from None

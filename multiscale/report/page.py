@@ -1,0 +1,319 @@
+"""``multiscale report``: a run in one self-contained file for a browser, and in Markdown for papers.
+
+``report.html`` needs no network and no server: figures, data and the program of its view in space are inside.
+``report.md`` links the figures beside it. Both only show what the run directory holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from micro.runtime.errors import InputError
+from micro.runtime.files import atomic_path
+from multiscale.lattice.contact import Interface
+from multiscale.report.tables import Format, markdown_table, percent, rows_of, text_of, unit
+from multiscale.report.viewer import run_fields, scene
+from multiscale.rundir.reader import Run, value_at
+
+#: Interfaces of least contact that are shown.
+WORST = 10
+#: Pictures wider than this are made smaller before they are put into the report.
+WIDEST = 1800
+
+#: Kinds of figures that are a row of panels.
+_ROWS = ("property", "design", "displacement", "distortion")
+_CAPTIONS = {
+    "convergence": "Convergence: objective and feasibility over the optimiser's evaluations.",
+    "distortions": "Distortion without a cloak, as designed, on a refined mesh, and with the cells as built.",
+    "compliance": "Compliance of the best uniform cell of the same mass, and of the graded part.",
+    "mismatch": "Distance from the target displacement: initial material, design, refined mesh, as built.",
+    "property_space": "Property space: the library's cells, the gamut's edge, and the designed tensors.",
+    "design": "Designed tensors on the mid-section.",
+    "lattice": "The lattice, rendered.",
+    "displacement": "Displacement on the mid-section, drawn deformed",
+    "distortion": "Where the displacements differ from the reference",
+}
+
+
+#: Of each quantity: the tiles' heading, what the baseline is called, and how values are written.
+_TILES: dict[str, tuple[str, str, Format]] = {
+    "distortion": ("Displacement distortion over the observed region:", "without a cloak", percent),
+    "compliance": ("Compliance, the work of the loads:", "best uniform cell, as heavy", unit("N mm")),
+    "mismatch": ("Distance from the target displacement, relative:", "initial material", percent),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the run: its name, the file shown, and the one for Markdown."""
+
+    name: str
+    shown: Path
+    linked: Path
+
+    @property
+    def caption(self) -> str:
+        """What it shows."""
+        if self.name in _CAPTIONS:
+            return _CAPTIONS[self.name]
+        kind, _, load = self.name.partition("_")
+        return f"{_CAPTIONS.get(kind, kind)}, load {load}." if load else self.name
+
+
+def write_report(path: str | Path) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.md`` into a run directory.
+
+    Returns
+    -------
+    The two files.
+
+    Raises
+    ------
+    InputError
+        If it is not the directory of a run that was evaluated, or can't be written to.
+    """
+    run = Run(path)
+    try:
+        pictures = pictures_of(run)
+        out = run.path / "report.html", run.path / "report.md"
+        for file, text in zip(out, (html(run, pictures), markdown(run, pictures)), strict=True):
+            with atomic_path(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"can't be written: {error.strerror}", file=path) from None
+    return out
+
+
+# ---------------------------------------------------------------------------------- figures
+
+
+def pictures_of(run: Run) -> list[Picture]:
+    """The figures of the run, those a reader wants first in front; vectors before pixels."""
+    folder = run.path / "figures"
+    names = {p.stem for p in folder.glob("*.png")} | {p.stem for p in folder.glob("*.svg")}
+    order = list(_CAPTIONS)
+
+    def place(name: str) -> tuple[int, str]:
+        kind = name if name in order else name.partition("_")[0]
+        return order.index(kind) if kind in order else len(order), name
+
+    out = []
+    for name in sorted(names, key=place):
+        vector, pixels = folder / f"{name}.svg", folder / f"{name}.png"
+        first, second = (vector, pixels) if vector.is_file() else (pixels, vector)
+        out.append(Picture(name, first, pixels if pixels.is_file() else second))
+    return out
+
+
+def _figure(picture: Picture) -> str:
+    caption = escape(picture.caption)
+    # Rows of panels need the page's width.
+    wide = " class='wide'" if picture.name.partition("_")[0] in _ROWS else ""
+    return (
+        f"<figure{wide}><img src='{_embedded(picture.shown)}' alt='{caption}'>"
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _embedded(file: Path) -> str:
+    """A figure as a data URL; pixels are packed as WebP, which takes a quarter of a PNG."""
+    if file.suffix == ".svg":
+        return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode()
+    with Image.open(file) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((WIDEST, WIDEST))
+    return _packed(small, "WEBP", quality=86)
+
+
+def _packed(picture: Image.Image, kind: str, **options: Any) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+# ------------------------------------------------------------------------------------- HTML
+
+
+def html(run: Run, pictures: Sequence[Picture]) -> str:
+    """The whole page."""
+    title = escape(run.case.name)
+    data = json.dumps(
+        scene(run.problem, run.lattice, run_fields(run.problem, run.lattice, run.design, run.displacements))
+    )
+    shape = " × ".join(str(n) for n in run.problem.shape)
+    body = [
+        f"<h1>{title}</h1>",
+        f"<p class='soft'>{shape} cells of {1e3 * run.problem.cell_size_m:g} mm · "
+        f"{len(run.problem.loads)} load case(s) · {escape(run.finished)}</p>",
+        f"<p>{escape(run.case.case.description)}</p>",
+        _tiles(run),
+        "<h2>The lattice in space</h2>",
+        _resource("viewer.html"),
+        "<h2>Figures</h2>",
+        "<div class='pair'>",
+        *map(_figure, pictures),
+        "</div>",
+        "<h2>Worst interfaces</h2>",
+        _worst(run),
+        "<h2>All numbers</h2>",
+        _number_cards(run),
+        "<h2>The case, all defaults filled in</h2>",
+        f"<details><summary>case.toml</summary><pre>{escape(run.case.to_toml())}</pre></details>",
+    ]
+    # "</" inside a script would end it.
+    safe = data.replace("</", "<\\/")
+    return page(
+        title,
+        body,
+        f"<script type='application/json' id='scene'>{safe}</script>\n"
+        f"<script>{_resource('viewer.js')}</script>",
+    )
+
+
+def page(title: str, body: Sequence[str], scripts: str = "") -> str:
+    """A page of the report's look around ``body``; nothing in it is fetched."""
+    content = "\n".join(body)
+    return (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<link rel='icon' href='data:,'>\n<title>{title}</title>\n"
+        f"<style>\n{_resource('report.css')}</style>\n"
+        f"</head>\n<body>\n<main>\n{content}\n</main>\n{scripts}\n</body>\n</html>\n"
+    )
+
+
+def _tiles(run: Run) -> str:
+    metrics = run.metrics
+    purpose = run.purpose
+    found = metrics[purpose.quantity]
+    before, built = found[purpose.baseline], found.get("lattice")
+    heading, name, show = _TILES[purpose.quantity]
+    tiles = [
+        ("", name, show(before)),
+        ("good", "designed", show(found["design"])),
+        ("", "on a refined mesh", show(found["design_refined"])),
+    ]
+    if built and purpose.quantity == "compliance":
+        tiles.append(("good", f"as built: {percent(before / built - 1)} stiffer", show(built)))
+    elif built is not None:
+        tiles.append(
+            ("good", f"as built: {before / built:.0f} times less" if built else "as built", show(built))
+        )
+    for key, label in (("mass.design", "density, designed"), ("mass.lattice", "density, as built")):
+        value = value_at(metrics, key)
+        if value is not None:
+            tiles.append(("", label, percent(value)))
+    full = value_at(metrics, f"verify.{purpose.quantity}")
+    if full is not None:
+        tiles.append(("", "at full scale, voxel by voxel", show(full)))
+    for key, label in (
+        ("cells.unique", "different cells"),
+        ("interfaces.count", "interfaces"),
+        ("interfaces.unconnected", "interfaces without contact"),
+        ("lattice.components", "connected piece(s)"),
+    ):
+        value = value_at(metrics, key)
+        if value is not None:
+            wrong = (key.endswith("unconnected") and value > 0) or (key.endswith("components") and value != 1)
+            tiles.append(("bad" if wrong else "", label, f"{value:,}"))
+    inside = "".join(f"<div class='tile {kind}'><b>{value}</b>{label}</div>" for kind, label, value in tiles)
+    return f"<p class='soft'>{heading}</p><div class='tiles'>{inside}</div>"
+
+
+def _number_cards(run: Run) -> str:
+    rows = rows_of([run.metrics])
+    cards = []
+    for group in dict.fromkeys(row.group for row in rows):
+        lines = "".join(
+            f"<tr><td>{escape(row.label)}</td><td>{escape(text_of(row, run.metrics))}</td></tr>"
+            for row in rows
+            if row.group == group
+        )
+        cards.append(f"<div class='card'><h3>{escape(group)}</h3><table>{lines}</table></div>")
+    versions = "".join(
+        f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>"
+        for k, v in run.metrics.get("versions", {}).items()
+    )
+    case = f"<p class='soft'>Case SHA-256 <code>{escape(str(run.metrics.get('case_sha256', '')))}</code></p>"
+    cards.append(f"<div class='card'><h3>Versions</h3><table>{versions}</table></div>")
+    return f"<div class='columns'>{''.join(cards)}</div>{case}"
+
+
+def _worst(run: Run) -> str:
+    """The interfaces of least contact, with the two faces laid on each other."""
+    lines = []
+    faces = run.lattice.cells.faces()
+    for interface in run.lattice.contacts(weakest=WORST).weakest:
+        place = ",".join(str(v) for v in interface.element)
+        lines.append(
+            f"<tr><td><img class='faces' src='{_facing(faces, interface)}' alt=''></td>"
+            f"<td><button class='link' data-element='{place}'>[{place.replace(',', ', ')}]</button></td>"
+            f"<td>{'xyz'[interface.axis]}</td><td>{interface.cells[0]} and {interface.cells[1]}</td>"
+            f"<td>{percent(interface.area)}</td><td>{percent(interface.overlap)}</td></tr>"
+        )
+    return (
+        "<p>Pairs of cells of least contact, each with one place where it occurs. In the pictures of the two "
+        "faces laid on each other, solid on both sides is dark, on one side only blue or orange. A link "
+        "shows the place in space.</p><div class='card'><table class='left'><tr><th>faces</th>"
+        "<th>element</th><th>along</th><th>cells</th><th>contact, of the face</th>"
+        "<th>overlap, of the smaller pattern</th></tr>"
+        f"{''.join(lines)}</table></div>"
+    )
+
+
+def _facing(faces: NDArray[np.bool_], interface: Interface) -> str:
+    """Two octant faces, mirrored to whole cells' and laid on each other, as a PNG."""
+    quarters = [faces[cell] for cell in interface.cells]
+    a, b = (np.block([[q, q[:, ::-1]], [q[::-1], q[::-1, ::-1]]]) for q in quarters)
+    colours = np.array([(255, 255, 255), (90, 166, 216), (224, 138, 30), (43, 52, 64)], dtype=np.uint8)
+    return _packed(Image.fromarray(colours[a + 2 * b]), "PNG")
+
+
+# --------------------------------------------------------------------------------- Markdown
+
+
+def markdown(run: Run, pictures: Sequence[Picture]) -> str:
+    """The same in Markdown, figures linked."""
+    parts = [f"# {run.case.name}\n"]
+    if run.case.case.description:
+        parts.append(run.case.case.description + "\n")
+    rows = rows_of([run.metrics])
+    for group in dict.fromkeys(row.group for row in rows):
+        lines = [(row.label, text_of(row, run.metrics)) for row in rows if row.group == group]
+        parts.append(f"## {group}\n\n" + markdown_table(("", ""), lines))
+    worst = [
+        (
+            str(list(i.element)),
+            "xyz"[i.axis],
+            f"{i.cells[0]}, {i.cells[1]}",
+            percent(i.area),
+            percent(i.overlap),
+        )
+        for i in run.lattice.contacts(weakest=WORST).weakest
+    ]
+    parts.append(
+        "## Worst interfaces\n\n" + markdown_table(("element", "along", "cells", "contact", "overlap"), worst)
+    )
+    parts.append("## Figures\n")
+    for picture in pictures:
+        vector = f" ([vector](figures/{picture.shown.name}))" if picture.shown != picture.linked else ""
+        parts.append(f"![{picture.caption}](figures/{picture.linked.name})\n\n{picture.caption}{vector}\n")
+    versions = ", ".join(f"{k} {v}" for k, v in run.metrics.get("versions", {}).items())
+    parts.append(f"Case SHA-256 `{run.metrics.get('case_sha256', '')}`; {versions}.\n")
+    return "\n".join(parts)
+
+
+def _resource(name: str) -> str:
+    return files("multiscale").joinpath("data", name).read_text(encoding="utf-8")

@@ -1,0 +1,227 @@
+"""A run's numbers in the order a reader wants them, with units: what reports and comparisons are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from multiscale.rundir.reader import value_at
+
+Format = Callable[[Any], str]
+
+
+def percent(value: float) -> str:
+    """A fraction as percent, three digits."""
+    return f"{100 * value:.3g} %"
+
+
+def number(value: Any) -> str:
+    """Whole numbers with separators, others with four digits, lists joined."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(number(v) for v in value) or "none"
+    return "–" if value is None else str(value)
+
+
+def unit(name: str, scale: float = 1.0) -> Format:
+    """A number times ``scale``, with a unit behind it."""
+    return lambda value: f"{number(value * scale if scale != 1 else value)} {name}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of ``metrics.json``.
+
+    Attributes
+    ----------
+    group, label : str
+    key : str
+        Where it stands: ``"cells.unique"``.
+    show : callable
+        Value to text.
+    better : {-1, 0, 1}
+        Whether less (-1) or more (1) is better; 0 says nothing.
+    """
+
+    group: str
+    label: str
+    key: str
+    show: Format = number
+    better: int = 0
+
+
+ROWS = (
+    Row("Distortion", "without a cloak", "distortion.void", percent),
+    Row("Distortion", "designed", "distortion.design", percent, -1),
+    Row("Distortion", "designed, refined mesh", "distortion.design_refined", percent, -1),
+    Row("Distortion", "with the cells as built", "distortion.lattice", percent, -1),
+    Row("Compliance", "best uniform cell, as heavy as built", "compliance.uniform", unit("N mm")),
+    Row("Compliance", "designed", "compliance.design", unit("N mm"), -1),
+    Row("Compliance", "designed, refined mesh", "compliance.design_refined", unit("N mm"), -1),
+    Row("Compliance", "with the cells as built", "compliance.lattice", unit("N mm"), -1),
+    Row("Compliance", "stiffer than uniform, as built", "compliance.gain", percent, 1),
+    Row("Mismatch", "initial material", "mismatch.start", percent),
+    Row("Mismatch", "designed", "mismatch.design", percent, -1),
+    Row("Mismatch", "designed, refined mesh", "mismatch.design_refined", percent, -1),
+    Row("Mismatch", "with the cells as built", "mismatch.lattice", percent, -1),
+    Row("Mass", "limit on the density of the design", "mass.limit", percent),
+    Row("Mass", "density, designed", "mass.design", percent, -1),
+    Row("Mass", "density, as built", "mass.lattice", percent, -1),
+    Row("Full scale", "distortion of the lattice, voxel by voxel", "verify.distortion", percent, -1),
+    Row("Full scale", "same voxels, homogenised", "verify.distortion_homogenised", percent),
+    Row("Full scale", "without a cloak", "verify.distortion_void", percent),
+    Row("Full scale", "compliance of the lattice, voxel by voxel", "verify.compliance", unit("N mm"), -1),
+    Row("Full scale", "same voxels, homogenised", "verify.compliance_homogenised", unit("N mm")),
+    Row("Full scale", "best uniform cell", "verify.compliance_uniform", unit("N mm")),
+    Row("Full scale", "stiffer than uniform", "verify.gain", percent, 1),
+    Row("Full scale", "mismatch of the lattice, voxel by voxel", "verify.mismatch", percent, -1),
+    Row("Full scale", "same voxels, homogenised", "verify.mismatch_homogenised", percent),
+    Row("Full scale", "voxels", "verify.voxels"),
+    Row("Feasibility", "violations of the gamut", "feasibility.violations", number, -1),
+    Row("Feasibility", "least φ", "feasibility.phi_min"),
+    Row("Cells", "elements filled", "cells.elements"),
+    Row("Cells", "different cells", "cells.unique"),
+    Row("Cells", "groups of tensors", "cells.groups"),
+    Row("Cells", "source", "cells.source"),
+    Row("Cells", "octant resolution (voxels)", "cells.resolution"),
+    Row("Cells", "tensor error, mean", "cells.tensor_error_mean", percent, -1),
+    Row("Cells", "tensor error, design mean", "cells.tensor_error_design_mean", percent, -1),
+    Row("Cells", "tensor error, largest", "cells.tensor_error_max", percent, -1),
+    Row("Cells", "that enclose void, elements", "cells.enclosing_void_elements", number, -1),
+    Row("Cells", "not connected", "cells.disconnected", number, -1),
+    Row("Interfaces", "between cells", "interfaces.count"),
+    Row("Interfaces", "without contact", "interfaces.unconnected", number, -1),
+    Row("Interfaces", "overlap, mean", "interfaces.mean_overlap", percent, 1),
+    Row("Interfaces", "overlap of unlike cells, mean", "interfaces.mean_overlap_unlike", percent, 1),
+    Row("Interfaces", "overlap, least", "interfaces.min_overlap", percent, 1),
+    Row("Interfaces", "contact, least (of a face)", "interfaces.min_area", percent, 1),
+    Row(
+        "Interfaces",
+        "groups below the least contact asked",
+        "interfaces.groups_below_min_contact",
+        number,
+        -1,
+    ),
+    Row("Lattice", "connected pieces", "lattice.components", number, -1),
+    Row("Lattice", "solid volume", "lattice.solid_volume_m3", unit("cm³", 1e6)),
+    Row("Printability", "voxel", "printability.voxel_mm", unit("mm")),
+    Row("Printability", "size", "printability.size_mm", unit("mm")),
+    Row("Printability", "smallest solid feature", "printability.solid.smallest_mm", unit("mm"), 1),
+    Row("Printability", "smallest void feature", "printability.void.smallest_mm", unit("mm"), 1),
+    Row("Printability", "solid thinner than 2 voxels", "printability.solid.thinner.2", percent, -1),
+    Row("Printability", "printer's smallest wall and gap", "printability.printer.least_mm", unit("mm")),
+    Row("Printability", "solid thinner than that", "printability.printer.solid_thinner", percent, -1),
+    Row("Printability", "void thinner than that", "printability.printer.void_thinner", percent, -1),
+    Row("Printability", "cell size that suits it", "printability.printer.cell_size_mm", unit("mm"), -1),
+    Row("Printability", "least contact", "printability.least_contact_mm2", unit("mm²"), 1),
+    Row("Printability", "enclosed cavities", "printability.cavities.count", number, -1),
+    Row("Printability", "their volume", "printability.cavities.volume_mm3", unit("cm³", 1e-3), -1),
+    Row("Printability", "largest cavity", "printability.cavities.largest_mm3", unit("mm³"), -1),
+    Row("Printability", "median cavity", "printability.cavities.median_mm3", unit("mm³")),
+    Row("Printability", "build direction", "printability.overhang.direction"),
+    Row("Printability", "overhanging surface", "printability.overhang.share", percent, -1),
+    Row("Printability", "mass", "printability.mass_g", unit("g")),
+    Row("Optimisation", "algorithm", "optimizer.algorithm"),
+    Row("Optimisation", "evaluations", "optimizer.evaluations"),
+    Row("Optimisation", "unknowns of a solve", "solver.unknowns"),
+    Row("Optimisation", "solves", "solver.solves"),
+    Row("Optimisation", "iterations of a solve, mean", "solver.iterations_mean"),
+    Row("Optimisation", "preconditioner", "solver.preconditioner"),
+    Row("Optimisation", "mirror planes", "solver.mirror_axes"),
+    Row("Time and memory", "set-up", "time.setup", unit("s")),
+    Row("Time and memory", "design", "time.macro", unit("s")),
+    Row("Time and memory", "fill", "time.fill", unit("s")),
+    Row("Time and memory", "evaluate", "time.evaluate", unit("s")),
+    Row("Time and memory", "export", "time.export", unit("s")),
+    Row("Time and memory", "verify", "verify.seconds", unit("s")),
+    Row("Time and memory", "total", "time.total", unit("s")),
+    Row("Time and memory", "peak memory", "memory.peak_bytes", unit("GB", 1e-9)),
+    Row("Where and with what", "platform", "machine.platform"),
+    Row("Where and with what", "cores", "machine.cores"),
+    Row("Where and with what", "MPI ranks", "ranks"),
+)
+
+#: Shown elsewhere, or of no use to a reader.
+_ELSEWHERE = (
+    "export.",
+    "distortion.per_load.",
+    "compliance.per_load.",
+    "mismatch.per_load.",
+    "uniform.",
+    "unseen.",
+    "versions.",
+    "seeds.",
+    "case_sha256",
+    "verify.per_load.",
+    "verify.size_effect.",
+    "printability.solid.",
+    "printability.void.",
+    "printability.cavities.",
+    "printability.printer",
+)
+
+
+def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested metrics as dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows for which one of several runs has a value; what :data:`ROWS` does not know comes last."""
+    runs = list(several)
+    per_load = []
+    for quantity in ("distortion", "compliance", "mismatch"):
+        key = f"{quantity}.per_load"
+        loads = list(dict.fromkeys(load for run in runs for load in value_at(run, key) or {}))
+        several_loads = loads if len(loads) > 1 else []
+        for load in several_loads:
+            for row in ROWS:
+                if row.key.startswith(f"{quantity}."):
+                    place = row.key.replace(f"{quantity}.", f"{key}.{load}.")
+                    per_load.append(Row(f"Load {load}", row.label, place, row.show, row.better))
+    for load in dict.fromkeys(load for run in runs for load in run.get("unseen", {})):
+        for structure, label in (("void", "without a cloak"), ("lattice", "as built")):
+            better = -1 if structure == "lattice" else 0
+            per_load.append(
+                Row("Standard loads", f"{load}, {label}", f"unseen.{load}.{structure}", percent, better)
+            )
+    first = next(i for i, row in enumerate(ROWS) if row.group == "Mass")
+    known = [*ROWS[:first], *per_load, *ROWS[first:]]
+    seeds = list(dict.fromkeys(name for run in runs for name in run.get("seeds", {})))
+    known += [Row("Where and with what", f"seed, {name}", f"seeds.{name}", str) for name in seeds]
+    keys = {row.key for row in known}
+    others = dict.fromkeys(key for run in runs for key in flat(run))
+    known += [Row("Other", key, key) for key in others if key not in keys and not key.startswith(_ELSEWHERE)]
+    return [row for row in known if any(value_at(run, row.key) is not None for run in runs)]
+
+
+def text_of(row: Row, metrics: Mapping[str, Any]) -> str:
+    """A row's value as text; a dash where the run has none."""
+    value = value_at(metrics, row.key)
+    if value is None:
+        return "–"
+    if isinstance(value, list) and row.show not in (number, str):
+        return ", ".join(row.show(v) for v in value)
+    return row.show(value)
+
+
+def markdown_table(heading: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown; bars in cells are escaped."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    head = list(heading)
+    return "\n".join([line(head), line(["---"] * len(head)), *map(line, lines)]) + "\n"

@@ -1,0 +1,93 @@
+"""A tensor field judged, whoever made it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from micro.runtime.errors import InputError
+from micro.runtime.files import check_writable, write_json
+from micro.runtime.progress import Reporter
+from multiscale.case.case import load_case
+from multiscale.design.feasibility import count_violations
+from multiscale.problem.tensor_field import load_tensors
+from multiscale.run.session import Session, value_table
+from multiscale.rundir import provenance
+from multiscale.solve import ranks as parallel
+
+
+# ------------------------------------------------------------------- evaluation
+def evaluate_case(
+    path: str | Path, tensors: str | Path, out: str | Path, *, all_elements: bool = False
+) -> dict[str, Any]:
+    """Distortion of any tensor field on a case's grid, whoever made it; writes ``metrics.json``.
+
+    Parameters
+    ----------
+    path : path
+        The case file.
+    tensors : path
+        npz with arrays ``C11``, ``C12``, ``C44`` of the grid's shape in units of E_s.
+    out : path
+        Directory for ``metrics.json``.
+    all_elements : bool
+        Take the fixed regions' tensors from the file too (a lattice as built), not from the case.
+
+    Raises
+    ------
+    InputError
+        Wrong input; nothing was written.
+    """
+    check_writable(out, "--out")
+    reporter = Reporter(parallel.is_root())
+    start = time.monotonic()
+    session = Session(load_case(path), reporter)
+    problem = session.problem
+    given = load_tensors(Path(tensors), problem, all_elements)
+    gamut = session.gamut
+    out = Path(out)
+    if (out / "run.json").exists():
+        raise InputError(
+            "holds a run, whose metrics would be lost: give another", key="--out", value=str(out)
+        )
+    objective = session.objective
+    setup = time.monotonic() - start
+    mask = problem.solid if all_elements else problem.design
+    reduced = objective.reduction.elements(given)
+    if not np.allclose(
+        objective.reduction.expand_elements(reduced)[mask], given[mask], rtol=1e-9, atol=1e-12
+    ):
+        raise InputError(
+            "the field is not mirror symmetric as the case is: [grid] mirror = [] solves the whole model",
+            file=tensors,
+        )
+    keep = objective.reduction.elements(mask)
+    field = session.plain_field.copy()
+    field[keep] = reduced[keep]
+    fields = {"design": field}
+    if session.purpose.baseline != "uniform":
+        fields = {session.purpose.baseline: session.plain_field, **fields}
+    results = {name: session.evaluate(f)[0] for name, f in fields.items()}
+    results["design_refined"] = session.evaluate_refined(field)
+    phi = gamut.phi(given[problem.design])
+    metrics = {
+        objective.quantity: value_table(results),
+        "feasibility": {
+            "violations": count_violations(phi, session.case.gamut.margin),
+            "phi_min": float(phi.min()),
+        },
+        "solver": {"unknowns": objective.unknowns, "iterations_mean": float(np.mean(objective.iterations))},
+        "time": {"setup": round(setup, 3), "total": round(time.monotonic() - start, 3)},
+        "memory": {"peak_bytes": provenance.peak_bytes()},
+        "case_sha256": session.case.digest(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "ranks": parallel.ranks(),
+        "fixed_regions_from": "file" if all_elements else "case",
+    }
+    parallel.on_root(lambda: write_json(out / "metrics.json", metrics))
+    reporter.say(f"{objective.quantity} " + ", ".join(f"{k} {v.total:.4g}" for k, v in results.items()))
+    return metrics

@@ -1,0 +1,120 @@
+"""Running a case: design, fill, evaluate, export; each stage kept, the same command goes on.
+
+Every rank runs the same code on the same whole arrays; rank 0 alone fills, writes and talks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from micro.runtime.errors import InputError
+from micro.runtime.files import check_writable
+from micro.runtime.progress import Reporter, Style
+from multiscale.case.case import load_case
+from multiscale.design import board
+from multiscale.objective.purpose import PURPOSES
+from multiscale.run.session import Session
+from multiscale.run.stages import design_stage, evaluate_stage, export_stage, fill_stage
+from multiscale.rundir.directory import RunDirectory
+from multiscale.solve import ranks as parallel
+
+
+def run_case(
+    path: str | Path, out: str | Path, style: Style = "text", *, tensorboard: bool = False
+) -> dict[str, Any]:
+    """Run a case file into a directory; returns the metrics.
+
+    Parameters
+    ----------
+    path : path
+        Case file.
+    out : path
+        Run directory.
+    style : {"text", "quiet", "json"}
+        How progress is shown.
+    tensorboard : bool
+        Whether the design's history is written for TensorBoard too.
+
+    Raises
+    ------
+    InputError
+        Wrong input; nothing was written.
+    NotConverged
+        A solve failed.
+    """
+    check_writable(out, "--out")
+    reporter = Reporter(parallel.is_root(), style)
+    start = time.monotonic()
+    if tensorboard:
+        board.check()
+    case = load_case(path)
+    session = Session(case, reporter, tensorboard=tensorboard)
+    # All that can be wrong with the input shows before anything is written.
+    problem, gamut, cells = session.problem, session.gamut, session.cells
+    session.setup_seconds = time.monotonic() - start
+    if case.export.voxels is not None and cells.known.n % case.export.voxels:
+        raise InputError(
+            f"must divide the cells' {cells.known.n}",
+            file=path,
+            key="export.voxels",
+            value=case.export.voxels,
+        )
+    directory = RunDirectory(Path(out), case, parallel.ranks(), write=False)
+    parallel.on_root(directory.begin)  # what fails there ends all ranks
+    reporter.say(
+        f"[bold]{escape(case.name)}[/bold]: {' x '.join(map(str, problem.shape))} elements, "
+        f"{int(problem.design.sum())} to design, {len(problem.loads)} load case(s), mirror planes: "
+        f"{', '.join('xyz'[a] for a in problem.mirror_axes) or 'none'}; "
+        f"cells from {cells.name}, gamut of {gamut.attrs.get('cells', '?')}; results in {escape(str(out))}"
+    )
+    if directory.again:
+        reporter.say(f"the case asks for something else now, to be done again: {', '.join(directory.again)}")
+    if tensorboard and directory.done("design"):
+        parallel.on_root(lambda: board.write_history(directory.path))
+    stages: list[tuple[str, Callable[[Session, RunDirectory], None]]] = [
+        ("design", design_stage),
+        ("fill", fill_stage),
+        ("evaluate", evaluate_stage),
+        ("export", export_stage),
+    ]
+    for name, work in stages:
+        if directory.done(name):
+            reporter.say(f"{name}: done before")
+        else:
+            work(session, directory)
+    metrics = directory.metrics()
+    parallel.on_root(lambda: _report(directory, reporter))
+    _summary(metrics, reporter)
+    return metrics
+
+
+def _report(directory: RunDirectory, reporter: Reporter) -> None:
+    from multiscale.report.page import write_report
+
+    page, _ = write_report(directory.path)
+    reporter.say(f"report: {page}")
+
+
+def _summary(metrics: dict[str, Any], reporter: Reporter) -> None:
+    quantity = next(p.quantity for p in PURPOSES.values() if p.quantity in metrics)
+    d, t = metrics[quantity], metrics["time"]
+    if reporter.style == "json":
+        reporter.event("result", {"metrics": metrics})
+        return
+    name = next(p.baseline for p in PURPOSES.values() if p.quantity == quantity)
+    said = {
+        "void": "without cloak",
+        "start": "of the initial material",
+        "uniform": "of the best uniform cell",
+    }
+    before = f"{said[name]} {d[name]:.4g}"
+    reporter.say(
+        f"[bold]{quantity}[/bold] {before}, designed {d['design']:.4g} "
+        f"(refined mesh {d['design_refined']:.4g}), with the cells as built {d['lattice']:.4g}; "
+        f"{t['total']:.0f} s, {metrics['memory']['peak_bytes'] / 1e9:.1f} GB"
+    )

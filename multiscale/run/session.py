@@ -1,0 +1,134 @@
+"""What the stages of a run share: the case on its grid, the objective, the gamut."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.data.packaged import load_gamut, load_least_volume
+from micro.gamut.gamut import Gamut
+from micro.runtime.arrays import Floats
+from micro.runtime.progress import Reporter
+from multiscale.case.case import Case
+from multiscale.design.filter import cone_filter
+from multiscale.design.mass import MassLimit
+from multiscale.design.space import DesignSpace
+from multiscale.fill.make_source import make_source
+from multiscale.fill.set_source import lightened
+from multiscale.fill.source import CellSource
+from multiscale.objective.combination import Value
+from multiscale.objective.objective import Objective
+from multiscale.objective.purpose import PURPOSES, Purpose
+from multiscale.problem.problem import Problem, build_problem
+from multiscale.solve.elasticity import SolverOptions
+
+#: The refined mesh splits every element's edges into this many.
+_REFINE = 2
+
+
+class Session:
+    """A case with what is built from it when first needed.
+
+    Attributes
+    ----------
+    case : Case
+    reporter : Reporter
+    tensorboard : bool
+    """
+
+    def __init__(self, case: Case, reporter: Reporter, *, tensorboard: bool = False):
+        self.case = case
+        self.reporter = reporter
+        self.tensorboard = tensorboard
+        self.setup_seconds = 0.0
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The case on its grid."""
+        return build_problem(self.case)
+
+    @cached_property
+    def gamut(self) -> Gamut:
+        """The feasible tensors."""
+        source = self.case.gamut.source
+        if source in ("library", "dataset"):
+            return load_gamut("dataset" if source == "dataset" else "library")
+        return Gamut.load(self.case.path(source))
+
+    @cached_property
+    def cells(self) -> CellSource:
+        """Where the lattice's cells come from."""
+        source = make_source(self.case.fill, self.case.path)
+        return source if self.limit is None else lightened(source, load_least_volume())
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the case is for."""
+        return PURPOSES[self.case.objective.type]
+
+    @cached_property
+    def limit(self) -> MassLimit | None:
+        """The limit on mass, if there is one."""
+        share = self.case.objective.mass_limit
+        return None if share is None else MassLimit(load_least_volume(), share)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The objective, its reference solutions solved."""
+        start = time.monotonic()
+        objective = self.purpose.objective(self.problem, self.solver(), self.case.solver.rtol_adjoint)
+        self.setup_seconds += time.monotonic() - start
+        return objective
+
+    def solver(self) -> SolverOptions:
+        """The case's solver settings."""
+        s = self.case.solver
+        levels = None if s.levels == "auto" else int(s.levels)
+        return SolverOptions(s.preconditioner, s.rtol_forward, s.max_iterations, levels)
+
+    @cached_property
+    def design_mask(self) -> NDArray[np.bool_]:
+        """Design elements of the reduced grid."""
+        return self.objective.reduction.elements(self.problem.design)
+
+    @cached_property
+    def plain_field(self) -> Floats:
+        """The structure without a design, reduced grid: the reference or initial material instead."""
+        if self.case.objective.reference is None:
+            return self.objective.reduction.elements(self.problem.tensor)
+        field = self.objective.reduction.elements(self.problem.tensor)
+        field[self.design_mask] = self.objective.reduction.elements(self.problem.reference)[self.design_mask]
+        return field
+
+    def space(self) -> DesignSpace:
+        """The optimisation variables' meaning."""
+        background = self.plain_field.copy()
+        background[self.design_mask] = 0.0
+        lower, upper = self.gamut.box
+        matrix = cone_filter(self.design_mask, self.case.filter.radius, self.objective.reduction.axes)
+        return DesignSpace(self.design_mask, background, matrix, lower, upper)
+
+    def evaluate(self, field: Floats) -> tuple[Value, list[Floats]]:
+        """Value and displacements of a reduced field at the reporting tolerance."""
+        displacements = self.objective.displacements(field, self.case.solver.rtol_evaluate)
+        return self.objective.value_of(displacements), displacements
+
+    def evaluate_refined(self, field: Floats) -> Value:
+        """Value of the same structure on a mesh twice as fine."""
+        fine = self.purpose.objective(build_problem(self.case, refine=_REFINE), self.solver())
+        for axis in range(3):
+            field = np.repeat(field, _REFINE, axis=axis)
+        return fine.value(field)
+
+
+def value_table(results: dict[str, Value]) -> dict[str, Any]:
+    """Values by name, and the same for each load, as metrics.json keeps them."""
+    loads = next(iter(results.values())).per_load
+    return {
+        **{name: value.total for name, value in results.items()},
+        "per_load": {load: {name: value.per_load[load] for name, value in results.items()} for load in loads},
+    }

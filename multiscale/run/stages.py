@@ -1,0 +1,235 @@
+"""The stages of a run, each from what the earlier ones left."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from micro.cell import tensor
+from micro.data.packaged import load_dataset
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import NotConverged
+from micro.runtime.files import atomic_path
+from multiscale.design import board
+from multiscale.design.feasibility import count_violations
+from multiscale.design.optimize import Optimiser, Settings
+from multiscale.design.state import Record
+from multiscale.design.uniform import best_uniform
+from multiscale.fill.stage import fill_lattice, fill_metrics
+from multiscale.lattice.lattice import Lattice
+from multiscale.objective.combination import Value
+from multiscale.objective.compliance import ComplianceObjective
+from multiscale.objective.objective import DistortionObjective
+from multiscale.problem.tensor_field import load_tensors, save_tensors
+from multiscale.run.session import Session, value_table
+from multiscale.rundir.directory import RunDirectory
+from multiscale.solve import ranks as parallel
+
+
+# ----------------------------------------------------------------------- stages
+def design_stage(session: Session, directory: RunDirectory) -> None:
+    """Optimise the tensor field; leaves design.npz and its displacements."""
+    case, reporter = session.case, session.reporter
+    reporter.say("reference solution")
+    objective = session.objective
+    setup = session.setup_seconds
+    o = case.optimizer
+    settings = Settings(
+        algorithm=o.algorithm if o.algorithm != "auto" else "lbfgs" if session.limit is None else "mma",
+        uniform_evaluations=o.uniform_iterations,
+        stages=o.stages,
+        evaluations=o.iterations,
+        slack=o.slack,
+        margin=case.gamut.margin,
+        tolerance=o.tolerance,
+    )
+    space = session.space()
+    budget = settings.uniform_evaluations + settings.stages * settings.evaluations
+    plain = objective.value(session.plain_field)
+    what = "without cloak" if session.purpose.baseline == "void" else "of the initial material"
+    reporter.say(
+        f"design: {3 * space.size} variables, {objective.unknowns} unknowns a solve; "
+        f"{objective.quantity} {what} {plain.total:.4g}"
+    )
+    objective.forget()
+    keep = directory.path if parallel.is_root() else None
+    quantity = objective.quantity
+    optimiser = Optimiser(objective, space, session.gamut, settings, keep, None, session.limit)
+    state = optimiser.load_state(directory.path)
+    if state is None:
+        initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
+        state = optimiser.initial_state(initial)
+    else:
+        reporter.say(f"resuming at stage {state.stage}, evaluation {state.evaluation}")
+    made = sum(record["kind"] != "projection" for record in state.records)
+    with (
+        reporter.task("design", budget, made) as task,
+        board.open_board(keep if session.tensorboard else None, state.records) as write,
+    ):
+
+        def show(record: Record) -> None:
+            step = 0 if record["kind"] == "projection" else 1
+            detail = f"stage {record['stage']}, {quantity} {record[quantity]:.4g}"
+            if record["violations"]:
+                detail += f", {record['violations']} violations"
+            task.advance(step, detail, record)
+            write(record)
+
+        optimiser.report = show
+        state = optimiser.run(state)
+    if state.best is None:
+        raise NotConverged(
+            "no design within the mass limit was found: give [optimizer] more iterations, or a larger "
+            "objective.mass_limit"
+        )
+    phi = session.gamut.phi(state.best)
+    field = space.field(state.best)
+    whole = objective.reduction.expand_elements(field)
+    # All ranks read the file in the next stage: on_root makes them wait for it.
+    parallel.on_root(lambda: save_tensors(directory.path / "design.npz", whole))
+    solves = objective.iterations
+    weight = objective.reduction.element_weight
+    reporter.say(f"design: {quantity} {state.best_value:.4g} after {len(state.records)} evaluations")
+    mass = {}
+    if session.limit is not None:
+        mass = {"mass": {"limit": session.limit.limit, "design": session.limit.density(state.best)}}
+    directory.finish(
+        "design",
+        # The records' clock runs on through interruptions.
+        {"setup": setup, "macro": float(state.records[-1]["seconds"])},  # type: ignore[arg-type]
+        {
+            "feasibility": {
+                "violations": weight * count_violations(phi, case.gamut.margin),
+                "phi_min": float(phi.min()),
+            },
+            "solver": {
+                "preconditioner": case.solver.preconditioner,
+                "unknowns": objective.unknowns,
+                "mirror_axes": ["xyz"[a] for a in objective.reduction.axes],
+                "solves": len(solves),
+                "iterations_mean": float(np.mean(solves)) if solves else None,
+            },
+            "optimizer": {"evaluations": len(state.records), "algorithm": settings.algorithm},
+            **mass,
+        },
+    )
+
+
+def fill_stage(session: Session, directory: RunDirectory) -> None:
+    """Give every element a cell; leaves lattice.zarr."""
+    start = time.monotonic()
+    objective, case = session.objective, session.case
+    wanted = objective.reduction.elements(load_tensors(directory.path / "design.npz", session.problem))
+
+    with session.reporter.task("fill", 1, steady=False) as task:
+
+        def show(done: int, total: int, what: str) -> None:
+            task.total = total
+            task.advance(done - task.done, what)
+
+        filling, polish = fill_lattice(
+            objective,
+            wanted,
+            lambda: session.cells,
+            case.fill,
+            session.reporter,
+            show,
+            steered=session.limit is None,
+        )
+
+    def work() -> dict[str, Any]:
+        assert filling is not None
+        return fill_metrics(filling.filled(), polish, case.fill.source, directory.path / "lattice.zarr")
+
+    metrics = parallel.on_root(work) or {}
+    if metrics:
+        cells, contacts = metrics["cells"], metrics["interfaces"]
+        session.reporter.say(
+            f"fill: {cells['unique']} different cells, tensor error mean {cells['tensor_error_mean']:.4f}, "
+            f"{contacts['unconnected']} of {contacts['count']} interfaces unconnected"
+        )
+    directory.finish("fill", {"fill": time.monotonic() - start}, metrics)
+
+
+def evaluate_stage(session: Session, directory: RunDirectory) -> None:
+    """Judge the lattice by its cells' own tensors, and the design on finer elements."""
+    start = time.monotonic()
+    reporter, objective, problem = session.reporter, session.objective, session.problem
+    design = objective.reduction.elements(load_tensors(directory.path / "design.npz", problem))
+    lattice = parallel.on_root(lambda: Lattice.load(directory.path / "lattice.zarr"))
+    built = parallel.from_root(None if lattice is None else lattice.tensors(), (*problem.shape, 3))
+    built = np.where(problem.filled[..., None], built, problem.tensor)
+    fields = {"design": design, "lattice": objective.reduction.elements(built)}
+    metrics: dict[str, Any] = {}
+    if session.purpose.baseline == "uniform":
+        fields["uniform"], metrics = _best_uniform(session, lattice)
+    else:
+        fields = {session.purpose.baseline: session.plain_field, **fields}
+    results: dict[str, Value] = {}
+    displacements: dict[str, list[Floats]] = {}
+    if isinstance(objective, DistortionObjective):
+        displacements["reference"] = objective.reference
+    with reporter.task("evaluate", len(fields) + 1) as task:
+        for name, field in fields.items():
+            results[name], displacements[name] = session.evaluate(field)
+            task.advance(1, f"{name} {results[name].total:.4g}")
+        results["design_refined"] = session.evaluate_refined(design)
+        task.advance(1, f"refined {results['design_refined'].total:.4g}")
+    if parallel.is_root():
+        _save_displacements(directory.path / "displacements.npz", session, displacements)
+    quantity = objective.quantity
+    reporter.say(f"evaluate: {quantity} " + ", ".join(f"{k} {v.total:.4g}" for k, v in results.items()))
+    metrics[quantity] = value_table(results)
+    if "uniform" in results:
+        metrics[quantity]["gain"] = results["uniform"].total / results["lattice"].total - 1
+    directory.finish("evaluate", {"evaluate": time.monotonic() - start}, metrics)
+
+
+def _best_uniform(session: Session, lattice: Lattice | None) -> tuple[Floats, dict[str, Any]]:
+    """The field of the best uniform cell as heavy as the lattice, and the metrics of both masses."""
+    objective = session.objective
+    assert isinstance(objective, ComplianceObjective)
+    own = None if lattice is None else np.array([lattice.densities()[session.problem.design].mean()])
+    density = float(parallel.from_root(own, (1,))[0])
+    space = session.space()
+    best = best_uniform(objective, load_dataset(), density, space.field, session.design_mask)
+    cells = load_dataset()
+    C = cells.C[best.row]
+    session.reporter.say(
+        f"evaluate: best uniform cell of the data set at density {density:.4f}: {cells.family[best.row]}, "
+        f"E = {float(tensor.young(C)):.3f} E_s, {best.solved} solved"
+    )
+    uniform = {"volume": float(cells.volume[best.row]), "tensor": C.tolist(), "solved": best.solved}
+    field = space.field(np.broadcast_to(C, (space.size, 3)))
+    return field, {"mass": {"lattice": density}, "uniform": uniform}
+
+
+def export_stage(session: Session, directory: RunDirectory) -> None:
+    """Write fields, surfaces, figures and the report."""
+    from multiscale.run.results import write_results
+
+    start = time.monotonic()
+
+    def work() -> dict[str, Any]:
+        return write_results(
+            session.case, session.problem, session.gamut, session.cells.known, directory, session.reporter
+        )
+
+    metrics = parallel.on_root(work) or {}
+    directory.finish("export", {"export": time.monotonic() - start}, {"export": metrics})
+
+
+# ------------------------------------------------------------------------ files
+def _save_displacements(path: Path, session: Session, fields: dict[str, list[Floats]]) -> None:
+    """Whole-grid displacements (nx+1, ny+1, nz+1, 3) in element edges, float32, as LOAD.FIELD."""
+    reduction = session.objective.reduction
+    arrays = {
+        f"{load.name}.{name}": reduction.expand_displacement(u, load).astype(np.float32)
+        for name, values in fields.items()
+        for load, u in zip(reduction.loads, values, strict=True)
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,485 @@
+"""Linear elasticity on a voxel grid: hex8, one cubic tensor per element, PETSc.
+
+Weak form: find u with ``u = u_D`` on the constrained degrees of freedom and ::
+
+    sum_e v_e^T (C11_e K11 + C12_e K12 + C44_e K44) u_e = v^T f    for all v
+
+with the three constant matrices of :func:`micro.voxels.hexahedron.element_matrices`,
+so that assembly is one ``(elements, 3) @ (3, 576)`` product and every
+sensitivity is ``lambda_e^T K_i u_e``.
+
+Void elements (tensor zero) are removed exactly: they are not assembled, and
+nodes without any solid element are constrained to zero.
+
+The solver is CG, preconditioned by
+
+``gmg``
+    geometric multigrid on nested DMDA grids, Galerkin coarse operators
+    ``P^T A P`` whose interpolation has zero rows at constrained degrees of
+    freedom, Chebyshev smoothing over node-block Jacobi, direct coarse solve;
+``gamg``
+    smoothed aggregation (PETSc GAMG) with the rigid body modes.
+
+The DMDA's axes run (z, y, x), so that PETSc's natural order is the C order of
+arrays indexed [x, y, z]. Grids are padded with void elements at their high
+ends to a multiple of the coarsening factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import NotConverged
+from micro.voxels.hexahedron import CORNERS, element_matrices
+from multiscale.solve.petsc import PETSc
+
+#: Elements are assembled in chunks of this many, which bounds the memory of their matrices (4.6 kB each).
+_CHUNK = 8192
+#: A grid is coarsened while its coarsest level stays above this many unknowns.
+_COARSE_UNKNOWNS = 3000
+
+
+#: PETSc options of the algebraic alternative carry this prefix (-gamg_mg_levels_pc_type ...).
+_GAMG_PREFIX = "gamg_"
+_GAMG_DEFAULTS = {
+    "pc_gamg_use_sa_esteig": "false",
+    "mg_levels_ksp_type": "chebyshev",
+    "mg_levels_pc_type": "jacobi",
+    "mg_levels_ksp_max_it": "3",
+    "mg_levels_esteig_ksp_type": "gmres",
+    "mg_levels_ksp_chebyshev_esteig_steps": "20",
+    "mg_levels_ksp_chebyshev_esteig": "0,0.05,0,1.2",
+}
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """How to solve.
+
+    Attributes
+    ----------
+    preconditioner : {"gmg", "gamg"}
+    rtol : float
+        Relative residual ``||f - K u|| / ||f||`` at which CG stops (true residual norm).
+    max_iterations : int
+    levels : int or None
+        Number of multigrid levels; None chooses.
+    smoothing : int
+        Chebyshev steps before and after each coarse correction.
+    """
+
+    preconditioner: str = "gmg"
+    rtol: float = 1e-6
+    max_iterations: int = 500
+    levels: int | None = None
+    smoothing: int = 2
+
+
+def choose_levels(shape: tuple[int, ...]) -> int:
+    """Number of grids: halve while an axis keeps two elements and the coarsest grid is worth it."""
+    elements = np.array(shape)
+    levels = 1
+    while 3 * np.prod(elements + 1.0) > _COARSE_UNKNOWNS and elements.min() >= 4:
+        elements = -(-elements // 2)
+        levels += 1
+    return levels
+
+
+class Elasticity:
+    """The discrete operator of one grid and one set of constrained degrees of freedom.
+
+    Parameters
+    ----------
+    shape : (mx, my, mz)
+        Elements per axis.
+    constrained : bool array (mx+1, my+1, mz+1, 3)
+        Degrees of freedom with a prescribed displacement.
+    options : SolverOptions
+    comm : PETSc.Comm, optional
+        Default: PETSc.COMM_WORLD. All arrays that go in and come out are whole and equal on every rank.
+
+    Notes
+    -----
+    Call :meth:`assemble` with the element tensors, then :meth:`solve` as often as needed.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        constrained: NDArray[np.bool_],
+        options: SolverOptions | None = None,
+        comm: Any = None,
+    ):
+        self.shape = shape
+        self.options = options or SolverOptions()
+        self.comm = comm or PETSc.COMM_WORLD
+        self.nodes = tuple(m + 1 for m in shape)
+        if constrained.shape != (*self.nodes, 3):
+            raise ValueError(f"constrained has shape {constrained.shape}, expected {(*self.nodes, 3)}")
+        self.constrained = constrained
+        self.iterations: list[int] = []
+        geometric = self.options.preconditioner == "gmg"
+        self._levels = (self.options.levels or choose_levels(shape)) if geometric else 1
+        factor = 2 ** (self._levels - 1)
+        self._padded = tuple(-(-m // factor) * factor for m in shape)
+        self._dm = self._create_grid()
+        self._own = self._own_elements()
+        self._matrix = self._dm.createMat()
+        self._matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, True)
+        self._right = self._dm.createGlobalVec()
+        self._solution = self._dm.createGlobalVec()
+        self._gather: tuple[Any, Any, Any] | None = None
+        self._interpolation: list[Any] = []
+        self._unmasked: list[Any] = []
+        self._coarse: list[Any] = []
+        self._active: NDArray[np.bool_] | None = None
+        self._ksp: Any = None
+
+    # ---------------------------------------------------------------- grid
+    def _create_grid(self) -> Any:
+        # Reversed axes: PETSc's first axis varies fastest, as our last one does.
+        sizes = tuple(m + 1 for m in reversed(self._padded))
+        dm = PETSc.DMDA().create(
+            sizes, dof=3, stencil_type=PETSc.DMDA.StencilType.BOX, stencil_width=1, comm=self.comm
+        )
+        dm.setMatType(PETSc.Mat.Type.AIJ)
+        dm.setInterpolationType(PETSc.DMDA.InterpolationType.Q1)
+        return dm
+
+    def _own_elements(self) -> tuple[slice, slice, slice]:
+        """Elements (slices of the unpadded grid) whose lowest corner node this rank owns."""
+        ranges = self._dm.getRanges()
+        return tuple(
+            slice(min(low, m), min(high, m))
+            for (low, high), m in zip(reversed(ranges), self.shape, strict=True)
+        )  # type: ignore[return-value]
+
+    def _local_blocks(self) -> NDArray[np.int32]:
+        """Ghosted local node numbers (own elements, 8) of the corners of the own elements."""
+        ghost = list(reversed(self._dm.getGhostRanges()))
+        extent = [high - low for low, high in ghost]
+        axes = [np.arange(own.start, own.stop) - low for own, (low, _) in zip(self._own, ghost, strict=True)]
+        base = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 1, 3) + CORNERS
+        return np.ascontiguousarray(
+            (base[..., 0] * extent[1] + base[..., 1]) * extent[2] + base[..., 2], np.int32
+        )
+
+    def _element_values(self, field: Floats) -> Floats:
+        """Nodal vectors (own elements, 24) of a whole node field."""
+        x, y, z = self._own
+        corners = [
+            field[x.start + dx : x.stop + dx, y.start + dy : y.stop + dy, z.start + dz : z.stop + dz].reshape(
+                -1, 3
+            )
+            for dx, dy, dz in CORNERS
+        ]
+        return np.concatenate(corners, axis=1)
+
+    # ------------------------------------------------------------ assembly
+    def assemble(self, tensors: Floats) -> None:
+        """Set the element tensors (mx, my, mz, 3) in units of E_s; all-zero rows are void.
+
+        Raises
+        ------
+        ValueError
+            If the shape is wrong, a value is not finite, or a tensor is not positive definite.
+        """
+        if tensors.shape != (*self.shape, 3):
+            raise ValueError(f"tensors have shape {tensors.shape}, expected {(*self.shape, 3)}")
+        solid = np.any(tensors != 0.0, axis=-1)
+        c11, c12, c44 = np.moveaxis(tensors, -1, 0)
+        definite = (c11 - c12 > 0) & (c11 + 2 * c12 > 0) & (c44 > 0)
+        if not np.all(np.isfinite(tensors)) or not np.all(definite[solid]):
+            where = np.argwhere(solid & ~definite)
+            detail = f"; first at element {tuple(where[0])}: {tensors[tuple(where[0])]}" if len(where) else ""
+            raise ValueError(f"element tensors must be finite and positive definite{detail}")
+        touched = np.zeros(self.nodes, bool)
+        mx, my, mz = self.shape
+        for dx, dy, dz in CORNERS:
+            touched[dx : dx + mx, dy : dy + my, dz : dz + mz] |= solid
+        self._active = touched[..., None] & ~self.constrained
+        self._tensors = tensors
+        self._solid = solid
+
+        own = tensors[self._own].reshape(-1, 3)
+        keep = np.flatnonzero(solid[self._own].reshape(-1))
+        blocks = self._local_blocks()
+        free = self._element_values(self._active.astype(float))
+        basis = element_matrices().reshape(3, 576)
+        matrix = self._matrix
+        matrix.zeroEntries()
+        for start in range(0, len(keep), _CHUNK):
+            e = keep[start : start + _CHUNK]
+            k = (own[e] @ basis).reshape(-1, 24, 24)
+            k *= free[e, :, None]
+            k *= free[e, None, :]
+            matrix.setValuesBlockedLocalRCV(blocks[e], blocks[e], k, addv=PETSc.InsertMode.ADD_VALUES)
+        matrix.assemble()
+        self._fix_diagonal(matrix)
+        matrix.setOption(PETSc.Mat.Option.SPD, True)
+        self._set_up()
+
+    def _fix_diagonal(self, matrix: Any) -> None:
+        """Give empty rows (constrained, or reached by no active node) a diagonal of the matrix's scale."""
+        diagonal = matrix.getDiagonal()
+        scale = diagonal.max()[1]
+        values = diagonal.getArray()
+        # Galerkin products leave rounding-size entries where all contributions are masked.
+        values[values <= 1e-14 * scale] = scale
+        matrix.setDiagonal(diagonal)
+
+    # -------------------------------------------------------- preconditioner
+    def _set_up(self) -> None:
+        self._make_interpolation()
+        operators = [self._matrix]
+        for k, p in enumerate(self._interpolation):
+            fresh = len(self._coarse) <= k
+            coarse = operators[-1].ptap(p) if fresh else operators[-1].ptap(p, result=self._coarse[k])
+            self._fix_diagonal(coarse)
+            if fresh:
+                self._coarse.append(coarse)
+            operators.append(coarse)
+        if self._ksp is None:
+            self._ksp = self._create_ksp()
+        if self._levels > 1:
+            pc = self._ksp.getPC()
+            for level, operator in enumerate(reversed(operators)):
+                smoother = pc.getMGCoarseSolve() if level == 0 else pc.getMGSmoother(level)
+                smoother.setOperators(operator, operator)
+        self._ksp.setOperators(self._matrix, self._matrix)
+
+    def _make_interpolation(self) -> None:
+        """Interpolation between levels, with zero rows where a fine degree of freedom is not active."""
+        if self._levels == 1:
+            return
+        if not self._unmasked:
+            fine = self._dm
+            for _ in range(self._levels - 1):
+                coarse = fine.coarsen()
+                p, _scaling = coarse.createInterpolation(fine)
+                self._unmasked.append(p.convert(PETSc.Mat.Type.AIJ, PETSc.Mat()))
+                fine = coarse
+        mask = self._scatter(self._active.astype(float))  # type: ignore[union-attr]
+        for k, p in enumerate(self._unmasked):
+            if len(self._interpolation) <= k:
+                self._interpolation.append(p.copy())
+            else:
+                p.copy(self._interpolation[k], structure=PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+            self._interpolation[k].diagonalScale(L=mask)
+            # A coarse degree of freedom is active if any active fine one hangs on it.
+            coarse_mask = p.createVecRight()
+            p.multTranspose(mask, coarse_mask)
+            values = coarse_mask.getArray()
+            values[:] = values > 1e-12
+            mask = coarse_mask
+
+    def _create_ksp(self) -> Any:
+        o = self.options
+        ksp = PETSc.KSP().create(self.comm)
+        ksp.setType(PETSc.KSP.Type.CG)
+        ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
+        ksp.setInitialGuessNonzero(True)
+        pc = ksp.getPC()
+        if o.preconditioner == "gamg":
+            self._matrix.setNearNullSpace(self._rigid_body_modes())
+            pc.setType(PETSc.PC.Type.GAMG)
+            # The default estimate of the largest eigenvalue (ten steps of CG, shared with the smoothed
+            # aggregation) comes out too low for strong contrasts, and the smoother indefinite.
+            ksp.setOptionsPrefix(_GAMG_PREFIX)
+            defaults = PETSc.Options(_GAMG_PREFIX)
+            for key, value in _GAMG_DEFAULTS.items():
+                if key not in defaults:
+                    defaults[key] = value
+        elif self._levels == 1:
+            _direct(pc)
+        else:
+            pc.setType(PETSc.PC.Type.MG)
+            pc.setMGLevels(self._levels)
+            pc.setMGType(PETSc.PC.MGType.MULTIPLICATIVE)
+            for level in range(1, self._levels):
+                pc.setMGInterpolation(level, self._interpolation[self._levels - 1 - level])
+                smoother = pc.getMGSmoother(level)
+                smoother.setType(PETSc.KSP.Type.CHEBYSHEV)
+                smoother.setTolerances(max_it=o.smoothing)
+                smoother.setNormType(PETSc.KSP.NormType.NONE)
+                smoother.getPC().setType("pbjacobi")
+            coarse = pc.getMGCoarseSolve()
+            coarse.setType(PETSc.KSP.Type.PREONLY)
+            _direct(coarse.getPC())
+        ksp.setFromOptions()
+        return ksp
+
+    def _rigid_body_modes(self) -> Any:
+        """The six rigid body motions, as PETSc's near null space."""
+        axes = [np.arange(m, dtype=float) for m in self.nodes]
+        x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) - (np.array(self.nodes) - 1) / 2
+        modes = []
+        for c in range(3):
+            mode = np.zeros((*self.nodes, 3))
+            mode[..., c] = 1.0
+            modes.append(mode)
+        for a, b in ((0, 1), (1, 2), (2, 0)):
+            mode = np.zeros((*self.nodes, 3))
+            mode[..., a], mode[..., b] = -x[..., b], x[..., a]
+            modes.append(mode)
+        vectors: list[Any] = []
+        for mode in modes:
+            v = self._scatter(mode)
+            for w in vectors:
+                v.axpy(-w.dot(v), w)
+            v.normalize()
+            vectors.append(v)
+        return PETSc.NullSpace().create(vectors=vectors, comm=self.comm)
+
+    # ---------------------------------------------------------------- vectors
+    def _scatter(self, field: Floats, out: Any = None) -> Any:
+        """A whole node field (mx+1, my+1, mz+1, 3) as a PETSc vector (own part kept)."""
+        vector = out or self._dm.createGlobalVec()
+        ranges = list(reversed(self._dm.getRanges()))
+        local = np.zeros((*(high - low for low, high in ranges), 3))
+        inside = tuple(slice(low, min(high, n)) for (low, high), n in zip(ranges, self.nodes, strict=True))
+        part = field[inside]
+        local[tuple(slice(0, s) for s in part.shape[:3])] = part
+        vector.getArray()[:] = local.reshape(-1)
+        return vector
+
+    def _collect(self, vector: Any) -> Floats:
+        """A PETSc vector as a whole node field on every rank."""
+        whole = tuple(m + 1 for m in self._padded)
+        if self.comm.getSize() == 1:
+            values = vector.getArray(readonly=True)
+        else:
+            if self._gather is None:
+                natural = self._dm.createNaturalVec()
+                scatter, sequential = PETSc.Scatter.toAll(natural)
+                self._gather = (natural, scatter, sequential)
+            natural, scatter, sequential = self._gather
+            self._dm.globalToNatural(vector, natural)
+            scatter.scatter(natural, sequential)
+            values = sequential.getArray(readonly=True)
+        x, y, z = self.nodes
+        return np.array(values.reshape(*whole, 3)[:x, :y, :z])
+
+    # ----------------------------------------------------------------- solve
+    def solve(
+        self,
+        force: Floats,
+        prescribed: Floats | None = None,
+        *,
+        guess: Floats | None = None,
+        rtol: float | None = None,
+    ) -> Floats:
+        """Displacements (mx+1, my+1, mz+1, 3) under nodal forces.
+
+        Parameters
+        ----------
+        force : array (mx+1, my+1, mz+1, 3)
+            Nodal forces in E_s h^2 (h the element edge); ignored at constrained degrees of freedom.
+        prescribed : array of the same shape, optional
+            Displacements at the constrained degrees of freedom; default zero.
+        guess : array of the same shape, optional
+            Warm start.
+        rtol : float, optional
+            Overrides the option.
+
+        Raises
+        ------
+        NotConverged
+            If CG fails, with the residual reached and what to try.
+        """
+        if self._active is None:
+            raise RuntimeError("assemble() before solve()")
+        lift = (
+            None
+            if prescribed is None or not np.any(prescribed)
+            else np.where(self.constrained, prescribed, 0.0)
+        )
+        right = force if lift is None else force - self.apply(lift)
+        self._scatter(right * self._active, self._right)
+        x = self._solution
+        if guess is None:
+            x.set(0.0)
+        else:
+            self._scatter((guess if lift is None else guess - lift) * self._active, x)
+        tolerance = self.options.rtol if rtol is None else rtol
+        self._ksp.setTolerances(rtol=tolerance, atol=1e-300, divtol=1e10, max_it=self.options.max_iterations)
+        self._ksp.solve(self._right, x)
+        reason = self._ksp.getConvergedReason()
+        self.iterations.append(self._ksp.getIterationNumber())
+        if reason <= 0:
+            norm = self._right.norm()
+            raise NotConverged(
+                f"the elasticity solve stopped after {self.iterations[-1]} iterations at relative residual "
+                f"{self._ksp.getResidualNorm() / norm if norm else 0:.1e} (wanted {tolerance:.0e}, "
+                f"{_reason_name(reason)}). Check that every solid part is supported and that stiffness "
+                "contrasts are sane; then try [solver] preconditioner = "
+                f"{'gamg' if self.options.preconditioner == 'gmg' else 'gmg'!r} or more max_iterations."
+            )
+        u = self._collect(x)
+        return u if lift is None else u + lift
+
+    def apply(self, field: Floats, tensors: Floats | None = None) -> Floats:
+        """The unconstrained stiffness times a node field: internal nodal forces, same shape.
+
+        Of other ``tensors`` (mx, my, mz, 3) than the assembled ones if given: those of a change, say.
+        """
+        x, y, z = self._own
+        values = self._element_values(field)
+        tensors = (self._tensors if tensors is None else tensors)[self._own].reshape(-1, 3)
+        forces = sum(tensors[:, i, None] * (values @ k) for i, k in enumerate(element_matrices()))
+        out = np.zeros((*self.nodes, 3))
+        count = (x.stop - x.start, y.stop - y.start, z.stop - z.start)
+        for a, (dx, dy, dz) in enumerate(CORNERS):
+            out[x.start + dx : x.stop + dx, y.start + dy : y.stop + dy, z.start + dz : z.stop + dz] += forces[
+                :, 3 * a : 3 * a + 3
+            ].reshape(*count, 3)
+        return sum_over_ranks(out, self.comm)
+
+    def energies(self, u: Floats, v: Floats) -> Floats:
+        """``u_e^T K_i v_e`` for every element and i in (C11, C12, C44): shape (mx, my, mz, 3); zero in voids.
+
+        With v the adjoint solution of ``K lambda = dJ/du`` the sensitivity of J is minus this.
+        """
+        ue, ve = self._element_values(u), self._element_values(v)
+        out = np.zeros((*self.shape, 3))
+        own = np.stack([np.einsum("ei,ei->e", ue @ k, ve) for k in element_matrices()], axis=-1)
+        solid = self._solid[self._own]
+        out[self._own] = own.reshape(*solid.shape, 3) * solid[..., None]
+        return sum_over_ranks(out, self.comm)
+
+    @property
+    def unknowns(self) -> int:
+        """Active degrees of freedom."""
+        return 0 if self._active is None else int(np.count_nonzero(self._active))
+
+
+def sum_over_ranks(array: Floats, comm: Any) -> Floats:
+    """Elementwise sum over the ranks of ``comm`` (PETSc vectors do the communication)."""
+    if comm.getSize() == 1:
+        return array
+    vector = PETSc.Vec().createMPI(array.size, comm=comm)
+    index = np.flatnonzero(array).astype(PETSc.IntType)
+    vector.setValues(index, array.reshape(-1)[index], addv=PETSc.InsertMode.ADD_VALUES)
+    vector.assemble()
+    scatter, whole = PETSc.Scatter.toAll(vector)
+    scatter.scatter(vector, whole)
+    return np.array(whole.getArray()).reshape(array.shape)
+
+
+def _direct(pc: Any) -> None:
+    """A direct solve on every rank, whatever their number."""
+    if pc.getComm().getSize() == 1:
+        pc.setType(PETSc.PC.Type.CHOLESKY)
+        pc.setFactorOrdering("nd")
+    else:
+        pc.setType(PETSc.PC.Type.REDUNDANT)
+
+
+def _reason_name(reason: int) -> str:
+    names = {v: k for k, v in vars(PETSc.KSP.ConvergedReason).items() if isinstance(v, int) and v == reason}
+    return names.get(reason, str(reason)).lower().replace("_", " ")

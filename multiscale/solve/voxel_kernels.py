@@ -1,0 +1,240 @@
+"""Loops over voxels, compiled: products with the stiffness, transfers between grids, vector updates.
+
+A nodal field is a C array ``(X, Y, 3, Z)``: rows along z are what the processor works on at once, planes of
+constant x are what threads share out. Every function here works on the planes ``first:last`` and releases
+Python's lock; where it adds to its output, it owns those planes, so threads never meet.
+
+A voxel's product is that of :mod:`micro.voxels.kernels`, by the structure of the hexahedron's matrix.
+"""
+
+# mypy: allow-untyped-defs
+# The compiler infers the types of what it compiles; annotations would be noise.
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from micro.voxels.kernels import BLOCK as _BLOCK
+from micro.voxels.kernels import stiffness_of_rows
+from micro.voxels.kernels import walsh_coefficients as walsh_coefficients
+
+
+@njit(nogil=True, cache=True)
+def _gather(row, start, count, t, to):
+    """Sums (t[to : ]) and differences (one block later) of a row's neighbours along z."""
+    # Unsigned indices can't be meant from the end, which lets the compiler vectorise.
+    one, block = np.uintp(1), np.uintp(_BLOCK)
+    for k in range(count):
+        a, b = row[start + k], row[start + k + one]
+        t[to + k] = a + b
+        t[to + block + k] = b - a
+
+
+@njit(nogil=True, cache=True)
+def _scatter(row, start, count, t, at):
+    """Transpose of :func:`_gather`, added to the row."""
+    one, block = np.uintp(1), np.uintp(_BLOCK)
+    for k in range(count):
+        row[start + k] += t[at + k] - t[at + block + k]
+    for k in range(count):
+        row[start + k + one] += t[at + k] + t[at + block + k]
+
+
+@njit(nogil=True, cache=True)
+def _voxel_layer(u0, u1, solid, low, high, use_low, use_high, c, sign, t, w):
+    """Forces of one layer of voxels between two planes of nodes, added to the planes (Y, 3, Z)."""
+    ny, nz = solid.shape
+    for j in range(ny):
+        row = solid[j]
+        for first in range(0, nz, _BLOCK):
+            stop = min(first + _BLOCK, nz)
+            any_solid = False
+            for k in range(first, stop):
+                any_solid = any_solid or row[k] != 0
+            if not any_solid:
+                continue
+            start, count = np.uintp(first), np.uintp(stop - first)
+            for k in range(count):
+                w[k] = sign * row[start + k]
+            for corner in range(4):
+                plane = u0 if corner < 2 else u1
+                for component in range(3):
+                    at = np.uintp((6 * corner + 2 * component) * _BLOCK)
+                    _gather(plane[j + corner % 2, component], start, count, t, at)
+            stiffness_of_rows(t, w, c)
+            for corner in range(4):
+                if (corner < 2 and not use_low) or (corner >= 2 and not use_high):
+                    continue
+                plane = low if corner < 2 else high
+                for component in range(3):
+                    at = np.uintp((6 * corner + 2 * component) * _BLOCK)
+                    _scatter(plane[j + corner % 2, component], start, count, t, at)
+
+
+@njit(nogil=True, cache=True)
+def voxel_product(u, solid, c, sign, out, first, last):
+    """Add sign * A u to ``out``; ``solid`` is uint8 (nx, ny, nz), ``c`` from :func:`walsh_coefficients`."""
+    t, w = np.zeros(24 * _BLOCK, u.dtype), np.zeros(_BLOCK, u.dtype)
+    for i in range(max(first - 1, 0), min(last, solid.shape[0])):
+        _voxel_layer(u[i], u[i + 1], solid[i], out[i], out[i + 1], i >= first, i + 1 < last, c, sign, t, w)
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _eight_rows(table, at, v):
+    """Eight rows, from flat position ``at``, of a symmetric matrix times v: one vector register."""
+    one, width = np.uintp(1), np.uintp(24)
+    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = v.dtype.type(0)
+    for b in range(24):
+        x = v[b]
+        t = at
+        a0 += table[t] * x
+        t += one
+        a1 += table[t] * x
+        t += one
+        a2 += table[t] * x
+        t += one
+        a3 += table[t] * x
+        t += one
+        a4 += table[t] * x
+        t += one
+        a5 += table[t] * x
+        t += one
+        a6 += table[t] * x
+        t += one
+        a7 += table[t] * x
+        at += width
+    return a0, a1, a2, a3, a4, a5, a6, a7
+
+
+@njit(nogil=True, cache=True)
+def table_product(u, index, table, sign, out, first, last):
+    """Add sign * A u to ``out`` on a grid whose elements share matrices.
+
+    ``index`` int32 (nx, ny, nz) points into ``table`` (m, 24, 24); entry 0 is the void.
+    """
+    nx, ny, nz = index.shape
+    flat = table.reshape(-1)
+    v, f = np.zeros(24, u.dtype), np.zeros(24, u.dtype)
+    for i in range(max(first - 1, 0), min(last, nx)):
+        for j in range(ny):
+            for k in range(nz):
+                matrix = index[i, j, k]
+                if matrix == 0:
+                    continue
+                for corner in range(4):
+                    x, y = i + corner // 2, j + corner % 2
+                    for component in range(3):
+                        row = u[x, y, component]
+                        v[6 * corner + component] = sign * row[k]
+                        v[6 * corner + component + 3] = sign * row[k + 1]
+                at = np.uintp(matrix) * np.uintp(576)
+                f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7] = _eight_rows(flat, at, v)
+                at += np.uintp(8)
+                f[8], f[9], f[10], f[11], f[12], f[13], f[14], f[15] = _eight_rows(flat, at, v)
+                at += np.uintp(8)
+                f[16], f[17], f[18], f[19], f[20], f[21], f[22], f[23] = _eight_rows(flat, at, v)
+                for corner in range(4):
+                    x, y = i + corner // 2, j + corner % 2
+                    if first <= x < last:
+                        for component in range(3):
+                            row = out[x, y, component]
+                            row[k] += f[6 * corner + component]
+                            row[k + 1] += f[6 * corner + component + 3]
+
+
+@njit(nogil=True, cache=True)
+def restrict(fine, coarse, first, last):
+    """Coarse forces (planes ``first:last``): the transpose of linear interpolation."""
+    nx, ny, nz = fine.shape[0], fine.shape[1], fine.shape[3]
+    line = np.zeros(nz + 2, fine.dtype)
+    half, quarter = fine.dtype.type(0.5), fine.dtype.type(0.25)
+    one = fine.dtype.type(1)
+    for i in range(first, last):
+        for j in range(coarse.shape[1]):
+            for component in range(3):
+                line[:] = 0
+                for x in range(max(2 * i - 1, 0), min(2 * i + 2, nx)):
+                    for y in range(max(2 * j - 1, 0), min(2 * j + 2, ny)):
+                        weight = one if x == 2 * i else half
+                        if y != 2 * j:
+                            weight = half if x == 2 * i else quarter
+                        row = fine[x, y, component]
+                        for k in range(nz):
+                            line[k + 1] += weight * row[k]
+                for k in range(coarse.shape[3]):
+                    middle = line[2 * k + 1] if 2 * k < nz else line[0]
+                    after = line[2 * k + 2] if 2 * k < nz else line[0]
+                    before = line[2 * k] if 2 * k < nz + 1 else line[0]
+                    coarse[i, j, component, k] = middle + half * (before + after)
+
+
+@njit(nogil=True, cache=True)
+def prolong(coarse, fine, first, last):
+    """Add the linear interpolation of a coarse field to the fine planes ``first:last``."""
+    ny, nz = fine.shape[1], fine.shape[3]
+    line = np.zeros(coarse.shape[3] + 1, fine.dtype)
+    half, quarter = fine.dtype.type(0.5), fine.dtype.type(0.25)
+    for i in range(first, last):
+        for j in range(ny):
+            x0, x1, y0, y1 = i // 2, (i + 1) // 2, j // 2, (j + 1) // 2
+            for component in range(3):
+                a, b = coarse[x0, y0, component], coarse[x0, y1, component]
+                c, d = coarse[x1, y0, component], coarse[x1, y1, component]
+                for k in range(coarse.shape[3]):
+                    line[k] = quarter * ((a[k] + b[k]) + (c[k] + d[k]))
+                row = fine[i, j, component]
+                for k in range((nz + 1) // 2):
+                    row[2 * k] += line[k]
+                for k in range(nz // 2):
+                    row[2 * k + 1] += half * (line[k] + line[k + 1])
+
+
+@njit(nogil=True, cache=True)
+def smooth(residual, inverse, a, b, step, u, fresh, first, last):
+    """One Chebyshev step: step = a step + b D^-1 residual; u += step (``fresh``: both start from zero).
+
+    ``inverse`` is (X, Y, 1 or 3, Z): the components of a node may share a diagonal.
+    """
+    shared = inverse.shape[2] == 1
+    for i in range(first, last):
+        for j in range(u.shape[1]):
+            for component in range(3):
+                d = inverse[i, j, 0 if shared else component]
+                r, s, v = residual[i, j, component], step[i, j, component], u[i, j, component]
+                if fresh:
+                    for k in range(len(v)):
+                        s[k] = b * (d[k] * r[k])
+                    for k in range(len(v)):
+                        v[k] = s[k]
+                else:
+                    for k in range(len(v)):
+                        s[k] = a * s[k] + b * (d[k] * r[k])
+                    for k in range(len(v)):
+                        v[k] += s[k]
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def dot(a, b, first, last):
+    """Inner product over planes: short sums in the fields' precision, float64 between rows."""
+    total = 0.0
+    for i in range(first, last):
+        for j in range(a.shape[1]):
+            for component in range(3):
+                p, q = a[i, j, component], b[i, j, component]
+                part = p.dtype.type(0)
+                for k in range(len(p)):
+                    part += p[k] * q[k]
+                total += part
+    return total
+
+
+@njit(nogil=True, cache=True)
+def combine(x, factor, y, scale, first, last):
+    """y = scale y + factor x over planes."""
+    for i in range(first, last):
+        for j in range(y.shape[1]):
+            for component in range(3):
+                p, q = x[i, j, component], y[i, j, component]
+                for k in range(len(q)):
+                    q[k] = scale * q[k] + factor * p[k]

@@ -1,0 +1,324 @@
+"""Multigrid for lattices of voxels: Galerkin operators whose elements share their matrices.
+
+A lattice repeats its cells, so its coarse grids repeat their elements. A coarse element of 2 x 2 x 2
+voxels is one of 256; one of 4 x 4 x 4 is one of those that occur in the unique cells, and so on. Each grid
+keeps one 24 x 24 matrix per *different* element, the exact P^T K P of its voxels, and one integer per
+element. Memory and set-up therefore hardly grow with the lattice, and voids and thin members enter the
+coarse problems as they are.
+
+The smoother is the fourth-kind Chebyshev polynomial of Lottes (2023, "Optimal polynomial smoothers for
+multigrid V-cycles", eq. 4.3) on the diagonal; the coarsest grid is solved directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from micro.voxels.galerkin import _CHUNK, element_radius, interpolation
+from micro.voxels.hexahedron import CORNERS, element_matrices
+from multiscale.solve import voxel_kernels as kernels
+from multiscale.solve.team import Field, Team
+
+#: Smoothing steps before and after each coarse correction.
+_DEGREE = 2
+#: Grids are halved until this many degrees of freedom are left for the direct solve.
+_COARSEST = 2500
+
+#: Steps of the power method for the spectral radius, and the margin on its result.
+_POWER_STEPS, _POWER_MARGIN = 10, 1.1
+#: Relative shift of the coarsest operator: parts held by nothing (they carry no load) stay finite.
+_SHIFT = 1e-7
+
+
+@dataclass(eq=False)
+class Level:
+    """One grid: its operator, its smoother, and room to work in.
+
+    Attributes
+    ----------
+    index : (nx, ny, nz)
+        uint8 voxels (``table`` None) or int32 rows of ``table``; 0 is void.
+    table : float32 (m, 24, 24) or None
+    coefficients : float32 (8,)
+        The voxel's stiffness (:func:`multiscale.solve.voxel_kernels.walsh_coefficients`).
+    inverse : float32 (X, Y, 1 or 3, Z)
+        One over the operator's diagonal, 0 at nodes without solid.
+    radius : float
+        Bound of the spectrum of D^-1 A.
+    fixed : int array
+        Constrained degrees of freedom, flat in (X, Y, 3, Z).
+    """
+
+    index: NDArray[Any]
+    table: NDArray[np.float32] | None
+    coefficients: NDArray[np.float32]
+    inverse: NDArray[np.float32]
+    radius: float
+    fixed: NDArray[np.int64]
+    room: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> tuple[int, int, int, int]:
+        """Shape of a nodal field."""
+        nx, ny, nz = self.index.shape
+        return (nx + 1, ny + 1, 3, nz + 1)
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """Working field kept under a name."""
+        if name not in self.room:
+            self.room[name] = np.zeros(self.nodes, np.float32)
+        return self.room[name]
+
+    def product(self, u: Field, out: Field, team: Team, minuend: Field | None = None) -> None:
+        """``out`` = A u, or ``minuend`` - A u (which may be ``out`` itself), zero where fixed."""
+        sign = np.float32(1 if minuend is None else -1)
+
+        def work(first: int, last: int) -> None:
+            if minuend is None:
+                out[first:last] = 0
+            elif minuend is not out:
+                out[first:last] = minuend[first:last]
+            if self.table is None:
+                kernels.voxel_product(u, self.index, self.coefficients, sign, out, first, last)
+            else:
+                kernels.table_product(u, self.index, self.table, sign, out, first, last)
+
+        team.run(work, len(out))
+        out.reshape(-1)[self.fixed] = 0
+
+    def smooth(self, residual: Field, u: Field, team: Team, *, fresh: bool, update: bool) -> None:
+        """Chebyshev smoothing of A e = residual, u += e (``fresh``: u = e); ``residual`` follows.
+
+        The last product is left out unless ``update`` asks for the final residual.
+        """
+        step = self.vector("step")
+        for k in range(1, _DEGREE + 1):
+            a = np.float32((2 * k - 3) / (2 * k + 1) if k > 1 else 0)
+            b = np.float32((8 * k - 4) / (2 * k + 1) / self.radius)
+            start = fresh and k == 1
+
+            def work(first: int, last: int, a: Any = a, b: Any = b, start: bool = start) -> None:
+                kernels.smooth(residual, self.inverse, a, b, step, u, start, first, last)
+
+            team.run(work, len(u))
+            if k < _DEGREE or update:
+                self.product(step, residual, team, residual)
+
+
+class Multigrid:
+    """A V-cycle, a symmetric preconditioner of the voxels' stiffness.
+
+    Parameters
+    ----------
+    solid : uint8 (nx, ny, nz)
+        Voxels, 1 where solid.
+    tensor : (3,)
+        C11, C12, C44 of the solid.
+    fixed : sequence of bool arrays (X, Y, Z, 3)
+        Constrained degrees of freedom of the voxel grid and of the grids got from it by halving (the last
+        one given is subsampled for further grids); see :func:`coarse_masks`.
+    team : Team
+    """
+
+    def __init__(self, solid: NDArray[np.uint8], tensor: Any, fixed: Sequence[NDArray[np.bool_]], team: Team):
+        self.team = team
+        stiffness = np.tensordot(np.asarray(tensor, dtype=np.float64), element_matrices(), axes=1)
+        coefficients = kernels.walsh_coefficients(tensor, np.float32)
+        inverse = _voxel_diagonal(solid, float(stiffness[0, 0]))
+        finest = Level(solid, None, coefficients, inverse, element_radius(stiffness[None]), _flat(fixed[0]))
+        self.levels = [finest]
+        index, table, mask = solid.astype(np.int32), np.stack([0 * stiffness, stiffness]), fixed[0]
+        while 3 * np.prod(np.array(index.shape) + 1.0) > _COARSEST and max(index.shape) > 1:
+            index, table = halve(index, table)
+            depth = len(self.levels)
+            mask = fixed[depth] if depth < len(fixed) else _subsample(mask)
+            level = Level(
+                index,
+                table.astype(np.float32),
+                coefficients,
+                _diagonal(index, table),
+                element_radius(table),
+                _flat(mask),
+            )
+            self.levels.append(level)
+        for level in self.levels[:-1]:
+            level.radius = min(level.radius, _spectral_radius(level, team))
+        self._factor = _direct(index, table, mask)
+
+    def precondition(self, r: Field, out: Field) -> None:
+        """``out`` = one V-cycle from zero for the residual r, which is kept."""
+        self._cycle(0, r, out)
+
+    def _cycle(self, k: int, r: Field, u: Field) -> None:
+        level, team = self.levels[k], self.team
+        if k == len(self.levels) - 1:
+            flat = r.transpose(0, 1, 3, 2).reshape(-1).astype(np.float64)
+            x = linalg.cho_solve(self._factor, flat)
+            nx, ny, _, nz = u.shape
+            u[:] = x.reshape(nx, ny, nz, 3).transpose(0, 1, 3, 2)
+            u.reshape(-1)[level.fixed] = 0
+            return
+        below = self.levels[k + 1]
+        residual, coarse, correction = level.vector("residual"), below.vector("right"), below.vector("u")
+        residual[:] = r
+        level.smooth(residual, u, team, fresh=True, update=True)
+        team.run(lambda i, j: kernels.restrict(residual, coarse, i, j), len(coarse))
+        coarse.reshape(-1)[below.fixed] = 0
+        self._cycle(k + 1, coarse, correction)
+        team.run(lambda i, j: kernels.prolong(correction, u, i, j), len(u))
+        u.reshape(-1)[level.fixed] = 0
+        level.product(u, residual, team, r)
+        level.smooth(residual, u, team, fresh=False, update=False)
+
+
+def halve(
+    index: NDArray[np.int32], table: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """The grid of half as many elements an axis, and the Galerkin matrices of its different elements.
+
+    Parameters
+    ----------
+    index : int (nx, ny, nz)
+        Rows of ``table``, 0 the void; an odd axis is continued by void.
+    table : (m, 24, 24)
+
+    Returns
+    -------
+    index : int32 ((nx + 1) // 2, ...)
+    table : float64 (m', 24, 24), row 0 the void
+    """
+    padded = np.pad(index, [(0, n % 2) for n in index.shape])
+    shape = tuple(n // 2 for n in padded.shape)
+    children = [padded[dx::2, dy::2, dz::2].reshape(-1) for dx, dy, dz in CORNERS]
+    # Code every element by its children; renumbering after each keeps the codes small. A void one leads.
+    code = np.zeros(len(children[0]) + 1, dtype=np.int64)
+    for child in children:
+        code[1:] = code[1:] * len(table) + child
+        code[0] = 0
+        code = np.unique(code, return_inverse=True)[1].reshape(-1)
+    _, first = np.unique(code, return_index=True)
+    parts = [np.append(0, child)[first] for child in children]
+    out = np.zeros((len(first), 24, 24))
+    for start in range(0, len(first), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        for corner, part in zip(CORNERS, parts, strict=True):
+            p = interpolation(corner)
+            out[some] += p.T @ table[part[some]] @ p
+    return code[1:].reshape(shape).astype(np.int32), out
+
+
+def _spectral_radius(level: Level, team: Team) -> float:
+    """Estimate of the largest eigenvalue of D^-1 A, from above: the bound above is half as large again.
+
+    The power method from noise comes within a tenth in these few steps; the margin makes up for it, and the
+    smoother stands an overshoot of a few hundredths.
+    """
+    u, v = level.vector("u"), level.vector("residual")
+    # Noise by a hash of the position: the same on any machine, and never in memory twice.
+    for i, plane in enumerate(u):
+        number = np.arange(plane.size, dtype=np.uint64) + np.uint64(i * plane.size)
+        number = (number * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+        plane[:] = (number.astype(np.float32) / 2**23 - 1).reshape(plane.shape)
+        plane *= level.inverse[i] > 0
+    u.reshape(-1)[level.fixed] = 0
+    radius = 0.0
+    for _ in range(_POWER_STEPS):
+        norm = np.sqrt(team.dot(u, u))
+        level.product(u, v, team)
+        if not norm > 0:
+            return level.radius
+
+        def scale(first: int, last: int, norm: float = norm) -> None:
+            np.multiply(v[first:last], level.inverse[first:last] / np.float32(norm), out=u[first:last])
+
+        team.run(scale, len(u))
+        radius = float(np.sqrt(team.dot(u, u)))
+    return _POWER_MARGIN * radius
+
+
+def coarse_masks(cell_mask: NDArray[np.bool_], per_cell: int) -> list[NDArray[np.bool_]]:
+    """Masks of the grids of ``per_cell``, ``per_cell`` / 2, ... voxels a cell (nodes, 3), down to odd ones.
+
+    A node is fixed when all corners of the cell's edge, face or body that it lies on are.
+    """
+    masks = []
+    while True:
+        masks.append(refine_mask(cell_mask, per_cell))
+        if per_cell % 2:
+            return masks
+        per_cell //= 2
+
+
+def refine_mask(mask: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
+    """A node mask (mx+1, my+1, mz+1, 3) on the grid ``factor`` times finer (see :func:`coarse_masks`)."""
+    for axis in range(3):
+        fine = np.arange((mask.shape[axis] - 1) * factor + 1)
+        mask = mask.take(fine // factor, axis=axis) & mask.take(-(-fine // factor), axis=axis)
+    return mask
+
+
+def _subsample(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Every other node; one beyond an odd grid is as its last node."""
+    widths = [(0, 1 - n % 2) for n in mask.shape[:3]]
+    return np.pad(mask, [*widths, (0, 0)], mode="edge")[::2, ::2, ::2]
+
+
+def _flat(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.flatnonzero(np.ascontiguousarray(mask.transpose(0, 1, 3, 2)))
+
+
+def _voxel_diagonal(solid: NDArray[np.uint8], entry: float) -> NDArray[np.float32]:
+    """One over the diagonal at every node, (X, Y, 1, Z): a voxel gives each corner the same entry."""
+    count = touching(solid)
+    values = np.append(0.0, 1 / (entry * np.arange(1, 9))).astype(np.float32)
+    return values[count][:, :, None, :]
+
+
+def touching(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Solid voxels around each node, uint8 (nx+1, ny+1, nz+1)."""
+    count = solid
+    for axis in range(3):
+        widths = [(0, 0)] * 3
+        widths[axis] = (1, 1)
+        padded = np.pad(count, widths)
+        n = padded.shape[axis]
+        count = padded.take(range(n - 1), axis=axis) + padded.take(range(1, n), axis=axis)
+    return count
+
+
+def _diagonal(index: NDArray[np.int32], table: NDArray[np.float64]) -> NDArray[np.float32]:
+    """One over the diagonal of every degree of freedom, (X, Y, 3, Z), 0 where there is no stiffness."""
+    nx, ny, nz = index.shape
+    diagonal = np.diagonal(table, axis1=1, axis2=2).astype(np.float32)
+    out = np.zeros((nx + 1, ny + 1, 3, nz + 1), np.float32)
+    for corner, (dx, dy, dz) in enumerate(CORNERS):
+        for component in range(3):
+            values = diagonal[:, 3 * corner + component][index]
+            out[dx : dx + nx, dy : dy + ny, component, dz : dz + nz] += values
+    out[out > 0] = 1 / out[out > 0]
+    return out
+
+
+def _direct(index: NDArray[np.int32], table: NDArray[np.float64], mask: NDArray[np.bool_]) -> Any:
+    """Cholesky factor of a whole small operator; fixed and unsupported rows are the identity."""
+    nx, ny, nz = index.shape
+    count = 3 * (nx + 1) * (ny + 1) * (nz + 1)
+    elements = np.stack(np.nonzero(index), axis=-1)
+    corner = elements[:, None, :] + CORNERS
+    node = (corner[..., 0] * (ny + 1) + corner[..., 1]) * (nz + 1) + corner[..., 2]
+    dof = (3 * node[..., None] + np.arange(3)).reshape(-1, 24)
+    a = np.zeros((count, count))
+    np.add.at(a, (dof[:, :, None], dof[:, None, :]), table[index[index > 0]])
+    # Degrees of freedom whose stiffness is rounding are as good as absent.
+    diagonal = np.diagonal(a)
+    absent = mask.reshape(-1) | (diagonal <= 1e-9 * diagonal.max(initial=0.0))
+    a[absent], a[:, absent] = 0.0, 0.0
+    a[absent, absent] = 1.0
+    a[np.diag_indices(count)] *= 1 + _SHIFT
+    return linalg.cho_factor(a, lower=True, overwrite_a=True)

@@ -1,0 +1,343 @@
+"""Full-scale verification: the assembled lattice solved voxel by voxel under the case's own loads.
+
+For a cloak three structures are solved: the *reference* (the surroundings' cell in every element, no hole),
+the *void* (the same with the hole) and the *lattice*; :mod:`multiscale.verify.comparison` says which for
+other objectives. Displacements at the cells' corners give values that contain everything homogenisation
+leaves out. Beside them stand the homogenised predictions from the tensors of the very cells that were
+solved, at the same voxels: what then differs is the cells' finite size and the way unlike neighbours meet,
+not the resolution.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell.tensor import isotropic
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
+from micro.runtime.files import atomic_path, write_json
+from micro.runtime.progress import Reporter
+from multiscale.case.case import Case
+from multiscale.lattice.lattice import Lattice
+from multiscale.objective.combination import Value
+from multiscale.problem.problem import Problem, build_problem
+from multiscale.problem.reduction import Reduction
+from multiscale.rundir import provenance
+from multiscale.rundir.directory import read_case, read_record
+from multiscale.solve.team import Team
+from multiscale.solve.voxel_multigrid import Multigrid
+from multiscale.solve.voxel_solve import solve
+from multiscale.verify.coarse_cells import coarse_lattice
+from multiscale.verify.comparison import Comparison, compare, difference
+from multiscale.verify.voxel_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
+
+#: Bytes a voxel that the solver was measured to take (benchmarks/verify.py), with a little to spare.
+BYTES_PER_VOXEL = 155
+#: Bytes that the program and the shared matrices take besides.
+BYTES_BESIDES = 1.2e9
+
+
+@dataclass(frozen=True, eq=False)
+class FullScale:
+    """One structure solved at full scale.
+
+    Attributes
+    ----------
+    corners : list of arrays (mx+1, my+1, mz+1, 3)
+        Displacements of the wanted cells' corners for each load, in cell edges, reduced grid.
+    work : list of float
+        Work of each load's forces on the reduced grid, E_s h^3 with the cell's edge h.
+    iterations : list of int
+        Conjugate gradient iterations of each load.
+    residual : float
+        Largest relative residual.
+    unknowns, removed, averaged : int
+        Degrees of freedom; voxels taken out because nothing holds them; wanted corners in the void.
+    setup_seconds, solve_seconds : float
+    """
+
+    corners: list[Floats]
+    work: list[float]
+    iterations: list[int]
+    residual: float
+    unknowns: int
+    removed: int
+    averaged: int
+    setup_seconds: float
+    solve_seconds: float
+
+
+def solve_full_scale(
+    case: Case,
+    problem: Problem,
+    reduction: Reduction,
+    lattice: Lattice,
+    per_cell: int,
+    team: Team,
+    *,
+    rtol: float,
+    wanted: NDArray[np.bool_] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> FullScale:
+    """Solve a lattice, whose cells have ``per_cell`` voxels an edge, under every load of the case.
+
+    ``wanted`` (mx+1, my+1, mz+1) are the corners whose displacements are needed; the observed ones if None.
+    """
+    start = time.monotonic()
+    tensor = isotropic(1.0, lattice.poisson)
+    model = voxel_model(lattice, reduction, per_cell)
+    if wanted is None:
+        wanted = reduction.nodes(problem.observed_nodes)
+    setup, solving = time.monotonic() - start, 0.0
+    multigrid: Multigrid | None = None
+    constrained: NDArray[np.bool_] | None = None
+    corners, work, iterations, residual, averaged = [], [], [], 0.0, 0
+    for number, load in enumerate(reduction.loads):
+        start = time.monotonic()
+        if multigrid is None or constrained is None or not np.array_equal(constrained, load.constrained):
+            multigrid = None  # the memory of the last one, before the next
+            multigrid = Multigrid(model.solid, tensor, fixed_masks(load, per_cell), team)
+            constrained = load.constrained
+        force = forces(case, number, problem, reduction, model)
+        moved = prescribed(load, model)
+        setup += time.monotonic() - start
+        start = time.monotonic()
+        solution = solve(multigrid, tensor, force, moved, team, rtol=rtol, progress=progress)
+        solving += time.monotonic() - start
+        u, count = corner_displacements(solution.u, model, load, wanted)
+        corners.append(u)
+        work.append(float(force[1] @ solution.u.reshape(-1)[force[0]]) / per_cell**3)
+        iterations.append(solution.iterations)
+        residual, averaged = max(residual, solution.residual), max(averaged, count)
+    return FullScale(
+        corners, work, iterations, residual, model.unknowns, model.removed, averaged, setup, solving
+    )
+
+
+def verify(
+    run_dir: str | Path,
+    *,
+    voxels_per_cell: int = 8,
+    max_memory: float | None = None,
+    threads: int | None = None,
+    rtol: float = 1e-5,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Verify a finished run's lattice at full scale; adds ``verify`` to its metrics.
+
+    Parameters
+    ----------
+    run_dir : path
+        Directory of a run whose lattice is filled.
+    voxels_per_cell : int
+        An even divisor of the cells' own resolution.
+    max_memory : float, optional
+        Bytes; default nine tenths of what the machine has free.
+    threads : int, optional
+        Default: OMP_NUM_THREADS if set, else the cores that this process may use.
+    rtol : float
+        Relative residual of the voxel solves.
+
+    Returns
+    -------
+    dict
+        The section ``verify`` of the metrics.
+
+    Raises
+    ------
+    InputError
+        If there is no filled lattice, the resolution does not divide the cells', or memory is short.
+    NotConverged
+        If a solve fails.
+    """
+    started = time.monotonic()
+    reporter = reporter or Reporter()
+    path = Path(run_dir)
+    case = read_case(path)
+    _check_case(case)
+    problem = build_problem(case)
+    original = Lattice.load(path / "lattice.zarr")
+    if original.shape != problem.shape:
+        raise InputError("the lattice is not of this case's grid", file=path, value=original.shape)
+    reduction = Reduction(problem)
+    voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
+    record = _record(path / "metrics.json")  # what can't be added to shows before the work
+    announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
+    with reporter.task("coarse cells", 1, steady=False) as task:
+
+        def show_round(done: int, total: int, task: Any = task) -> None:
+            task.total = total
+            task.advance(done - task.done)
+
+        coarse = coarse_lattice(original, voxels_per_cell, show_round)
+    uniform = record.get("uniform", {}).get("tensor")
+    comparison = compare(case, problem, original, coarse, uniform)
+    contacts = coarse.lattice.contacts()
+    reporter.say(
+        f"cells at {voxels_per_cell} voxels an edge: tensors off by {coarse.error_mean:.4f} on average, "
+        f"volume by {coarse.volume_change:.3f}; {coarse.rethresholded} of {len(coarse.lattice.cells)} would "
+        "be in pieces if merely thresholded; "
+        f"{contacts.unconnected} of {contacts.count} interfaces without contact"
+    )
+    team = Team(threads or _threads())
+    solved: dict[str, FullScale] = {}
+    for name, lattice in comparison.lattices.items():
+        with reporter.task(f"{name} at full scale", 100, steady=False) as task:
+
+            def show(iteration: int, residual: float, task: Any = task) -> None:
+                # Digits gained are what passes steadily.
+                share = int(100 * min(1.0, max(0.0, np.log(residual) / np.log(rtol))))
+                task.advance(max(0, share - task.done), f"iteration {iteration}, residual {residual:.1e}")
+
+            solved[name] = solve_full_scale(
+                case,
+                problem,
+                reduction,
+                lattice,
+                voxels_per_cell,
+                team,
+                rtol=rtol,
+                wanted=comparison.wanted,
+                progress=show,
+            )
+        s = solved[name]
+        reporter.say(
+            f"{name}: {s.unknowns} unknowns, {s.iterations} iterations, residual {s.residual:.1e}, "
+            f"set-up {s.setup_seconds:.0f} s, solve {s.solve_seconds:.0f} s"
+        )
+    team.close()
+    seconds = time.monotonic() - started
+    metrics = _metrics(comparison, solved)
+    metrics |= {
+        "voxels_per_cell": voxels_per_cell,
+        "voxels": voxels,
+        "mirror_axes": ["xyz"[a] for a in reduction.axes],
+        "cells_volume_change": coarse.volume_change,
+        "cells_tensor_error_mean": coarse.error_mean,
+        "cells_tensor_error_max": coarse.error_max,
+        "cells_rethresholded": coarse.rethresholded,
+        "interfaces_unconnected": contacts.unconnected,
+        "rtol": rtol,
+        "seconds": round(seconds, 2),
+        "peak_bytes": provenance.peak_bytes(),
+    }
+    _save(path / "verify.npz", comparison, solved)
+    write_json(path / "metrics.json", _record(path / "metrics.json") | {"verify": metrics})
+    key = comparison.quantity
+    said = [f"{key} {metrics[key]:.4g} (homogenised, same voxels: {metrics[f'{key}_homogenised']:.4g})"]
+    for name, other in comparison.judged.items():
+        if name != "lattice":
+            said.append(f"{name} {metrics[other]:.4g} ({metrics[f'{other}_homogenised']:.4g})")
+    said.append(f"{seconds:.0f} s, {metrics['peak_bytes'] / 1e9:.1f} GB")
+    reporter.say("[bold]full scale[/bold] " + "; ".join(said))
+    return metrics
+
+
+def _check_case(case: Case) -> None:
+    """Raise InputError for what is not put onto voxels yet."""
+    if not all(region.filled for region in case.regions):
+        raise InputError(
+            "only parts built of cells are verified at full scale", file=case.file, key="regions"
+        )
+    for index, load in enumerate(case.loads):
+        for number, pressure in enumerate(load.pressures):
+            if pressure.region is not None:
+                raise InputError(
+                    "pressures in holes are not put onto voxels: their walls are not the cells' own",
+                    file=case.file,
+                    key=f"loads[{index}].pressures[{number}].region",
+                )
+
+
+def announce(
+    voxels: int, reduction: Reduction, per_cell: int, max_memory: float | None, reporter: Reporter
+) -> None:
+    """Say what is going to be solved and how much memory it takes; refuse if that is too much."""
+    import psutil
+
+    shape = " x ".join(str(m * per_cell) for m in reduction.shape)
+    planes = "".join("xyz"[a] for a in reduction.axes) or "none"
+    need = BYTES_PER_VOXEL * voxels + BYTES_BESIDES
+    limit = 0.9 * psutil.virtual_memory().available if max_memory is None else max_memory
+    reporter.say(
+        f"full scale: {shape} = {voxels} voxels (mirror planes: {planes}), "
+        f"about {need / 1e9:.1f} GB of memory"
+    )
+    if need > limit:
+        where = "--max-memory" if max_memory is not None else "memory"
+        raise InputError(
+            f"{per_cell} voxels per cell need about {need / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB "
+            "allowed: take fewer --voxels-per-cell",
+            key=where,
+        )
+
+
+def _metrics(comparison: Comparison, solved: dict[str, FullScale]) -> dict[str, Any]:
+    reduction, predicted = comparison.objective.reduction, comparison.predicted
+    full = {name: s.corners for name, s in solved.items()}
+    values: dict[str, Value] = {}
+    for name, key in comparison.judged.items():
+        values[key] = comparison.value(full[name], full.get("reference"), solved[name].work)
+        values[f"{key}_homogenised"] = comparison.value(predicted[name], predicted.get("reference"), None)
+    totals = {key: value.total for key, value in values.items()}
+    if "uniform" in solved:
+        totals["gain"] = totals["compliance_uniform"] / totals["compliance"] - 1
+        totals["gain_homogenised"] = (
+            totals["compliance_uniform_homogenised"] / totals["compliance_homogenised"] - 1
+        )
+        design = reduction.problem.design
+        for name, lattice in comparison.lattices.items():
+            totals[f"density_{name}"] = float(lattice.densities()[design].mean())
+    loads = [load.name for load in reduction.loads]
+    size_effect = {
+        name: {
+            load: difference(reduction, comparison.wanted, u, h)
+            for load, u, h in zip(loads, full[name], predicted[name], strict=True)
+        }
+        for name in solved
+    }
+    return {
+        **totals,
+        "per_load": {load: {key: v.per_load[load] for key, v in values.items()} for load in loads},
+        # What homogenisation misses: full-scale against homogenised displacements, relative.
+        "size_effect": size_effect,
+        "unknowns": max(s.unknowns for s in solved.values()),
+        "iterations": {name: s.iterations for name, s in solved.items()},
+        "residual": max(s.residual for s in solved.values()),
+        "removed_voxels": {name: reduction.element_weight * s.removed for name, s in solved.items()},
+        "corners_in_void": max(s.averaged for s in solved.values()),
+        "solve_seconds": {name: round(s.solve_seconds, 2) for name, s in solved.items()},
+        "setup_seconds": {name: round(s.setup_seconds, 2) for name, s in solved.items()},
+    }
+
+
+def _save(path: Path, comparison: Comparison, solved: dict[str, FullScale]) -> None:
+    """Whole-grid corner displacements in cell edges: LOAD.STRUCTURE and LOAD.STRUCTURE.homogenised."""
+    reduction = comparison.objective.reduction
+    arrays = {}
+    for name, full in solved.items():
+        for load, u, h in zip(reduction.loads, full.corners, comparison.predicted[name], strict=True):
+            arrays[f"{load.name}.{name}"] = reduction.expand_displacement(u, load).astype(np.float32)
+            arrays[f"{load.name}.{name}.homogenised"] = reduction.expand_displacement(h, load).astype(
+                np.float32
+            )
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _threads() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """A run's JSON file, empty if there is none."""
+    return read_record(file) if file.is_file() else {}

@@ -1,0 +1,224 @@
+"""A lattice as a voxel model: the solid, its supports and loads, and what its cells' corners do.
+
+The grid is the problem's reduced one (mirror planes used), ``per_cell`` voxels along a cell's edge; lengths
+are in voxel edges. Solid that no support holds (joined to it by no voxel faces) is taken out and counted:
+floating pieces, and pieces that hang on an edge or a corner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
+from multiscale.case.case import Case
+from multiscale.lattice.lattice import Lattice
+from multiscale.problem import grid
+from multiscale.problem.loads import face_loads, volume_loads
+from multiscale.problem.problem import Problem
+from multiscale.problem.reduction import ReducedLoad, Reduction
+from multiscale.solve.voxel_multigrid import coarse_masks, refine_mask, touching
+
+Sparse = tuple[NDArray[np.int64], Floats]
+"""Flat indices into a nodal field (X, Y, 3, Z), and values."""
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelModel:
+    """Voxels of a lattice on the reduced grid.
+
+    Attributes
+    ----------
+    solid : uint8 (nx, ny, nz)
+    per_cell : int
+    removed : int
+        Solid voxels of the reduced grid that were taken out because nothing holds them.
+    unknowns : int
+        Degrees of freedom at nodes that touch solid, before supports.
+    """
+
+    solid: NDArray[np.uint8]
+    per_cell: int
+    removed: int
+    unknowns: int
+
+
+def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int) -> VoxelModel:
+    """The part of a lattice that the reduction keeps, without unheld pieces.
+
+    ``lattice`` has ``per_cell`` voxels along a cell's edge already.
+    """
+    index = reduction.elements(lattice.index)
+    part = Lattice(lattice.cells, index, lattice.cell_size_m, lattice.young_pa, lattice.poisson)
+    solid = part.voxels(per_cell=per_cell).view(np.uint8)
+    labels = cc3d.connected_components(solid, connectivity=6)
+    held = np.ones(int(labels.max()) + 1, dtype=bool)
+    for load in reduction.problem.loads:
+        some = np.any(reduction.nodes(load.fixed), axis=-1, keepdims=True)
+        supported = refine_mask(some, per_cell)[..., 0]
+        near = np.zeros_like(held)
+        nx, ny, nz = solid.shape
+        for dx in (0, 1):
+            for dy in (0, 1):
+                for dz in (0, 1):
+                    near[labels[supported[dx : dx + nx, dy : dy + ny, dz : dz + nz]]] = True
+        held &= near
+    held[0] = True
+    removed = 0
+    if not held.all():
+        loose = ~held[labels]
+        removed = int(loose.sum())
+        solid[loose] = 0
+    unknowns = 3 * int(np.count_nonzero(touching(solid)))
+    return VoxelModel(solid, per_cell, removed, unknowns)
+
+
+def fixed_masks(load: ReducedLoad, per_cell: int) -> list[NDArray[np.bool_]]:
+    """Constrained degrees of freedom of the voxel grid and its halvings (see :func:`coarse_masks`)."""
+    return coarse_masks(load.constrained, per_cell)
+
+
+def prescribed(load: ReducedLoad, model: VoxelModel) -> Sparse:
+    """Displacements other than zero at the constrained nodes, in voxel edges."""
+    if not np.any(load.prescribed):
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    mask = refine_mask(load.constrained, model.per_cell) & (touching(model.solid) > 0)[..., None]
+    values = grid.prolong_nodes(load.prescribed, model.per_cell) * model.per_cell
+    where = np.flatnonzero(np.ascontiguousarray((mask & (values != 0)).transpose(0, 1, 3, 2)))
+    flat = np.ascontiguousarray(values.transpose(0, 1, 3, 2)).reshape(-1)
+    return where, flat[where]
+
+
+def forces(case: Case, number: int, problem: Problem, reduction: Reduction, model: VoxelModel) -> Sparse:
+    """Nodal forces of the case's load ``number``.
+
+    A traction or pressure on a cell's outer face is carried by that face's solid voxels, a body force by all
+    solid voxels of the cell, in equal shares: every cell receives what the homogenised model gives it.
+
+    Raises
+    ------
+    InputError
+        If a loaded cell has no solid where it is loaded.
+    """
+    v, shape = model.per_cell, model.solid.shape
+    found: list[Sparse] = []
+    for key, face, quads, vector in face_loads(case, number, problem.solid):
+        axis, side = grid.face_axis(face)
+        if axis in reduction.axes and side == 0:
+            continue  # the other half's face; ours is loaded by the mirror image
+        for a, other in enumerate(b for b in range(3) if b != axis):
+            if other in reduction.axes:
+                quads = np.take(quads, range(quads.shape[a] // 2, quads.shape[a]), axis=a)
+        share = _shares(grid.on_face(model.solid, face), quads, v, case, key)
+        nodal = np.zeros([n + 1 for n in share.shape])
+        for da, db in product((0, 1), repeat=2):
+            nodal[da : da + share.shape[0], db : db + share.shape[1]] += share / 4
+        place = np.argwhere(nodal)
+        node = np.insert(place, axis, shape[axis] * side, axis=1)
+        found += _by_component(node, nodal[tuple(place.T)], vector, shape)
+    for key, loaded, density in volume_loads(case, number, problem.solid):
+        nodal = grid.spread(_shares(model.solid, reduction.elements(loaded), v, case, key))
+        node = np.argwhere(nodal)
+        found += _by_component(node, nodal[tuple(node.T)], density / v, shape)
+    if not found:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    return np.concatenate([index for index, _ in found]), np.concatenate([value for _, value in found])
+
+
+def _shares(solid: NDArray[np.uint8], loaded: NDArray[np.bool_], v: int, case: Case, key: str) -> Floats:
+    """What each solid voxel carries of a load of one a voxel on its whole cell; two or three axes."""
+    blocks = [size for count in loaded.shape for size in (count, v)]
+    within = tuple(range(1, 2 * loaded.ndim, 2))
+    count = solid.reshape(blocks).sum(axis=within, dtype=np.int64)
+    empty = loaded & (count == 0)
+    if empty.any():
+        raise InputError(
+            f"{int(empty.sum())} loaded cells have no solid where they are loaded at {v} voxels an edge: "
+            "take more --voxels-per-cell",
+            file=case.file,
+            key=key,
+        )
+    share = np.where(loaded, v**loaded.ndim / np.maximum(count, 1), 0.0)
+    for axis in range(loaded.ndim):
+        share = share.repeat(v, axis=axis)
+    return share * solid
+
+
+def _by_component(
+    node: NDArray[np.int64], values: Floats, vector: Floats, shape: tuple[int, ...]
+) -> list[Sparse]:
+    """Values (q,) at nodes (q, 3) times a vector."""
+    return [(_flat(node, int(c), shape), values * vector[c]) for c in np.flatnonzero(vector)]
+
+
+def _flat(node: NDArray[np.int64], component: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    return ((node[:, 0] * (shape[1] + 1) + node[:, 1]) * 3 + component) * (shape[2] + 1) + node[:, 2]
+
+
+def corner_displacements(
+    u: Floats, model: VoxelModel, load: ReducedLoad, wanted: NDArray[np.bool_]
+) -> tuple[Floats, int]:
+    """Displacements of the cells' corners, in cell edges.
+
+    A corner that lies in the void takes the mean over the nearest cube around it that has solid, which the
+    symmetry of cubic cells makes exact for the smooth part of the field. Constrained components take their
+    prescribed values.
+
+    Parameters
+    ----------
+    u : float64 (X, Y, 3, Z)
+        Solution in voxel edges.
+    wanted : bool (mx+1, my+1, mz+1)
+        Corners that are needed; elsewhere zero is returned.
+
+    Returns
+    -------
+    displacements : (mx+1, my+1, mz+1, 3)
+    averaged : int
+        How many wanted corners lie in the void.
+
+    Raises
+    ------
+    InputError
+        If there is no solid within half a cell of a wanted corner.
+    """
+    v = model.per_cell
+    active = touching(model.solid) > 0
+    corner = np.argwhere(wanted)
+    values = np.zeros((len(corner), 3))
+    open_ = np.arange(len(corner))
+    averaged = 0
+    for radius in range(v // 2 + 1):
+        total, count = np.zeros((len(open_), 3)), np.zeros(len(open_))
+        at = corner[open_] * v
+        for offset in np.ndindex(*[2 * radius + 1] * 3):
+            node = at + np.array(offset) - radius
+            inside = ((node >= 0) & (node < active.shape)).all(axis=1)
+            x, y, z = np.where(inside[:, None], node, 0).T
+            here = inside & active[x, y, z]
+            total[here] += u[x[here], y[here], :, z[here]]
+            count += here
+        done = count > 0
+        values[open_[done]] = total[done] / count[done, None]
+        if radius == 0:
+            averaged = int((~done).sum())
+        open_ = open_[~done]
+        if not len(open_):
+            break
+    if len(open_):
+        raise InputError(
+            f"{len(open_)} observed cell corners have no solid within half a cell: take more "
+            "--voxels-per-cell",
+            key="--voxels-per-cell",
+            value=v,
+        )
+    out = np.zeros((*wanted.shape, 3))
+    out[wanted] = values / v
+    constrained = load.constrained & wanted[..., None]
+    out[constrained] = load.prescribed[constrained]
+    return out, averaged
