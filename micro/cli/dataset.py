@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from micro.cell import tensor
-from micro.cell.cellset import CellSet
 from micro.runtime.errors import InputError
 from micro.runtime.progress import stage_bar
+
+if TYPE_CHECKING:
+    from micro.cell.cellset import CellSet
 
 app = typer.Typer(help="The data set that generators learn from: build it, describe it.")
 
@@ -140,6 +142,7 @@ def card(
 
 
 def _cells(file: Path | None) -> CellSet:
+    from micro.cell.cellset import CellSet
     from micro.data.packaged import load_dataset
 
     return load_dataset() if file is None else CellSet.load(file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from micro.cell import tensor
-from micro.cell.cellset import CellSet
 from micro.runtime.errors import InputError
 from micro.runtime.files import cache_path
 from micro.runtime.progress import stage_bar
+
+if TYPE_CHECKING:
+    from micro.cell.cellset import CellSet
 
 app = typer.Typer(help="Cells by formula: build a library of them, show it, find cells by tensor.")
 
@@ -109,6 +111,7 @@ def cache_directory() -> Path:
 
 
 def _cells(path: Path | None) -> CellSet:
+    from micro.cell.cellset import CellSet
     from micro.data.packaged import load_library
 
     return load_library() if path is None else CellSet.load(path)

@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from micro.cell import tensor
-from micro.cell.octant import is_symmetric, octant_from_cell
 from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.files import write_json
 
@@ -166,6 +165,8 @@ def _tensor(text: str) -> tuple[float, float, float]:
 
 
 def _start(text: str) -> Any:
+    from micro.cell.octant import is_symmetric, octant_from_cell
+
     if not text.endswith(".npy"):
         return text
     from micro.cell.readers import read_voxels

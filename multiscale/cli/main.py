@@ -21,7 +21,7 @@ import typer
 from micro.runtime.errors import InputError, NotConverged, file_error
 from micro.runtime.files import check_writable
 from micro.runtime.version import version_option
-from multiscale.solve.ranks import RankFailed
+from multiscale.solve.errors import RankFailed
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiscale.solve.elasticity import sum_over_ranks
+from multiscale.solve.errors import RankFailed
 from multiscale.solve.petsc import PETSc
 
 T = TypeVar("T")
@@ -60,17 +61,3 @@ def from_root(array: NDArray[np.float64] | None, shape: tuple[int, ...]) -> NDAr
 
 def _shared(array: NDArray[np.float64]) -> Any:
     return sum_over_ranks(array, PETSc.COMM_WORLD)
-
-
-class RankFailed(RuntimeError):
-    """Rank 0 failed in a step that it does alone; it reports the cause.
-
-    Parameters
-    ----------
-    exit_code : int
-        With which rank 0 ends.
-    """
-
-    def __init__(self, exit_code: int = 1):
-        super().__init__("rank 0 failed")
-        self.exit_code = exit_code
