@@ -37,8 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import unpack
 from micro.data.packaged import load_dataset, load_gamut, load_library

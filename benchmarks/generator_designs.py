@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
 from micro.data.packaged import load_dataset

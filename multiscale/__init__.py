@@ -1,1 +1,5 @@
 """Macro scale: elasticity on PETSc, tensor-field optimisation, lattices."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

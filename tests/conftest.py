@@ -100,7 +100,9 @@ def run_cli(
         env: dict[str, str] | None = None,
         timeout: float = 300.0,
     ) -> subprocess.CompletedProcess[str]:
-        start = f"import sys; from {command}.cli.main import main; sys.argv[0] = {command!r}; sys.exit(main())"
+        start = (
+            f"import sys; from {command}.cli.main import main; sys.argv[0] = {command!r}; sys.exit(main())"
+        )
         line = [sys.executable, "-c", start, *map(str, arguments)]
         if ranks is not None:
             line = [str(request.getfixturevalue("mpiexec")), "-n", str(ranks), *line]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import importlib.metadata
 import re
 import subprocess
@@ -60,6 +61,7 @@ def test_every_third_party_import_is_declared():
     modules = {
         "PIL": "pillow",
         "cc3d": "connected-components-3d",
+        "lazy_loader": "lazy-loader",
         "pydantic_core": "pydantic",
         "skimage": "scikit-image",
     }
@@ -99,6 +101,15 @@ def test_every_module_stands_in_a_room(package):
     for room in {path.parent for path in (ROOT / package).rglob("*.py")}:
         modules = [path for path in room.glob("*.py") if path.name != "__init__.py"]
         assert len(modules) <= 12, f"{room.relative_to(ROOT)} has {len(modules)} modules: one idea?"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_there(package):
+    """A name of a stub that is nowhere would be found only by who asks for it."""
+    for stub in sorted((ROOT / package).rglob("__init__.pyi")):
+        room = importlib.import_module(".".join(stub.parent.relative_to(ROOT).parts))
+        assert room.__all__
+        assert [name for name in room.__all__ if not hasattr(room, name)] == [], room.__name__
 
 
 def test_micro_works_without_petsc():
@@ -170,7 +181,11 @@ def test_package_data_is_shipped():
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
             # Compiled kernels (numba) are cached beside Python's own.
-            if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
+            if (
+                path.is_file()
+                and path.suffix not in {".py", ".pyi", ".typed"}
+                and "__pycache__" not in path.parts
+            ):
                 assert path.relative_to(ROOT / package).parts[0] == "data", path
 
 

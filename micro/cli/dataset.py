@@ -42,8 +42,7 @@ def build(
     ] = False,
 ) -> None:
     """Make and homogenise cells, clean, thin and split them; the same command resumes a killed one."""
-    from micro.dataset.build import assemble, dataset_directory, pool_arguments
-    from micro.dataset.build import build as build_dataset
+    from micro.dataset.build import assemble, build as build_dataset, dataset_directory, pool_arguments
     from micro.library.build import Recipe
 
     if workers is not None and workers < 1:

@@ -69,8 +69,7 @@ def generate(
     Writes `cells.zarr.zip`, `generate.json` (errors, cleanliness, times) and `cells.png` in the directory
     `--out`. Without a tensor but with `--volume` cells are drawn by volume alone.
     """
-    from micro.generator.generate import check_targets, read_targets
-    from micro.generator.generate import generate as run
+    from micro.generator.generate import check_targets, generate as run, read_targets
     from micro.generator.generator import Generator
 
     single = (c11, c12, c44)

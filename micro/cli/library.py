@@ -42,8 +42,7 @@ def build(
 ) -> None:
     """Draw, homogenise and choose cells; the same command resumes where a killed one stopped."""
     from micro.gamut.gamut import Gamut
-    from micro.library.build import Recipe, recipe_arguments
-    from micro.library.build import build as build_library
+    from micro.library.build import Recipe, build as build_library, recipe_arguments
 
     recipe = Recipe(n, count, seed, coarse, pool, round_size, reach, focus)
     recipe.check()

@@ -1,1 +1,5 @@
 """Cells for wanted tensors: drawn, screened, steered and refined."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.generator.generator import CLEAN, Generator
 from micro.generator.samples import Samples
 from micro.homogenize.fields import Status

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import pack
 from micro.diffusion import process

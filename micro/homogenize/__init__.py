@@ -1,1 +1,5 @@
 """Effective tensors of voxel cells, their sensitivities, and steps toward a wanted tensor."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

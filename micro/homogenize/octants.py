@@ -20,8 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from micro.cell.octant import is_symmetric, symmetrise
 from micro.homogenize.fields import solve_octants
-from micro.runtime import memory
-from micro.runtime import threads as parallel
+from micro.runtime import memory, threads as parallel
 from micro.runtime.errors import InputError
 
 _BATCH_VOXELS = 2**18

@@ -1,18 +1,5 @@
 """Inverse homogenisation: cells with wanted properties."""
 
-from micro.inverse.goal import Goal
-from micro.inverse.matching import Match, match_target
-from micro.inverse.optimiser import Result, Settings, State, begin, finish, optimise, step
+import lazy_loader
 
-__all__ = [
-    "Goal",
-    "Match",
-    "Result",
-    "Settings",
-    "State",
-    "begin",
-    "finish",
-    "match_target",
-    "optimise",
-    "step",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.cell.chamber import chamber
 from micro.families.families import GRAIN, LEADING, Family, shifted, threshold_for_volume
 from micro.families.solids import ABSENT

@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.cell.tensor import scaled_moduli
 from micro.families.families import FAMILIES, family
 from micro.homogenize.fields import Status

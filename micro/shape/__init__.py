@@ -1,1 +1,5 @@
 """Cells as level sets: the shape space, and how tensors change with it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

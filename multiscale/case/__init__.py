@@ -1,1 +1,5 @@
 """What a user writes: the case file, validated."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

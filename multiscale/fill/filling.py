@@ -26,8 +26,7 @@ from micro.cell.octant import encloses
 from micro.cell.tensor import tensor_error
 from micro.runtime.arrays import Floats, Ints
 from multiscale.case.settings import FillSettings
-from multiscale.fill.grouping import Groups as TensorGroups
-from multiscale.fill.grouping import group_tensors
+from multiscale.fill.grouping import Groups as TensorGroups, group_tensors
 from multiscale.fill.selection import (
     Groups,
     Pool,

@@ -1,1 +1,5 @@
 """Can it be printed: features, cavities, overhangs, and what a printer needs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """The case on its grid: roles, tensors, loads, supports, mirror halves."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Linear elasticity: PETSc on elements, matrix-free multigrid on voxels, ranks and threads."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

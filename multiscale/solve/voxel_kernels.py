@@ -15,9 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from micro.voxels.kernels import BLOCK as _BLOCK
-from micro.voxels.kernels import stiffness_of_rows
-from micro.voxels.kernels import walsh_coefficients as walsh_coefficients
+from micro.voxels.kernels import BLOCK as _BLOCK, stiffness_of_rows, walsh_coefficients as walsh_coefficients
 
 
 @njit(nogil=True, cache=True)

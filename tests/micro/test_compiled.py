@@ -13,9 +13,7 @@ from micro.cell.octant import symmetrise
 from micro.homogenize.fields import Status, inner, solve_octants
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.periodic import _solve_cell
-from micro.voxels import compiled_system as compiled
-from micro.voxels import kernels
-from micro.voxels import torch_system as pcg
+from micro.voxels import compiled_system as compiled, kernels, torch_system as pcg
 from micro.voxels.hexahedron import unit_stiffness
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli

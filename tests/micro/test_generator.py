@@ -10,8 +10,7 @@ import pytest
 import torch
 from small_cells import octants
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.cell.cellset import CellSet
 from micro.dataset import dataset
 from micro.diffusion import process

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import scaled_moduli
 from micro.cli.library import app

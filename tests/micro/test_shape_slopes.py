@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from micro.cell import octant as cell
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.secant import least_norm

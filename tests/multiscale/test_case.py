@@ -11,8 +11,7 @@ from examples import MINIMAL, case_of, varied
 from pydantic import BaseModel
 
 from micro.runtime.errors import InputError
-from multiscale.case import boundary, settings, shapes
-from multiscale.case import case as case_module
+from multiscale.case import boundary, case as case_module, settings, shapes
 from multiscale.case.case import Case, case_schema, file_digest, load_case, parse_case, schema_text
 from multiscale.case.tables import isotropic_tensor
 

@@ -13,9 +13,7 @@ from matplotlib.image import imread
 
 from micro.cell.cellset import CellSet
 from micro.runtime.errors import InputError
-from multiscale.figures import figures
-from multiscale.figures import lattice_view as rendering
-from multiscale.figures import style as figure_style
+from multiscale.figures import figures, lattice_view as rendering, style as figure_style
 from multiscale.figures.figures import Solution
 from multiscale.figures.section import Section
 from multiscale.figures.style import round_factor

@@ -23,8 +23,12 @@ from skimage.measure import marching_cubes
 
 from micro.cell.octant import face
 from micro.runtime.errors import InputError
-from multiscale.export.mesh.decimation import border, check_share, without_unused
-from multiscale.export.mesh.decimation import decimate as decimate_surface
+from multiscale.export.mesh.decimation import (
+    border,
+    check_share,
+    decimate as decimate_surface,
+    without_unused,
+)
 from multiscale.lattice.block import Block
 from multiscale.lattice.contact import find_contacts
 from multiscale.lattice.lattice import Lattice, coarsen

@@ -1,0 +1,9 @@
+from .dataset import (
+    masks as masks,
+    part as part,
+    sources as sources,
+    split as split,
+    take as take,
+    thin as thin,
+)
+from .duplicates import fingerprints as fingerprints, near_duplicates as near_duplicates

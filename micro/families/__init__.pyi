@@ -1,0 +1,1 @@
+from .families import FAMILIES as FAMILIES, Family as Family, family as family

@@ -1,0 +1,1 @@
+from .retrieval import correct as correct, correctable as correctable, match as match, nearest as nearest

@@ -1,0 +1,4 @@
+from .combination import Combination as Combination, Value as Value
+from .compliance import ComplianceObjective as ComplianceObjective
+from .objective import DistortionObjective as DistortionObjective, Objective as Objective
+from .target import TargetObjective as TargetObjective

@@ -1,0 +1,1 @@
+from .printability import Printability as Printability, assess as assess

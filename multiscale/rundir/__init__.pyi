@@ -1,0 +1,2 @@
+from .directory import RunDirectory as RunDirectory
+from .reader import Run as Run

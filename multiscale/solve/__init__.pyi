@@ -1,0 +1,1 @@
+from .elasticity import Elasticity as Elasticity, SolverOptions as SolverOptions
