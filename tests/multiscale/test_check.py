@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from micro.runtime.errors import InputError, NotConverged
 from multiscale.cli.check import sizes
-from multiscale.cli.main import main as cli
+from multiscale.cli import main as cli
 from multiscale.figures.problem_sheet import draw_problem
 from multiscale.problem.problem import build_problem
 
