@@ -12,6 +12,9 @@ from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.arrays import Bools, Floats
 
+_MORE = (1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.25)
+"""Shares of the volume that are tried for a connected cell."""
+
 
 @dataclass(frozen=True)
 class BinaryCell:
@@ -38,9 +41,16 @@ def threshold(density: Floats, n: int, volume: float) -> Bools:
 
 
 def binary_cell(density: Floats, n: int, volume: float, nu: float, rtol: float = 1e-4) -> BinaryCell | None:
-    """The design as solid and void; None if it hangs together in no way or carries nothing."""
-    octant = threshold(density, n, volume)
-    if not octant.any() or not cell.connectivity(octant).connected:
+    """The design as solid and void; None if it hangs together in no way or carries nothing.
+
+    Where the densest voxels up to the volume are in pieces, the next denser ones join them: what the volume
+    then exceeds is for the surface to give back.
+    """
+    for more in _MORE:
+        octant = threshold(density, n, min(volume * more, 1.0))
+        if octant.any() and cell.connectivity(octant).connected:
+            break
+    else:
         return None
     result = homogenize_octants(octant, nu=nu, rtol=rtol)
     return BinaryCell(octant, result.C[0]) if result.status[0] == Status.OK else None

@@ -18,6 +18,13 @@ _AIM = (0.965, 1.035)
 """Narrower bounds while designing: making the cell black and white moves the ratio a little."""
 
 
+PENALTY = 10.0
+"""Of a constraint's violation, in units of the loss: more than any multiplier met."""
+
+ROBUST = 0.1
+"""Shift of the projection's threshold at which a low Poisson's ratio has to hold too."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """An objective to be minimised and constraints g(C) <= 0.
@@ -53,6 +60,16 @@ class Goal:
             raise InputError("C11, C12, C44 must be positive definite", key="target", value=self.target)
 
     @property
+    def shifts(self) -> tuple[float, ...]:
+        """By how much the projection's threshold is raised (the design eroded) or lowered (dilated).
+
+        A low Poisson's ratio hangs on hinges, which a grey design makes of grey: they vanish where it
+        becomes solid and void. A design that has to be good both eroded and dilated has none (the robust
+        formulation of Wang, Lazarov and Sigmund 2011).
+        """
+        return (ROBUST, -ROBUST) if self.name == "poisson" else (0.0,)
+
+    @property
     def monotone(self) -> bool:
         """Whether more material always helps, which optimality criteria rely on."""
         return self.name in ("bulk", "shear", "young") and not self.isotropic
@@ -61,10 +78,7 @@ class Goal:
         """The property itself, in its own units: a modulus over E_s, Poisson's ratio, a tensor error."""
         if self.name == "match":
             return float(tensor.tensor_error(C, np.array(self.target)))
-        if self.name == "shear" and self.isotropic:
-            # Reuss's mean of the two shear moduli: the least that a mean of directions can give.
-            return float(5 / (2 / tensor.tetragonal_shear(C) + 3 / C[2]))
-        return float(OBJECTIVES[self.name](C))
+        return float(OBJECTIVES[self.name](mean_isotropic(C) if self.isotropic else C))
 
     def loss(self, C: Floats) -> float:
         """What is minimised, of the order of one."""
@@ -84,10 +98,23 @@ class Goal:
             rows += [float(np.log(self.stiffness / max(float(tensor.young(C)), 1e-12)))]
         return np.array(rows)
 
-    def met(self, C: Floats) -> bool:
-        """Whether a finished cell fulfils what was asked of its tensor."""
-        ratio = float(tensor.zener(C))
-        return not self.isotropic or ZENER[0] <= ratio <= ZENER[1]
+    def merit(self, C: Floats, volume: float) -> float:
+        """The loss, and a penalty on what violates the constraints on tensor and volume."""
+        if not (tensor.to_moduli(C) > 0).all():
+            return np.inf
+        violations = np.maximum(np.append(self.constraints(C), volume / self.volume - 1), 0)
+        return self.loss(C) + PENALTY * float(violations.sum())
+
+    def met(self, C: Floats, volume: float) -> bool:
+        """Whether a finished cell fulfils what was asked of its tensor and its volume.
+
+        Volume and stiffness to one percent.
+        """
+        if self.name == "match":
+            return True
+        isotropic = not self.isotropic or ZENER[0] <= float(tensor.zener(C)) <= ZENER[1]
+        stiff = self.name != "poisson" or float(tensor.young(C)) >= 0.99 * self.stiffness
+        return isotropic and stiff and volume <= 1.01 * self.volume
 
     def derivatives(self, C: Floats) -> tuple[Floats, Floats]:
         """Of the loss (3,) and of the constraints (c, 3) by C."""
@@ -102,6 +129,16 @@ class Goal:
     def _scale(self) -> float:
         K, G = tensor.hashin_shtrikman(self.volume)
         return {"bulk": float(K), "shear": float(G), "young": self.volume}[self.name]
+
+
+def mean_isotropic(C: Floats) -> Floats:
+    """The isotropic tensor of the same bulk modulus and of Reuss's mean of the two shear moduli; (3,).
+
+    The least shear modulus that a mean over the directions can give.
+    """
+    K, tetragonal, shear = tensor.to_moduli(C)
+    mean = 5 / (2 / tetragonal + 3 / shear)
+    return np.asarray(tensor.from_moduli(np.array([K, mean, mean])))
 
 
 OBJECTIVES: dict[str, Callable[[Floats], Floats]] = {

@@ -15,23 +15,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber, fundamental_domain
 from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.sensitivity import sensitivities
 from micro.inverse.binary import BinaryCell, binary_cell
 from micro.inverse.goal import Goal
 from micro.inverse.matching import match_target
 from micro.inverse.polish import polished
 from micro.inverse.projection import Design
-from micro.inverse.start import as_density, start_density
+from micro.inverse.start import as_density, default_start, start_density
 from micro.inverse.update import Evaluation, mma, optimality_criteria
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError, NotConverged
 
 _RTOL = 1e-3
 """Residual of the solves while designing: an error of 1e-3 in the gradient, 1e-6 in C."""
+
+_FINAL_RTOL = 1e-5
+"""Residual of the finished cell's own tensor."""
 
 _COARSE = ((1.0, 30), (2.0, 20), (4.0, 20), (8.0, 15))
 _FINE = ((4.0, 12), (8.0, 12), (16.0, 12), (32.0, 10))
@@ -49,7 +52,8 @@ class Settings:
     n : int
         Voxels along the octant's edge of the result.
     start : str or array, shape (m, m, m)
-        Name of an initial field (:mod:`micro.inverse.start`), or a symmetric octant of numbers or bools.
+        Name of an initial field (:mod:`micro.inverse.start`), ``auto`` for the one that is known to lead far
+        with the goal, or a symmetric octant of numbers or bools.
     wave, sign, seed : int
         Of the initial field.
     radius : float, optional
@@ -66,7 +70,7 @@ class Settings:
 
     goal: Goal
     n: int = 32
-    start: str | NDArray = "schwarz-p"
+    start: str | NDArray = "auto"
     wave: int = 1
     sign: int = 1
     seed: int = 0
@@ -154,7 +158,7 @@ class Result:
     value : float
         The optimised property of this tensor.
     met : bool
-        Whether the constraints on the tensor are fulfilled by it.
+        Whether the constraints on tensor and volume are fulfilled by it.
     solves : int
     seconds : float
     state : State
@@ -185,8 +189,11 @@ def begin(settings: Settings) -> State:
     """The state before the first stage."""
     stage, volume = settings.stages()[0], settings.goal.volume
     if isinstance(settings.start, str):
-        extra = {"wave": settings.wave, "sign": settings.sign, "seed": settings.seed}
-        return State(0, start_density(settings.start, stage.n, volume, **extra), stage.n)
+        name, first = settings.start, 0
+        if name == "auto":
+            name, first = default_start(settings.goal.name, settings.goal.isotropic)
+        extra = {"wave": settings.wave, "sign": settings.sign, "seed": first + settings.seed}
+        return State(0, start_density(name, stage.n, volume, **extra), stage.n)
     given = np.asarray(settings.start, dtype=np.float64)
     if given.ndim != 3 or len(set(given.shape)) != 1 or not np.isfinite(given).all():
         raise InputError("an octant (m, m, m) of numbers is needed", key="start", value=given.shape)
@@ -218,9 +225,8 @@ def step(
 def finish(state: State, settings: Settings, seconds: float = 0.0) -> Result:
     """The binary cell of the last stage's design, corrected where it must be.
 
-    The surface of a stiff cell is moved to its optimum (:mod:`micro.inverse.polish`).
-    A cell that shall match a tensor is moved onto it, and one that shall be isotropic but came out not to
-    be is moved to the isotropic tensor of its own bulk and shear moduli (:func:`match_target`).
+    Its surface is moved to its optimum within the constraints (:mod:`micro.inverse.polish`); that of a cell
+    that shall match a tensor, onto it (:func:`match_target`).
 
     Raises
     ------
@@ -235,20 +241,18 @@ def finish(state: State, settings: Settings, seconds: float = 0.0) -> Result:
             "or a larger volume may help"
         )
     solves = state.solves + 1
-    if goal.monotone:
+    if goal.target is None:
         found, more = polished(found, goal, settings.nu)
         solves += more
-    octant, C = found.octant, found.C
-    target = None
+    octant = found.octant
     if goal.target is not None:
         target = np.array(goal.target)
-    elif not goal.met(C):
-        K, shear = float(tensor.bulk(C)), goal.value(C) if goal.name == "shear" else float(C[2])
-        target = tensor.from_moduli(np.array([K, shear, shear]))
-    if target is not None:
         match = match_target(octant, target, tolerance=2e-3, iterations=15, nu=settings.nu, rtol=1e-4)
-        octant, C, solves = match.octant, match.C, solves + match.homogenisations
-    return Result(octant, C, goal.value(C), goal.met(C), solves, seconds, state)
+        octant, solves = match.octant, solves + match.homogenisations
+    # The search's own tensors are right to 1e-6 of a stiff cell; a soft one's bulk modulus needs more.
+    C = homogenize_octants(octant, nu=settings.nu, rtol=_FINAL_RTOL).C[0]
+    solves += 1
+    return Result(octant, C, goal.value(C), goal.met(C, float(octant.mean())), solves, seconds, state)
 
 
 def optimise(
@@ -296,7 +300,7 @@ class _Problem:
         self._settings, self._stage, self._progress = settings, stage, progress
         self.state = state
         self._weights = chamber(stage.n).weights / stage.n**3
-        self._fluctuation: Any = None
+        self._fluctuations: dict[int, Any] = {}
 
     def excess(self, x: Floats) -> float:
         """Volume of variables over the wanted one, minus one."""
@@ -305,31 +309,45 @@ class _Problem:
 
     def __call__(self, x: Floats) -> Evaluation:
         goal, stage = self._settings.goal, self._stage
-        grid = chamber(stage.n)
-        design = Design.of(x, stage.n, stage.radius, stage.beta)
-        found = sensitivities(
-            grid.unfold(design.moduli), nu=self._settings.nu, rtol=_RTOL, start=self._fluctuation
-        )
-        if found.status[0] != Status.OK:
-            raise NotConverged(f"the design of n = {stage.n} could not be homogenised; try another start")
-        self._fluctuation = found.fluctuation
-        C = found.C[0]
-        inside, _ = fundamental_domain(stage.n)
-        by_moduli = found.gradient[0].reshape(3, -1)[:, inside] * grid.weights
-        by_x = design.by_moduli(by_moduli)
-        loss_slope, slopes = goal.derivatives(C)
-        values, rows = goal.constraints(C), slopes @ by_x
-        volume = float(design.density @ self._weights)
+        designs = [Design.of(x, stage.n, stage.radius, stage.beta, 0.5 + shift) for shift in goal.shifts]
+        tensors, slopes = zip(*(self._tensor(i, design) for i, design in enumerate(designs)), strict=True)
+        middle = designs[0] if len(designs) == 1 else Design.of(x, stage.n, stage.radius, stage.beta)
+        volume = float(middle.density @ self._weights)
+        loss, loss_slope, values, rows = 0.0, np.zeros(len(x)), [], []
+        for C, by_x in zip(tensors, slopes, strict=True):
+            by_C, constraints_by_C = goal.derivatives(C)
+            loss += goal.loss(C) / len(designs)
+            loss_slope += by_C @ by_x / len(designs)
+            values.append(goal.constraints(C))
+            rows.append(constraints_by_C @ by_x)
         if goal.name != "match":
-            values = np.append(volume / goal.volume - 1, values)
-            rows = np.vstack([design.by_density(self._weights / goal.volume), rows])
-        record = (stage.n, stage.beta, goal.value(C), volume)
+            values.insert(0, np.array([volume / goal.volume - 1]))
+            rows.insert(0, middle.by_density(self._weights / goal.volume)[None])
+        value = float(np.mean([goal.value(C) for C in tensors]))
+        record = (stage.n, stage.beta, value, volume)
         self.state = replace(
-            self.state, solves=self.state.solves + 1, history=(*self.state.history, record), x=x, n=stage.n
+            self.state,
+            solves=self.state.solves + len(designs),
+            history=(*self.state.history, record),
+            x=x,
+            n=stage.n,
         )
         if self._progress is not None:
             self._progress(self.state)
-        return Evaluation(goal.loss(C), loss_slope @ by_x, values, rows)
+        return Evaluation(loss, loss_slope, np.concatenate(values), np.vstack(rows))
+
+    def _tensor(self, number: int, design: Design) -> tuple[Floats, Floats]:
+        """C (3,) of one of the designs and its derivatives (3, q) by the variables."""
+        n = self._stage.n
+        grid = chamber(n)
+        start = self._fluctuations.get(number)
+        found = sensitivities(grid.unfold(design.moduli), nu=self._settings.nu, rtol=_RTOL, start=start)
+        if found.status[0] != Status.OK:
+            raise NotConverged(f"the design of n = {n} could not be homogenised; try another start")
+        self._fluctuations[number] = found.fluctuation
+        inside, _ = fundamental_domain(n)
+        by_moduli = found.gradient[0].reshape(3, -1)[:, inside] * grid.weights
+        return found.C[0], design.by_moduli(by_moduli)
 
 
 def _made_binary(state: State, settings: Settings) -> BinaryCell | None:

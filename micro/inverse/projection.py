@@ -53,11 +53,11 @@ def cone_filter(n: int, radius: float) -> sparse.csr_array:
     return sparse.csr_array(sparse.diags_array(1 / matrix.sum(axis=1)) @ matrix)
 
 
-def heaviside(x: Floats, beta: float) -> tuple[Floats, Floats]:
-    """Smoothed step at 1/2 and its derivative; ``beta`` to 0 gives x itself, a large one black and white."""
-    top = np.tanh(beta / 2)
-    t = np.tanh(beta * (x - 0.5))
-    return (top + t) / (2 * top), beta * (1 - t**2) / (2 * top)
+def heaviside(x: Floats, beta: float, eta: float = 0.5) -> tuple[Floats, Floats]:
+    """Smoothed step at ``eta`` and its derivative; ``beta`` to 0 gives x, a large one black and white."""
+    low, high = np.tanh(beta * eta), np.tanh(beta * (1 - eta))
+    t = np.tanh(beta * (x - eta))
+    return (low + t) / (low + high), beta * (1 - t**2) / (low + high)
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Design:
     _filter: sparse.csr_array
 
     @staticmethod
-    def of(x: Floats, n: int, radius: float, beta: float) -> Design:
-        """Filter with ``radius`` voxels, project with sharpness ``beta``."""
+    def of(x: Floats, n: int, radius: float, beta: float, eta: float = 0.5) -> Design:
+        """Filter with ``radius`` voxels, project with sharpness ``beta`` about ``eta``."""
         matrix = cone_filter(n, radius)
         filtered = matrix @ x
-        density, slope = heaviside(filtered, beta)
+        density, slope = heaviside(filtered, beta, eta)
         return Design(filtered, density, VOID + (1 - VOID) * density**POWER, slope, matrix)
 
     def by_moduli(self, gradient: Floats) -> Floats:

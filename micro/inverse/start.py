@@ -4,7 +4,9 @@
 about the mirror planes; its modulus is its mirrored continuation) or their means over the axes; the minimal
 surfaces are those of :mod:`micro.families.families`; ``noise`` is white noise smoothed by the filter;
 ``waves`` a random trigonometric sum; ``walls`` is high on the cell's faces and falls towards a cavity like a
-rounded cube. A field becomes a density between 0 and 1 about the wanted volume.
+rounded cube; ``plates`` are plates on the faces and mid-planes and octahedral ones, whose mix is nearly
+isotropic and nearly as stiff as can be (Tancogne-Dejean et al. 2018). A field becomes a density between 0 and
+1 about the wanted volume.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from micro.cell.chamber import chamber
+from micro.families import solids
 from micro.families.families import FAMILIES, MINIMAL_SURFACES, minimal_surface, threshold_for_volume
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
@@ -19,8 +22,27 @@ from micro.runtime.errors import InputError
 _CONTRAST = 0.25
 """Standard deviation of the starting density: far from black and white, so that all may change."""
 
-STARTS = ("cos", "cos-product", "sin", "sin-product", "waves", "noise", "walls", *MINIMAL_SURFACES)
+STARTS = ("cos", "cos-product", "sin", "sin-product", "waves", "noise", "walls", "plates", *MINIMAL_SURFACES)
 """Names of initial fields."""
+
+
+_PLATES: Floats = np.array([0.01, 0.045, 0.045, solids.ABSENT, solids.ABSENT, 0.03, 0.5])
+"""Blend; half-thicknesses on faces, mid-planes, two diagonal sets, octahedral planes; their offset."""
+
+
+def default_start(objective: str, isotropic: bool) -> tuple[str, int]:
+    """Name and seed of the field that leads far for an objective; measured, see docs/method.md."""
+    return _DEFAULTS.get((objective, isotropic), ("schwarz-p", 0))
+
+
+_DEFAULTS = {
+    ("bulk", False): ("walls", 0),
+    ("bulk", True): ("plates", 0),
+    ("young", True): ("plates", 0),
+    ("shear", True): ("plates", 0),
+    ("poisson", False): ("waves", 3),
+    ("poisson", True): ("waves", 2),
+}
 
 
 def start_density(name: str, n: int, volume: float, *, wave: int = 1, sign: int = 1, seed: int = 0) -> Floats:
@@ -71,6 +93,8 @@ def _field(name: str, n: int, wave: int, seed: int) -> Floats:
         return rng.standard_normal(len(grid.weights))
     if name == "walls":
         return np.asarray(((0.5 - grid.points) ** 6).sum(axis=0) ** (1 / 6))
+    if name == "plates":
+        return solids.plates(grid, _PLATES)
     turn = np.cos if name.startswith("cos") else np.sin
     factors = turn(2 * np.pi * wave * grid.points)
     if name.startswith("sin"):

@@ -36,12 +36,15 @@ class Surface:
         (a solid one, then times -1).
     velocities : array, shape (3, q)
         Smooth densities of the three constants, of the order of one near the surface.
+    typical : array, shape (3,)
+        What they were divided by.
     """
 
     octant: Bools
     level: Floats
     rate: Floats
     velocities: Floats
+    typical: Floats
 
     @staticmethod
     def of(octant: Bools, gradient: Floats) -> Surface:
@@ -52,7 +55,8 @@ class Surface:
         smooth = carried_over(gradient, octant, SMOOTH).reshape(3, -1)[:, inside]
         rate: Floats = voxel_rates(gradient, octant).reshape(3, -1)[:, inside] * chamber(n).weights
         typical = np.quantile(np.abs(smooth[:, np.abs(level) < _SKIN]), 0.75, axis=1)
-        return Surface(octant, level, rate, smooth / np.where(typical > 0, typical, 1.0)[:, None])
+        typical = np.where(typical > 0, typical, 1.0)
+        return Surface(octant, level, rate, smooth / typical[:, None], typical)
 
     def size(self, displacement: Floats) -> Floats:
         """Largest displacement near the surface, in voxels; (..., q) to (...)."""

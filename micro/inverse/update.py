@@ -1,14 +1,13 @@
-"""One stage of optimisation at fixed sharpness: optimality criteria, or MMA by nlopt."""
+"""One stage of optimisation at fixed sharpness: optimality criteria, or the method of moving asymptotes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import nlopt
 import numpy as np
 
+from micro.inverse.asymptotes import Asymptotes, next_design
 from micro.runtime.arrays import Floats
 
 _MOVE = 0.2
@@ -75,86 +74,22 @@ def optimality_criteria(x: Floats, evaluate: Evaluate, mean: Callable[[Floats], 
 
 
 def mma(x: Floats, evaluate: Evaluate, limit: int) -> Floats:
-    """The method of moving asymptotes (Svanberg 2002) as nlopt has it, ``limit`` evaluations at most.
+    """The method of moving asymptotes (:mod:`micro.inverse.asymptotes`), ``limit`` evaluations at most.
 
-    In rounds, each within a box about the best design so far: the tensor of a cell is so far from convex
-    in its density that unbounded first steps destroy the cell. Best is the one that violates the
-    constraints least, then the one of least loss.
+    Returns the best design met: the one that violates the constraints least, then the one of least loss.
     """
-    memory = _Memory(evaluate, limit)
-    memory(x)
-    move = _MOVE
-    while memory.left > 0:
-        before = memory.rank
-        _round(memory, memory.best, move)
-        gained = before[1] - memory.rank[1] > _SLOW * abs(memory.rank[1]) or memory.rank[0] < before[0]
-        if not gained:
-            move *= 0.5
-            if move < _SETTLED:
-                break
-    return memory.best
-
-
-def _round(memory: _Memory, x: Floats, move: float) -> None:
-    def loss(at: Floats, gradient: Floats) -> float:
-        found = memory(at)
-        if gradient.size:
-            gradient[:] = found.loss_gradient
-        return found.loss
-
-    def constraints(values: Floats, at: Floats, gradient: Floats) -> None:
-        found = memory(at)
-        values[:] = found.constraints
-        if gradient.size:
-            gradient[:] = found.constraint_gradient
-
-    count = len(memory(x).constraints)
-    optimiser: Any = nlopt.opt(nlopt.LD_MMA, len(x))
-    optimiser.set_lower_bounds(np.maximum(x - move, 0))
-    optimiser.set_upper_bounds(np.minimum(x + move, 1))
-    optimiser.set_min_objective(loss)
-    if count:
-        optimiser.add_inequality_mconstraint(constraints, np.full(count, _FEASIBLE))
-    optimiser.set_maxeval(min(_ROUND, memory.left + 1))  # the first one is remembered
-    try:
-        optimiser.optimize(x)
-    except nlopt.RoundoffLimited:
-        pass  # the subproblem has stalled: what it found on the way is remembered
-    except Exception:
-        # nlopt may replace the evaluation's own error.
-        if memory.failure is not None:
-            raise memory.failure from None
-        raise
-    if memory.failure is not None:
-        raise memory.failure
-
-
-class _Memory:
-    """Evaluations by point, since nlopt asks for loss and constraints apart; remembers the best."""
-
-    def __init__(self, evaluate: Evaluate, limit: int) -> None:
-        self._evaluate = evaluate
-        self._known: list[tuple[Floats, Evaluation]] = []
-        self.left = limit
-        self.rank = (np.inf, np.inf)
-        self.best: Floats = np.empty(0)
-        self.failure: BaseException | None = None
-
-    def __call__(self, x: Floats) -> Evaluation:
-        for at, found in self._known:
-            if np.array_equal(at, x):
-                return found
-        try:
-            found = self._evaluate(x.copy())
-        except BaseException as error:
-            self.failure = error
-            raise
-        self.left -= 1
-        rank = (max(float(found.constraints.max(initial=0.0)), 2 * _FEASIBLE), found.loss)
-        best = rank < self.rank
-        if best:
-            self.rank, self.best = rank, x.copy()
-        # Kept: the last one and the best one, at which the next round begins.
-        kept = self._known[:1] if self._known and not best else []
-        self._known = [*kept, (x.copy(), found)]
-        return found
+    best, rank, losses = x, (np.inf, np.inf), []
+    asymptotes = Asymptotes()
+    for _ in range(limit):
+        at = evaluate(x)
+        violation = max(float(at.constraints.max(initial=0.0)), _FEASIBLE)
+        losses.append(at.loss)
+        if (violation, at.loss) < rank:
+            best, rank = x, (violation, at.loss)
+        rows = np.vstack([at.loss_gradient, at.constraint_gradient])
+        new, asymptotes = next_design(x, rows, at.constraints, asymptotes, _MOVE)
+        change = float(np.abs(new - x).max())
+        x = new
+        if change < _SETTLED:
+            break
+    return best

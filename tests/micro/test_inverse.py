@@ -22,6 +22,7 @@ from micro.cli.main import app
 from micro.families.families import family, minimal_surface
 from micro.homogenize.octants import homogenize_octants
 from micro.inverse import Goal, Settings, begin, optimise, step
+from micro.inverse.asymptotes import Asymptotes, next_design
 from micro.inverse.binary import binary_cell, threshold
 from micro.inverse.folder import load_state, save_state
 from micro.inverse.optimiser import _Problem
@@ -81,6 +82,28 @@ def test_gradients_against_finite_differences(goal: Goal, monkeypatch: pytest.Mo
     assert_allclose(at.constraint_gradient @ direction, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("eta", [0.4, 0.6])
+def test_a_shifted_projection_erodes_or_dilates(eta: float) -> None:
+    """From 0 to 1, half-way at eta, below the middle one where it erodes; its slope by differences."""
+    x = np.linspace(0, 1, 41)
+    y, slope = heaviside(x, 8.0, eta)
+    assert_allclose(y[[0, -1]], [0, 1], atol=1e-12)
+    assert ((y < heaviside(x, 8.0)[0])[1:-1] == (eta > 0.5)).all()
+    up, down = heaviside(x + 1e-6, 8.0, eta)[0], heaviside(x - 1e-6, 8.0, eta)[0]
+    assert_allclose(slope, (up - down) / 2e-6, rtol=1e-6)
+
+
+def test_asymptotes_solve_their_subproblem() -> None:
+    """A linear loss and one linear constraint: the step ends on the constraint, inside the move."""
+    x, rows = np.full(4, 0.5), np.array([[-1.0, -2.0, -3.0, -4.0], [1.0, 1.0, 1.0, 1.0]])
+    new, kept = next_design(x, rows, np.array([-0.1]), Asymptotes(), 0.2)
+    assert np.abs(new - x).max() <= 0.2 + 1e-12
+    # Convex approximations of a linear constraint are conservative.
+    assert 0.04 < (new - x).sum() <= 0.1 + 1e-9
+    assert (np.diff(new) > -1e-9).all()
+    assert np.array_equal(kept.last, x)
+
+
 def test_mma_finds_a_constrained_minimum() -> None:
     """Nearest point of a plane: min |x - a|^2 with sum x <= 1 has x = a - (sum a - 1) / 3."""
     a = np.array([0.9, 0.6, 0.5])
@@ -119,7 +142,7 @@ def test_threshold_keeps_the_volume() -> None:
 
 def test_bulk_is_near_the_bound_and_never_above() -> None:
     """From a Schwarz-P cell of the same volume to closed walls, which n = 8 resolves by one voxel."""
-    settings = Settings(Goal("bulk", 0.4), n=8, effort=0.3)
+    settings = Settings(Goal("bulk", 0.4), n=8, start="schwarz-p", effort=0.3)
     result = optimise(settings, keep=True)
     start = threshold(begin(settings).x, 8, 0.4)
     upper, _ = hashin_shtrikman(result.volume)
@@ -145,6 +168,41 @@ def test_isotropy_is_held() -> None:
     assert result.met
     assert 0.7 * upper < result.value < upper
     _check(result)
+
+
+def test_an_isotropic_cell_that_gets_wider_when_pulled() -> None:
+    """From the default start: connected, isotropic, within its volume and stiff enough, or it is said."""
+    goal = Goal("poisson", 0.3, isotropic=True, stiffness=0.003)
+    result = optimise(Settings(goal, n=12, effort=0.6))
+    assert poisson(result.C) < 0.1  # n = 12 resolves no hinge; n = 32 ends at -0.6
+    assert result.met == goal.met(result.C, result.volume)
+    _check(result)
+
+
+def test_plates_lead_to_the_stiffest_isotropic_cell() -> None:
+    result = optimise(Settings(Goal("young", 0.4, isotropic=True), n=16, effort=0.6))
+    K, G = hashin_shtrikman(result.volume)
+    bound = 9 * K * G / (3 * K + G)
+    assert 0.95 <= zener(result.C) <= 1.05
+    assert 0.93 * bound < result.value < bound
+    _check(result)
+
+
+def test_what_is_in_pieces_is_filled_until_it_holds_together() -> None:
+    """A bridge of less density than its piers: beyond the volume, but one piece."""
+    n = 8
+    i, j, k = np.indices((n, n, n))
+    inside, _ = fundamental_domain(n)
+    piers = (np.minimum(np.minimum(i, j), k) == 0) | (np.minimum(np.minimum(i, j), k) == n - 1)
+    arm = (np.sort(np.stack([i, j, k]), axis=0)[:2] == 0).all(axis=0)
+    density = np.where(piers & ~arm, 0.2, np.where(arm, 0.9, 0.0)).ravel()[inside]
+    density[np.flatnonzero(arm.ravel()[inside])[n // 2]] = 0.5
+    volume = (arm.sum() - 3) / n**3
+    assert not connectivity(threshold(density, n, volume)).connected
+    found = binary_cell(density, n, volume, 0.3)
+    assert found is not None
+    assert found.volume > volume
+    assert connectivity(found.octant).connected
 
 
 def test_polishing_moves_only_uphill() -> None:
