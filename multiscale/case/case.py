@@ -169,10 +169,9 @@ class Case(Table):
                 if pressure.region is not None and pressure.region not in voids:
                     key = f"loads[{index}].pressures[{number}].region"
                     raise unknown_name("void region", pressure.region, voids, key)
-            if self.objective.type == "compliance" and load.displacements:
-                raise finding(
-                    f"loads[{index}].displacements", "compliance is the work of forces: prescribe none"
-                )
+            if self.objective.purpose.forces_only and load.displacements:
+                reason = f"the objective {self.objective.type} is the work of forces: prescribe none"
+                raise finding(f"loads[{index}].displacements", reason)
             if self.objective.targets and load.name not in [t.load for t in self.objective.targets]:
                 raise finding("objective.targets", f"load '{load.name}' has no target")
 

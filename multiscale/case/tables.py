@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from multiscale.case.boundary import Where
-from multiscale.case.messages import finding
+from multiscale.case.messages import finding, unknown_name
+from multiscale.case.purpose import PURPOSES, Purpose
 from multiscale.case.shapes import AnyShape, Axis, Length, Name, Number, Table
 
 MAX_ELEMENTS = 512**3
@@ -192,7 +193,9 @@ class Target(Table):
 class Objective(Table):
     """What the design is for."""
 
-    type: Literal["displacement_distortion", "compliance", "target_displacement"] = "displacement_distortion"
+    type: Annotated[Text, Field(json_schema_extra=lambda schema: schema.update(enum=list(PURPOSES)))] = (
+        "displacement_distortion"
+    )
     """"displacement_distortion": ||u - u_ref|| / ||u_ref|| over the observed nodes, where u_ref is the
     displacement of the same grid and loads with the reference material everywhere (holes filled);
     "compliance": the work of the loads, under a mass_limit; "target_displacement": ||u - u*|| / ||u*||
@@ -211,21 +214,24 @@ class Objective(Table):
 
     @model_validator(mode="after")
     def _keys_of_the_type(self) -> Objective:
-        needs = {
-            "displacement_distortion": ("observe", "reference"),
-            "compliance": ("mass_limit",),
-            "target_displacement": ("targets",),
-        }
+        if self.type not in PURPOSES:
+            raise unknown_name("objective", self.type, PURPOSES, "type")
+        needs = self.purpose.needs
         given = {key: getattr(self, key) for key in ("observe", "reference", "targets", "mass_limit")}
-        for key in needs[self.type]:
+        for key in needs:
             if given[key] is None:
                 raise finding(key, f"the objective {self.type} needs it")
             if given[key] == ():
                 raise finding(key, f"the objective {self.type} needs at least 1", [])
         for key, value in given.items():
-            if key not in needs[self.type] and key != "mass_limit" and value not in (None, ()):
+            if key not in needs and key != "mass_limit" and value not in (None, ()):
                 raise finding(key, f"means nothing for the objective {self.type}")
         return self
+
+    @property
+    def purpose(self) -> Purpose:
+        """All that follows from the type."""
+        return PURPOSES[self.type]
 
 
 def isotropic_tensor(young: float, poisson: float) -> tuple[float, float, float]:

@@ -330,6 +330,7 @@ def convergence_figure(
     *,
     title: str = "",
     quantity: str = "distortion",
+    unit: str = "",
     mass_limit: float | None = None,
 ) -> Path:
     """Objective and feasibility over the evaluations of an optimisation, its stages shaded.
@@ -343,7 +344,9 @@ def convergence_figure(
         optionally ``kind`` (``"projection"`` marks the projected design that ends a stage).
     title : str
     quantity : str
-        What is minimised; all but ``"compliance"`` (in N mm) are fractions.
+        What is minimised.
+    unit : str
+        Of its values; those without one are fractions.
     mass_limit : float, optional
         Designs whose ``density`` exceeds it (by more than its tolerance) are drawn, but are not the least.
 
@@ -356,7 +359,7 @@ def convergence_figure(
         raise InputError("there is no history to draw", key="history")
     count = np.arange(1, len(records) + 1)
     distortion = np.array([float(r[quantity]) for r in records])
-    unit, say = _quantity_text(quantity)
+    say = _say(unit)
     constraint = np.array([float(r["constraint"]) for r in records])
     projected = np.array([r.get("kind") == "projection" for r in records])
     figure = new_figure((10, 6.4))
@@ -369,7 +372,7 @@ def convergence_figure(
     best = np.minimum.accumulate(np.where(counted, distortion, np.inf))
     upper.semilogy(count, distortion, ".-", color=DESIGN, linewidth=0.8, markersize=4, label="evaluation")
     upper.semilogy(count, best, color=INK, linewidth=1.4, drawstyle="steps-post", label="least so far")
-    upper.set_ylabel(f"{quantity}{unit} (log scale)")
+    upper.set_ylabel(_axis_label(quantity, unit))
     if unit:
         number_axis(upper, distortion)
     else:
@@ -421,11 +424,13 @@ def convergence_figure(
     return save(figure, path, vector=True)
 
 
-def _quantity_text(quantity: str) -> tuple[str, Callable[[float], str]]:
-    """Unit for axes, empty for fractions, and how a value is written."""
-    if quantity == "compliance":
-        return " (N mm)", lambda v: f"{v:.4g}"
-    return "", lambda v: f"{100 * v:.3g} %"
+def _say(unit: str) -> Callable[[float], str]:
+    """How a value of a unit is written; fractions have none."""
+    return (lambda v: f"{v:.4g}") if unit else (lambda v: f"{100 * v:.3g} %")
+
+
+def _axis_label(quantity: str, unit: str) -> str:
+    return f"{quantity} ({unit}) (log scale)" if unit else f"{quantity} (log scale)"
 
 
 def summary_figure(
@@ -434,6 +439,7 @@ def summary_figure(
     *,
     title: str = "",
     quantity: str = "distortion",
+    unit: str = "",
 ) -> Path:
     """Distortion of void, design, refined design and lattice as bars; in groups for several loads.
 
@@ -445,7 +451,9 @@ def summary_figure(
         Label to fraction; or load case to such a mapping.
     title : str
     quantity : str
-        What is shown: a fraction, or ``"compliance"`` in N mm.
+        What is shown.
+    unit : str
+        Of its values; those without one are fractions.
     """
     groups: dict[str, dict[str, float]] = {}
     for name, value in distortions.items():
@@ -458,7 +466,7 @@ def summary_figure(
         raise InputError(
             "distortions are fractions, at least one", key="distortions", value=dict(distortions)
         )
-    unit, say = _quantity_text(quantity)
+    say = _say(unit)
     palette = dict(
         zip(labels, [FAINT, DESIGN, "#5aa6d8", "#e08a1e", "#3aa794", "#7d6bb0"] * len(labels), strict=False)
     )
@@ -492,7 +500,7 @@ def summary_figure(
         ax.set_xticks(range(len(groups)), list(groups))
         handles = [Patch(color=palette[label], label=label) for label in labels]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), frameon=False)
-    ax.set_ylabel(f"{quantity}{unit} (log scale)")
+    ax.set_ylabel(_axis_label(quantity, unit))
     tidy(ax, grid=True, which="y")
     add_title(figure, title, "")
     return save(figure, path, vector=True)

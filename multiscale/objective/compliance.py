@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from micro.runtime.arrays import Floats
+from multiscale.objective.combination import Value
 from multiscale.objective.objective import Objective
 
 
@@ -33,6 +34,14 @@ class ComplianceObjective(Objective):
     def slope(self, number: int, displacement: Floats) -> Floats | None:
         """``f``."""
         return self.scale * self.loads[number].force
+
+    def value_elsewhere(
+        self, displacements: list[Floats], work: list[float], reference: list[Floats] | None
+    ) -> Value:
+        """As :meth:`Objective.value_elsewhere`: the work of the other model's own forces."""
+        return self.combination.of(
+            {load.name: self.scale * w for load, w in zip(self.loads, work, strict=True)}
+        )
 
     def adjoint(self, number: int, displacement: Floats) -> Floats | None:
         """The displacement itself."""

@@ -15,11 +15,13 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from multiscale.case.settings import Kind
 from multiscale.objective.combination import Combination, Value
+from multiscale.problem.grid import nodes_of
 from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import ReducedLoad, Reduction
 from multiscale.solve.elasticity import Elasticity, SolverOptions
@@ -78,6 +80,14 @@ class Objective(ABC):
         self._last: list[Floats | None] = [None] * len(self.loads)
         self.prepare()
 
+    reference: list[Floats] | None = None
+    """Displacements that values are measured against, one field a load, if there are any."""
+
+    @property
+    def wanted_nodes(self) -> NDArray[np.bool_]:
+        """(mx+1, my+1, mz+1): nodes of the reduced grid whose displacements make up the values."""
+        return self.reduction.nodes(nodes_of(self.problem.solid))
+
     def prepare(self) -> None:  # noqa: B027  nothing to do is a fair default
         """What a kind of objective needs beside the operators, once they are there."""
 
@@ -119,6 +129,22 @@ class Objective(ABC):
         """J and the loads' values of given displacement fields (one a load, reduced grid)."""
         values = {load.name: self.measure(i, displacements[i]) for i, load in enumerate(self.loads)}
         return self.combination.of(values)
+
+    def value_elsewhere(
+        self, displacements: list[Floats], work: list[float], reference: list[Floats] | None
+    ) -> Value:
+        """J and the loads' values of another model of the structure, such as its voxels.
+
+        Parameters
+        ----------
+        displacements : list of arrays (mx+1, my+1, mz+1, 3)
+            At the reduced grid's nodes, in element edges; those of ``wanted_nodes`` count.
+        work : list of float
+            Of that model's forces on the reduced grid, E_s h^3.
+        reference : list of arrays, optional
+            That model's own solution of the reference.
+        """
+        return self.value_of(displacements)
 
     def value(self, tensors: Floats, rtol: float | None = None) -> Value:
         """J and the loads' values of a tensor field on the reduced grid (mx, my, mz, 3)."""
@@ -173,10 +199,16 @@ class DistortionObjective(Objective):
 
     quantity = "distortion"
     exponent = 2
+    reference: list[Floats]
+
+    @property
+    def wanted_nodes(self) -> NDArray[np.bool_]:
+        """(mx+1, my+1, mz+1): the observed nodes of the reduced grid."""
+        return self.reduction.nodes(self.problem.observed_nodes)
 
     def prepare(self) -> None:
         """As :meth:`Objective.prepare`."""
-        self._node_weight = self.reduction.node_weight * self.reduction.nodes(self.problem.observed_nodes)
+        self._node_weight = self.reduction.node_weight * self.wanted_nodes
         self.reference = self.solve(self.reduction.elements(self.problem.reference), _REFERENCE_RTOL)
         self._reference_norm = [self._norm(u) for u in self.reference]
         for load, norm in zip(self.loads, self._reference_norm, strict=True):
@@ -192,6 +224,17 @@ class DistortionObjective(Objective):
     def measure(self, number: int, displacement: Floats) -> float:
         """``||u - u_ref|| / ||u_ref||``."""
         return self._norm(displacement - self.reference[number]) / self._reference_norm[number]
+
+    def value_elsewhere(
+        self, displacements: list[Floats], work: list[float], reference: list[Floats] | None
+    ) -> Value:
+        """As :meth:`Objective.value_elsewhere`: against the other model's own reference."""
+        assert reference is not None
+        values = {
+            load.name: self._norm(u - r) / self._norm(r)
+            for load, u, r in zip(self.loads, displacements, reference, strict=True)
+        }
+        return self.combination.of(values)
 
     def slope(self, number: int, displacement: Floats) -> Floats | None:
         """``w (u - u_ref) / (v ||u_ref||^2)``."""

@@ -1,68 +1,53 @@
-"""What a case is for: its objective, what its designs are compared with, and how that is called."""
+"""From what a case is for to the objective that computes it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from importlib import import_module
 
-from multiscale.objective.compliance import ComplianceObjective
-from multiscale.objective.objective import DistortionObjective, Objective
-from multiscale.objective.target import TargetObjective
+from multiscale.case.case import Case
+from multiscale.case.purpose import PURPOSES, Purpose
+from multiscale.objective.objective import Objective
+from multiscale.problem.problem import Problem
+from multiscale.solve.elasticity import SolverOptions
 
 
-@dataclass(frozen=True)
-class Purpose:
-    """One kind of objective.
+def objective_class(purpose: Purpose) -> type[Objective]:
+    """The class of a purpose, imported now.
 
-    Attributes
-    ----------
-    objective : type
-        Its class; ``objective.quantity`` names its section of metrics.json and its history.
-    baseline : str
-        The structure that designs are compared with: "void" (no cloak), "uniform" (the best uniform cell
-        of the same mass) or "start" (the initial material).
-    labels : dict of str to str
-        What the structures are called in figures and reports.
+    Raises
+    ------
+    TypeError
+        If it is no :class:`Objective`, or measures something else than its purpose says.
     """
-
-    objective: type[Objective]
-    baseline: str
-    labels: dict[str, str]
-
-    @property
-    def quantity(self) -> str:
-        """Short for ``objective.quantity``."""
-        return self.objective.quantity
-
-    @property
-    def structures(self) -> tuple[str, ...]:
-        """Keys of displacements.npz, in the order they are shown."""
-        return tuple(self.labels)
+    module, _, name = purpose.objective.partition(":")
+    found = getattr(import_module(module), name)
+    if not (issubclass(found, Objective) and found.quantity == purpose.quantity):
+        raise TypeError(f"{purpose.objective} is no objective that measures {purpose.quantity}")
+    return found
 
 
-PURPOSES = {
-    "displacement_distortion": Purpose(
-        DistortionObjective,
-        "void",
-        {
-            "reference": "reference",
-            "void": "hole, no cloak",
-            "design": "cloak, designed",
-            "lattice": "cloak, cells as built",
-        },
-    ),
-    "compliance": Purpose(
-        ComplianceObjective,
-        "uniform",
-        {
-            "uniform": "best uniform cell",
-            "design": "graded, designed",
-            "lattice": "graded, cells as built",
-        },
-    ),
-    "target_displacement": Purpose(
-        TargetObjective,
-        "start",
-        {"start": "initial material", "design": "designed", "lattice": "cells as built"},
-    ),
-}
-"""By ``objective.type`` of the case."""
+def solver_options(case: Case, rtol: float | None = None) -> SolverOptions:
+    """The case's table ``solver``; ``rtol`` instead of its ``rtol_forward``."""
+    s = case.solver
+    levels = None if s.levels == "auto" else int(s.levels)
+    return SolverOptions(s.preconditioner, rtol or s.rtol_forward, s.max_iterations, levels)
+
+
+def make_objective(case: Case, problem: Problem, rtol: float | None = None) -> Objective:
+    """The objective of a case on a grid.
+
+    Parameters
+    ----------
+    case : Case
+    problem : Problem
+        The case's, or one made from it (a finer grid, another reference).
+    rtol : float, optional
+        Relative residual of the forward solves; ``solver.rtol_forward`` if left out.
+
+    Raises
+    ------
+    InputError
+        If the loads and the objective do not go together.
+    """
+    kind = objective_class(PURPOSES[case.objective.type])
+    return kind(problem, solver_options(case, rtol), case.solver.rtol_adjoint)

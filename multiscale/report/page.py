@@ -22,8 +22,9 @@ from PIL import Image
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
+from multiscale.case.purpose import UNIFORM
 from multiscale.lattice.contact import Interface
-from multiscale.report.tables import Format, markdown_table, percent, rows_of, text_of, unit
+from multiscale.report.tables import format_of, markdown_table, percent, rows_of, text_of
 from multiscale.report.viewer import run_fields, scene
 from multiscale.rundir.reader import Run, value_at
 
@@ -36,9 +37,6 @@ WIDEST = 1800
 _ROWS = ("property", "design", "displacement", "distortion")
 _CAPTIONS = {
     "convergence": "Convergence: objective and feasibility over the optimiser's evaluations.",
-    "distortions": "Distortion without a cloak, as designed, on a refined mesh, and with the cells as built.",
-    "compliance": "Compliance of the best uniform cell of the same mass, and of the graded part.",
-    "mismatch": "Distance from the target displacement: initial material, design, refined mesh, as built.",
     "property_space": "Property space: the library's cells, the gamut's edge, and the designed tensors.",
     "design": "Designed tensors on the mid-section.",
     "lattice": "The lattice, rendered.",
@@ -47,29 +45,14 @@ _CAPTIONS = {
 }
 
 
-#: Of each quantity: the tiles' heading, what the baseline is called, and how values are written.
-_TILES: dict[str, tuple[str, str, Format]] = {
-    "distortion": ("Displacement distortion over the observed region:", "without a cloak", percent),
-    "compliance": ("Compliance, the work of the loads:", "best uniform cell, as heavy", unit("N mm")),
-    "mismatch": ("Distance from the target displacement, relative:", "initial material", percent),
-}
-
-
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the run: its name, the file shown, and the one for Markdown."""
+    """A figure of the run: its name, what it shows, the file shown, and the one for Markdown."""
 
     name: str
+    caption: str
     shown: Path
     linked: Path
-
-    @property
-    def caption(self) -> str:
-        """What it shows."""
-        if self.name in _CAPTIONS:
-            return _CAPTIONS[self.name]
-        kind, _, load = self.name.partition("_")
-        return f"{_CAPTIONS.get(kind, kind)}, load {load}." if load else self.name
 
 
 def write_report(path: str | Path) -> tuple[Path, Path]:
@@ -103,7 +86,16 @@ def pictures_of(run: Run) -> list[Picture]:
     """The figures of the run, those a reader wants first in front; vectors before pixels."""
     folder = run.path / "figures"
     names = {p.stem for p in folder.glob("*.png")} | {p.stem for p in folder.glob("*.svg")}
-    order = list(_CAPTIONS)
+    # The values' figure comes second, after how they came about.
+    first, *others = _CAPTIONS.items()
+    captions = dict([first, (run.purpose.picture, run.purpose.caption), *others])
+    order = list(captions)
+
+    def caption(name: str) -> str:
+        if name in captions:
+            return captions[name]
+        kind, _, load = name.partition("_")
+        return f"{captions.get(kind, kind)}, load {load}." if load else name
 
     def place(name: str) -> tuple[int, str]:
         kind = name if name in order else name.partition("_")[0]
@@ -112,8 +104,8 @@ def pictures_of(run: Run) -> list[Picture]:
     out = []
     for name in sorted(names, key=place):
         vector, pixels = folder / f"{name}.svg", folder / f"{name}.png"
-        first, second = (vector, pixels) if vector.is_file() else (pixels, vector)
-        out.append(Picture(name, first, pixels if pixels.is_file() else second))
+        shown, other = (vector, pixels) if vector.is_file() else (pixels, vector)
+        out.append(Picture(name, caption(name), shown, pixels if pixels.is_file() else other))
     return out
 
 
@@ -198,14 +190,14 @@ def _tiles(run: Run) -> str:
     metrics = run.metrics
     purpose = run.purpose
     found = metrics[purpose.quantity]
-    before, built = found[purpose.baseline], found.get("lattice")
-    heading, name, show = _TILES[purpose.quantity]
+    before, built = found[purpose.baseline.name], found.get("lattice")
+    show = format_of(purpose)
     tiles = [
-        ("", name, show(before)),
+        ("", purpose.baseline.label, show(before)),
         ("good", "designed", show(found["design"])),
         ("", "on a refined mesh", show(found["design_refined"])),
     ]
-    if built and purpose.quantity == "compliance":
+    if built and purpose.baseline == UNIFORM:
         tiles.append(("good", f"as built: {percent(before / built - 1)} stiffer", show(built)))
     elif built is not None:
         tiles.append(
@@ -229,7 +221,7 @@ def _tiles(run: Run) -> str:
             wrong = (key.endswith("unconnected") and value > 0) or (key.endswith("components") and value != 1)
             tiles.append(("bad" if wrong else "", label, f"{value:,}"))
     inside = "".join(f"<div class='tile {kind}'><b>{value}</b>{label}</div>" for kind, label, value in tiles)
-    return f"<p class='soft'>{heading}</p><div class='tiles'>{inside}</div>"
+    return f"<p class='soft'>{purpose.heading}</p><div class='tiles'>{inside}</div>"
 
 
 def _number_cards(run: Run) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from multiscale.case.purpose import PURPOSES, UNIFORM, Purpose
 from multiscale.rundir.reader import value_at
 
 Format = Callable[[Any], str]
@@ -56,32 +57,43 @@ class Row:
     better: int = 0
 
 
+def format_of(purpose: Purpose) -> Format:
+    """How values of a purpose are written."""
+    return unit(purpose.unit) if purpose.unit else percent
+
+
+def value_rows(purpose: Purpose, key: str, group: str) -> list[Row]:
+    """The rows of the values at ``key``: of all loads together, or of one."""
+    show = format_of(purpose)
+    rows = [
+        Row(group, purpose.baseline.label, f"{key}.{purpose.baseline.name}", show),
+        Row(group, "designed", f"{key}.design", show, -1),
+        Row(group, "designed, refined mesh", f"{key}.design_refined", show, -1),
+        Row(group, "with the cells as built", f"{key}.lattice", show, -1),
+    ]
+    if purpose.baseline == UNIFORM:
+        rows.append(Row(group, "stiffer than uniform, as built", f"{key}.gain", percent, 1))
+    return rows
+
+
+def full_scale_rows(purpose: Purpose) -> list[Row]:
+    """The rows of the values found voxel by voxel."""
+    group, key, show = "Full scale", f"verify.{purpose.quantity}", format_of(purpose)
+    rows = [
+        Row(group, f"{purpose.quantity} of the lattice, voxel by voxel", key, show, -1),
+        Row(group, "same voxels, homogenised", f"{key}_homogenised", show),
+        Row(group, purpose.baseline.label, f"{key}_{purpose.baseline.name}", show),
+    ]
+    if purpose.baseline == UNIFORM:
+        rows.append(Row(group, "stiffer than uniform", "verify.gain", percent, 1))
+    return rows
+
+
+#: Of every run; what its values are called is the purpose's.
 ROWS = (
-    Row("Distortion", "without a cloak", "distortion.void", percent),
-    Row("Distortion", "designed", "distortion.design", percent, -1),
-    Row("Distortion", "designed, refined mesh", "distortion.design_refined", percent, -1),
-    Row("Distortion", "with the cells as built", "distortion.lattice", percent, -1),
-    Row("Compliance", "best uniform cell, as heavy as built", "compliance.uniform", unit("N mm")),
-    Row("Compliance", "designed", "compliance.design", unit("N mm"), -1),
-    Row("Compliance", "designed, refined mesh", "compliance.design_refined", unit("N mm"), -1),
-    Row("Compliance", "with the cells as built", "compliance.lattice", unit("N mm"), -1),
-    Row("Compliance", "stiffer than uniform, as built", "compliance.gain", percent, 1),
-    Row("Mismatch", "initial material", "mismatch.start", percent),
-    Row("Mismatch", "designed", "mismatch.design", percent, -1),
-    Row("Mismatch", "designed, refined mesh", "mismatch.design_refined", percent, -1),
-    Row("Mismatch", "with the cells as built", "mismatch.lattice", percent, -1),
     Row("Mass", "limit on the density of the design", "mass.limit", percent),
     Row("Mass", "density, designed", "mass.design", percent, -1),
     Row("Mass", "density, as built", "mass.lattice", percent, -1),
-    Row("Full scale", "distortion of the lattice, voxel by voxel", "verify.distortion", percent, -1),
-    Row("Full scale", "same voxels, homogenised", "verify.distortion_homogenised", percent),
-    Row("Full scale", "without a cloak", "verify.distortion_void", percent),
-    Row("Full scale", "compliance of the lattice, voxel by voxel", "verify.compliance", unit("N mm"), -1),
-    Row("Full scale", "same voxels, homogenised", "verify.compliance_homogenised", unit("N mm")),
-    Row("Full scale", "best uniform cell", "verify.compliance_uniform", unit("N mm")),
-    Row("Full scale", "stiffer than uniform", "verify.gain", percent, 1),
-    Row("Full scale", "mismatch of the lattice, voxel by voxel", "verify.mismatch", percent, -1),
-    Row("Full scale", "same voxels, homogenised", "verify.mismatch_homogenised", percent),
     Row("Full scale", "voxels", "verify.voxels"),
     Row("Feasibility", "violations of the gamut", "feasibility.violations", number, -1),
     Row("Feasibility", "least φ", "feasibility.phi_min"),
@@ -150,9 +162,6 @@ ROWS = (
 #: Shown elsewhere, or of no use to a reader.
 _ELSEWHERE = (
     "export.",
-    "distortion.per_load.",
-    "compliance.per_load.",
-    "mismatch.per_load.",
     "uniform.",
     "unseen.",
     "versions.",
@@ -181,29 +190,29 @@ def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
     """The rows for which one of several runs has a value; what :data:`ROWS` does not know comes last."""
     runs = list(several)
-    per_load = []
-    for quantity in ("distortion", "compliance", "mismatch"):
-        key = f"{quantity}.per_load"
-        loads = list(dict.fromkeys(load for run in runs for load in value_at(run, key) or {}))
-        several_loads = loads if len(loads) > 1 else []
-        for load in several_loads:
-            for row in ROWS:
-                if row.key.startswith(f"{quantity}."):
-                    place = row.key.replace(f"{quantity}.", f"{key}.{load}.")
-                    per_load.append(Row(f"Load {load}", row.label, place, row.show, row.better))
+    purposes = {p.quantity: p for p in PURPOSES.values() if any(p.quantity in run for run in runs)}
+    values, full_scale = [], []
+    for quantity, purpose in purposes.items():
+        values += value_rows(purpose, quantity, quantity.capitalize())
+        full_scale += full_scale_rows(purpose)
+    for quantity, purpose in purposes.items():
+        loads = dict.fromkeys(load for run in runs for load in value_at(run, f"{quantity}.per_load") or {})
+        for load in loads if len(loads) > 1 else ():
+            values += value_rows(purpose, f"{quantity}.per_load.{load}", f"Load {load}")
     for load in dict.fromkeys(load for run in runs for load in run.get("unseen", {})):
         for structure, label in (("void", "without a cloak"), ("lattice", "as built")):
             better = -1 if structure == "lattice" else 0
-            per_load.append(
+            values.append(
                 Row("Standard loads", f"{load}, {label}", f"unseen.{load}.{structure}", percent, better)
             )
-    first = next(i for i, row in enumerate(ROWS) if row.group == "Mass")
-    known = [*ROWS[:first], *per_load, *ROWS[first:]]
+    first = next(i for i, row in enumerate(ROWS) if row.group == "Full scale")
+    known = [*values, *ROWS[:first], *full_scale, *ROWS[first:]]
     seeds = list(dict.fromkeys(name for run in runs for name in run.get("seeds", {})))
     known += [Row("Where and with what", f"seed, {name}", f"seeds.{name}", str) for name in seeds]
     keys = {row.key for row in known}
     others = dict.fromkeys(key for run in runs for key in flat(run))
-    known += [Row("Other", key, key) for key in others if key not in keys and not key.startswith(_ELSEWHERE)]
+    elsewhere = (*_ELSEWHERE, *(f"{quantity}.per_load." for quantity in purposes))
+    known += [Row("Other", key, key) for key in others if key not in keys and not key.startswith(elsewhere)]
     return [row for row in known if any(value_at(run, row.key) is not None for run in runs)]
 
 

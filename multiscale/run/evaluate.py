@@ -12,6 +12,7 @@ from micro.runtime.errors import InputError
 from micro.runtime.files import check_writable, write_json
 from micro.runtime.progress import Reporter
 from multiscale.case.case import load_case
+from multiscale.case.purpose import UNIFORM
 from multiscale.design.feasibility import count_violations
 from multiscale.problem.tensor_field import load_tensors
 from multiscale.run.session import Session, value_table
@@ -68,8 +69,8 @@ def evaluate_case(
     field = session.plain_field.copy()
     field[keep] = reduced[keep]
     fields = {"design": field}
-    if session.purpose.baseline != "uniform":
-        fields = {session.purpose.baseline: session.plain_field, **fields}
+    if session.purpose.baseline != UNIFORM:
+        fields = {session.purpose.baseline.name: session.plain_field, **fields}
     results = {name: session.evaluate(f)[0] for name, f in fields.items()}
     results["design_refined"] = session.evaluate_refined(field)
     phi = gamut.phi(given[problem.design])

@@ -20,20 +20,9 @@ from multiscale.figures import figures
 from multiscale.figures.lattice_view import render_lattice
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
-from multiscale.objective.purpose import PURPOSES
 from multiscale.problem.problem import Problem, Role
 from multiscale.problem.tensor_field import load_tensors
 from multiscale.rundir.directory import RunDirectory
-
-_BARS = {
-    "void": "void",
-    "start": "start",
-    "uniform": "uniform",
-    "design": "design",
-    "design_refined": "refined mesh",
-    "lattice": "lattice",
-}
-"""What bars are called, by key of the metrics."""
 
 
 def write_results(
@@ -92,8 +81,8 @@ def _write_figures(
     folder.mkdir(exist_ok=True)
     hole, ring, h = problem.role == Role.VOID, problem.design, problem.cell_size_m
     whole = np.ones(problem.shape, dtype=bool)
-    purpose = PURPOSES[case.objective.type]
-    quantity = purpose.quantity
+    purpose = case.objective.purpose
+    quantity, unit = purpose.quantity, purpose.unit
     for load in problem.loads:
         solutions = {
             name: figures.Solution(
@@ -137,17 +126,23 @@ def _write_figures(
         read_history(path / "history.jsonl"),
         title=problem.name,
         quantity=quantity,
+        unit=unit,
         mass_limit=case.objective.mass_limit,
     )
+    bars = {
+        name: name.replace("design_refined", "refined mesh")
+        for name in (purpose.baseline.name, "design", "design_refined", "lattice")
+    }
     per_load = {
-        load: {label: values[key] for key, label in _BARS.items() if key in values}
+        load: {label: values[key] for key, label in bars.items()}
         for load, values in directory.metrics()[quantity]["per_load"].items()
     }
     figures.summary_figure(
-        folder / ("distortions.png" if quantity == "distortion" else f"{quantity}.png"),
+        folder / f"{purpose.picture}.png",
         next(iter(per_load.values())) if len(per_load) == 1 else per_load,
         title=problem.name,
         quantity=quantity,
+        unit=unit,
     )
     reason = render_lattice(folder / "lattice.png", lattice)
     return {} if reason is None else {"figures/lattice.png": reason}

@@ -16,8 +16,8 @@ from micro.runtime.errors import InputError
 from micro.runtime.files import check_writable
 from micro.runtime.progress import Reporter, Style
 from multiscale.case.case import load_case
+from multiscale.case.purpose import Purpose
 from multiscale.design import board
-from multiscale.objective.purpose import PURPOSES
 from multiscale.run.session import Session
 from multiscale.run.stages import design_stage, evaluate_stage, export_stage, fill_stage
 from multiscale.rundir.directory import RunDirectory
@@ -89,7 +89,7 @@ def run_case(
             work(session, directory)
     metrics = directory.metrics()
     parallel.on_root(lambda: _report(directory, reporter))
-    _summary(metrics, reporter)
+    _summary(session.purpose, metrics, reporter)
     return metrics
 
 
@@ -100,19 +100,13 @@ def _report(directory: RunDirectory, reporter: Reporter) -> None:
     reporter.say(f"report: {page}")
 
 
-def _summary(metrics: dict[str, Any], reporter: Reporter) -> None:
-    quantity = next(p.quantity for p in PURPOSES.values() if p.quantity in metrics)
+def _summary(purpose: Purpose, metrics: dict[str, Any], reporter: Reporter) -> None:
+    quantity, baseline = purpose.quantity, purpose.baseline
     d, t = metrics[quantity], metrics["time"]
     if reporter.style == "json":
         reporter.event("result", {"metrics": metrics})
         return
-    name = next(p.baseline for p in PURPOSES.values() if p.quantity == quantity)
-    said = {
-        "void": "without cloak",
-        "start": "of the initial material",
-        "uniform": "of the best uniform cell",
-    }
-    before = f"{said[name]} {d[name]:.4g}"
+    before = f"{baseline.said} {d[baseline.name]:.4g}"
     reporter.say(
         f"[bold]{quantity}[/bold] {before}, designed {d['design']:.4g} "
         f"(refined mesh {d['design_refined']:.4g}), with the cells as built {d['lattice']:.4g}; "

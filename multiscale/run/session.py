@@ -14,6 +14,7 @@ from micro.gamut.gamut import Gamut
 from micro.runtime.arrays import Floats
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
+from multiscale.case.purpose import Purpose
 from multiscale.design.filter import cone_filter
 from multiscale.design.mass import MassLimit
 from multiscale.design.space import DesignSpace
@@ -22,9 +23,8 @@ from multiscale.fill.set_source import lightened
 from multiscale.fill.source import CellSource
 from multiscale.objective.combination import Value
 from multiscale.objective.objective import Objective
-from multiscale.objective.purpose import PURPOSES, Purpose
+from multiscale.objective.purpose import make_objective
 from multiscale.problem.problem import Problem, build_problem
-from multiscale.solve.elasticity import SolverOptions
 
 #: The refined mesh splits every element's edges into this many.
 _REFINE = 2
@@ -68,7 +68,7 @@ class Session:
     @property
     def purpose(self) -> Purpose:
         """What the case is for."""
-        return PURPOSES[self.case.objective.type]
+        return self.case.objective.purpose
 
     @cached_property
     def limit(self) -> MassLimit | None:
@@ -80,15 +80,9 @@ class Session:
     def objective(self) -> Objective:
         """The objective, its reference solutions solved."""
         start = time.monotonic()
-        objective = self.purpose.objective(self.problem, self.solver(), self.case.solver.rtol_adjoint)
+        objective = make_objective(self.case, self.problem)
         self.setup_seconds += time.monotonic() - start
         return objective
-
-    def solver(self) -> SolverOptions:
-        """The case's solver settings."""
-        s = self.case.solver
-        levels = None if s.levels == "auto" else int(s.levels)
-        return SolverOptions(s.preconditioner, s.rtol_forward, s.max_iterations, levels)
 
     @cached_property
     def design_mask(self) -> NDArray[np.bool_]:
@@ -119,7 +113,7 @@ class Session:
 
     def evaluate_refined(self, field: Floats) -> Value:
         """Value of the same structure on a mesh twice as fine."""
-        fine = self.purpose.objective(build_problem(self.case, refine=_REFINE), self.solver())
+        fine = make_objective(self.case, build_problem(self.case, refine=_REFINE))
         for axis in range(3):
             field = np.repeat(field, _REFINE, axis=axis)
         return fine.value(field)

@@ -13,6 +13,7 @@ from micro.data.packaged import load_dataset
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.runtime.files import atomic_path
+from multiscale.case.purpose import START, UNIFORM
 from multiscale.design import board
 from multiscale.design.feasibility import count_violations
 from multiscale.design.optimize import Optimiser, Settings
@@ -22,7 +23,6 @@ from multiscale.fill.stage import fill_lattice, fill_metrics
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
 from multiscale.objective.compliance import ComplianceObjective
-from multiscale.objective.objective import DistortionObjective
 from multiscale.problem.tensor_field import load_tensors, save_tensors
 from multiscale.run.session import Session, value_table
 from multiscale.rundir.directory import RunDirectory
@@ -49,7 +49,7 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
     space = session.space()
     budget = settings.uniform_evaluations + settings.stages * settings.evaluations
     plain = objective.value(session.plain_field)
-    what = "without cloak" if session.purpose.baseline == "void" else "of the initial material"
+    what = (START if session.purpose.baseline == UNIFORM else session.purpose.baseline).said
     reporter.say(
         f"design: {3 * space.size} variables, {objective.unknowns} unknowns a solve; "
         f"{objective.quantity} {what} {plain.total:.4g}"
@@ -164,13 +164,14 @@ def evaluate_stage(session: Session, directory: RunDirectory) -> None:
     built = np.where(problem.filled[..., None], built, problem.tensor)
     fields = {"design": design, "lattice": objective.reduction.elements(built)}
     metrics: dict[str, Any] = {}
-    if session.purpose.baseline == "uniform":
-        fields["uniform"], metrics = _best_uniform(session, lattice)
+    baseline = session.purpose.baseline
+    if baseline == UNIFORM:
+        fields[baseline.name], metrics = _best_uniform(session, lattice)
     else:
-        fields = {session.purpose.baseline: session.plain_field, **fields}
+        fields = {baseline.name: session.plain_field, **fields}
     results: dict[str, Value] = {}
     displacements: dict[str, list[Floats]] = {}
-    if isinstance(objective, DistortionObjective):
+    if objective.reference is not None:
         displacements["reference"] = objective.reference
     with reporter.task("evaluate", len(fields) + 1) as task:
         for name, field in fields.items():
@@ -183,8 +184,8 @@ def evaluate_stage(session: Session, directory: RunDirectory) -> None:
     quantity = objective.quantity
     reporter.say(f"evaluate: {quantity} " + ", ".join(f"{k} {v.total:.4g}" for k, v in results.items()))
     metrics[quantity] = value_table(results)
-    if "uniform" in results:
-        metrics[quantity]["gain"] = results["uniform"].total / results["lattice"].total - 1
+    if baseline == UNIFORM:
+        metrics[quantity]["gain"] = results[baseline.name].total / results["lattice"].total - 1
     directory.finish("evaluate", {"evaluate": time.monotonic() - start}, metrics)
 
 

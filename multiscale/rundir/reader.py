@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from micro.runtime.errors import InputError
 from multiscale.case.case import Case
+from multiscale.case.purpose import Purpose
 from multiscale.lattice.lattice import Lattice
-from multiscale.objective.purpose import PURPOSES
 from multiscale.problem.problem import Problem, build_problem
 from multiscale.problem.tensor_field import load_tensors
 from multiscale.rundir.directory import read_case, read_record
@@ -34,10 +34,14 @@ class Run:
             raise InputError("there is no such run directory", file=path)
         self.record = read_record(self.path / "run.json")
         self.metrics = read_record(self.path / "metrics.json")
-        known = [p for p in PURPOSES.values() if value_at(self.metrics, f"{p.quantity}.design") is not None]
-        if not known:
-            raise InputError("has no distortions yet: `multiscale run` goes on where it stopped", file=path)
-        self.purpose = known[0]
+        quantity = self.purpose.quantity
+        if value_at(self.metrics, f"{quantity}.design") is None:
+            raise InputError(f"has no {quantity} yet: `multiscale run` goes on where it stopped", file=path)
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the case is for."""
+        return self.case.objective.purpose
 
     @cached_property
     def case(self) -> Case:

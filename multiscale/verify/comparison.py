@@ -12,7 +12,6 @@ target displacement  lattice                             mismatch of the targete
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +23,10 @@ from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from multiscale.case.case import Case
 from multiscale.lattice.lattice import Lattice
-from multiscale.objective.combination import Value
-from multiscale.objective.compliance import ComplianceObjective
-from multiscale.objective.objective import DistortionObjective
-from multiscale.objective.purpose import PURPOSES
-from multiscale.problem import grid
+from multiscale.objective.objective import Objective
+from multiscale.objective.purpose import make_objective
 from multiscale.problem.problem import Problem, Role
 from multiscale.problem.reduction import Reduction
-from multiscale.solve.elasticity import SolverOptions
 from multiscale.verify.coarse_cells import CoarseLattice, coarse_lattice
 
 
@@ -98,46 +93,21 @@ class Comparison:
         Corners whose displacements are needed, reduced grid.
     """
 
-    objective: Any
+    objective: Objective
     lattices: dict[str, Lattice]
     predicted: dict[str, list[Floats]]
     wanted: NDArray[np.bool_]
 
     @property
     def quantity(self) -> str:
-        """What is measured: distortion, compliance or mismatch."""
-        return str(self.objective.quantity)
+        """What is measured, in one word."""
+        return self.objective.quantity
 
     @property
     def judged(self) -> dict[str, str]:
         """Keys of metrics by the structures that have a value: "distortion_void" of "void"."""
         names = [name for name in self.lattices if name != "reference"]
         return {name: self.quantity + ("" if name == "lattice" else f"_{name}") for name in names}
-
-    def value(
-        self, displacements: list[Floats], reference: list[Floats] | None, work: list[float] | None
-    ) -> Value:
-        """J and the loads' values.
-
-        Parameters
-        ----------
-        displacements : list of arrays (mx+1, my+1, mz+1, 3)
-            At the cells' corners, in cell edges.
-        reference : list of arrays, optional
-            What a distortion is measured against.
-        work : list of float, optional
-            Of the forces on the reduced grid, E_s h^3, if they are not those of the homogenised model.
-        """
-        objective, loads = self.objective, self.objective.loads
-        if reference is not None:
-            reduction = objective.reduction
-            pairs = zip(displacements, reference, strict=True)
-            values = [difference(reduction, self.wanted, u, r) for u, r in pairs]
-        elif work is not None and isinstance(objective, ComplianceObjective):
-            values = [objective.scale * w for w in work]
-        else:
-            values = [objective.measure(i, u) for i, u in enumerate(displacements)]
-        return objective.combination.of({load.name: v for load, v in zip(loads, values, strict=True)})
 
 
 def difference(reduction: Reduction, wanted: NDArray[np.bool_], a: Floats, b: Floats) -> float:
@@ -158,26 +128,24 @@ def compare(
     ``uniform`` is the tensor of the best uniform cell, of a compliance.
     """
     lattice, per_cell = coarse.lattice, coarse.lattice.voxels_per_cell
-    kind = PURPOSES[case.objective.type].objective
-    options = SolverOptions(rtol=case.solver.rtol_evaluate)
+    purpose = case.objective.purpose
+    rtol = case.solver.rtol_evaluate
     lattices = {"lattice": lattice}
-    nodes = grid.nodes_of(problem.solid)
-    if kind is DistortionObjective:
+    if purpose.has_reference:
         lattices = structures(problem, lattice)
         problem = replace(problem, reference=lattices["reference"].tensors())
-        nodes = problem.observed_nodes
     elif uniform is not None:
         lattices = {
             "uniform": coarse_lattice(uniform_lattice(problem, original, uniform), per_cell).lattice,
             **lattices,
         }
-    objective = kind(problem, options)
+    objective = make_objective(case, problem, rtol)
     predicted: dict[str, list[Floats]] = {}
     for name, part in lattices.items():
         if name == "reference":
-            assert isinstance(objective, DistortionObjective)
+            assert objective.reference is not None
             predicted[name] = objective.reference
             continue
         objective.forget()
-        predicted[name] = objective.displacements(objective.reduction.elements(part.tensors()), options.rtol)
-    return Comparison(objective, lattices, predicted, objective.reduction.nodes(nodes))
+        predicted[name] = objective.displacements(objective.reduction.elements(part.tensors()), rtol)
+    return Comparison(objective, lattices, predicted, objective.wanted_nodes)

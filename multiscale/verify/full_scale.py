@@ -281,18 +281,18 @@ def announce(
 
 
 def _metrics(comparison: Comparison, solved: dict[str, FullScale]) -> dict[str, Any]:
-    reduction, predicted = comparison.objective.reduction, comparison.predicted
+    objective, predicted = comparison.objective, comparison.predicted
+    reduction = objective.reduction
     full = {name: s.corners for name, s in solved.items()}
     values: dict[str, Value] = {}
     for name, key in comparison.judged.items():
-        values[key] = comparison.value(full[name], full.get("reference"), solved[name].work)
-        values[f"{key}_homogenised"] = comparison.value(predicted[name], predicted.get("reference"), None)
+        values[key] = objective.value_elsewhere(full[name], solved[name].work, full.get("reference"))
+        values[f"{key}_homogenised"] = objective.value_of(predicted[name])
     totals = {key: value.total for key, value in values.items()}
+    quantity = comparison.quantity
     if "uniform" in solved:
-        totals["gain"] = totals["compliance_uniform"] / totals["compliance"] - 1
-        totals["gain_homogenised"] = (
-            totals["compliance_uniform_homogenised"] / totals["compliance_homogenised"] - 1
-        )
+        for gain, end in (("gain", ""), ("gain_homogenised", "_homogenised")):
+            totals[gain] = totals[f"{quantity}_uniform{end}"] / totals[f"{quantity}{end}"] - 1
         design = reduction.problem.design
         for name, lattice in comparison.lattices.items():
             totals[f"density_{name}"] = float(lattice.densities()[design].mean())

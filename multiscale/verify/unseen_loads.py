@@ -18,6 +18,7 @@ from micro.runtime.errors import InputError
 from micro.runtime.files import write_json
 from micro.runtime.progress import Reporter
 from multiscale.objective.objective import DistortionObjective
+from multiscale.objective.purpose import solver_options
 from multiscale.problem import grid
 from multiscale.problem.loads import AXIS_NAMES, LoadCase
 from multiscale.problem.problem import Problem
@@ -95,15 +96,13 @@ def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, A
     """
     reporter = reporter or Reporter()
     run = Run(run_dir)
-    if run.purpose.quantity != "distortion":
+    if not run.purpose.has_reference:
         raise InputError("only cloaks have distortions", file=run_dir, key="objective.type")
     problem, lattice = run.problem, run.lattice
     plain = np.where(problem.design[..., None], problem.reference, problem.tensor)
     built = np.where(problem.filled[..., None], lattice.tensors(), problem.tensor)
     fields = {"void": plain, "design": run.design, "lattice": built}
-    s = run.case.solver
-    levels = None if s.levels == "auto" else int(s.levels)
-    options = SolverOptions(s.preconditioner, s.rtol_forward, s.max_iterations, levels)
+    options = solver_options(run.case)
     found = unseen_distortions(problem, {name: fields[name] for name in STRUCTURES}, options, reporter)
     path = run.path / "metrics.json"
     write_json(path, read_record(path) | {"unseen": found})

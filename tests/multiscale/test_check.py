@@ -92,7 +92,7 @@ MISTAKES = [
     ("observed region unknown", varied(('["block"]', '["blocks"]')), "objective.observe[0]", "mean 'block'"),
     ("observed void", varied(('["block"]', '["hole"]')), "objective.observe[0]", "no nodes to observe"),
     ("nothing observed", varied(('["block"]', "[]")), "objective.observe", "at least 1"),
-    ("unknown objective", varied(("[objective]", '[objective]\ntype = "mass"')), "objective.type", "must be"),
+    ("unknown objective", varied(("[objective]", '[objective]\ntype = "mass"')), "objective.type", "unknown"),
     ("load named twice", varied(("[objective]", SECOND_LOAD)), "loads[1].name", "twice"),
     ("no load", varied((f'[[loads]]\nname = "pull"\n{FIXED}\n{TRACTION}\n', "")), "loads", "missing"),
     ("load that does nothing", varied((TRACTION, "")), "loads[0].tractions", "does nothing"),

@@ -178,13 +178,17 @@ def test_markdown_links_figures_that_exist(run):
     assert "| with the cells as built | 3 % |" in text
 
 
-def test_what_is_no_run_is_refused(tmp_path, run, run_cli):
+def test_what_is_no_run_is_refused(tmp_path, case, run_cli):
     with pytest.raises(InputError, match=r"no run\.json"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(InputError, match="no distortions yet"):
+    with pytest.raises(InputError, match="is not the directory of a run"):
         write_report(tmp_path)
+    unfinished = made_up_run(tmp_path / "unfinished", case)
+    (unfinished / "metrics.json").write_text("{}")
+    with pytest.raises(InputError, match="no distortion yet"):
+        write_report(unfinished)
     done = run_cli("multiscale", "report", tmp_path / "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no such run directory" in done.stderr

@@ -246,14 +246,14 @@ def test_compliance_is_the_work_of_the_refined_mesh(mirror):
     lattice = make_lattice(problem, [np.ones((2, 2, 2), dtype=bool)])
     full = solved(case, lattice, 4)
     comparison = compare(case, problem, lattice, as_it_is(lattice), None)
-    found = comparison.value(full.corners, None, full.work)
+    found = comparison.objective.value_elsewhere(full.corners, full.work, None)
     fine = ComplianceObjective(build_problem(case, refine=4), SolverOptions(rtol=1e-10))
     exact = fine.value(np.broadcast_to(SOLID, (*fine.reduction.shape, 3)))
     for name, work in exact.per_load.items():
         # Both solves are converged to 1e-8.
         assert found.per_load[name] == pytest.approx(work, rel=1e-6)
     assert found.total == pytest.approx(exact.total, rel=1e-6)
-    coarse = comparison.value(comparison.predicted["lattice"], None, None)
+    coarse = comparison.objective.value_of(comparison.predicted["lattice"])
     # The coarse mesh of the prediction is stiffer, by little for so simple a field.
     assert 0.8 < coarse.total / exact.total < 1.0
 
@@ -275,7 +275,7 @@ def test_mismatch_is_measured_at_the_targeted_corners():
     u = operator.solve(fine.loads[0].force, fine.loads[0].prescribed)[::4, ::4, ::4] / 4
     top = reduction.expand_displacement(u, reduction.loads[0])[:, -1, :, 1] * 2.0  # mm
     wanted = np.broadcast_to(0.1 * np.arange(7)[:, None] / 6, top.shape)
-    found = comparison.value(full.corners, None, full.work)
+    found = comparison.objective.value_elsewhere(full.corners, full.work, None)
     assert comparison.judged == {"lattice": "mismatch"}
     assert found.total == pytest.approx(np.linalg.norm(top - wanted) / np.linalg.norm(wanted), rel=1e-5)
 
