@@ -11,6 +11,7 @@ positive definite exactly when all three are positive.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,69 @@ def tensor_error(C: ArrayLike, C_ref: ArrayLike) -> Floats:
         A fraction (0.01 is one percent).
     """
     return (np.abs(_tensor(C) - _tensor(C_ref)) / PAPER_SPAN).mean(axis=-1)
+
+
+_MANDEL: Floats = np.array([3.0, 6.0, 12.0])
+"""How often the squares of C11, C12, C44 stand in the Mandel matrix's Frobenius norm."""
+
+
+def stretched(C: ArrayLike) -> Floats:
+    """The constants scaled so that their Euclidean norm is :func:`frobenius`; shape (..., 3)."""
+    return _tensor(C) * np.sqrt(_MANDEL)
+
+
+def frobenius(C: ArrayLike) -> Floats:
+    """Frobenius norm of the Mandel matrix, sqrt(3 C11^2 + 6 C12^2 + 3 (2 C44)^2); shape (...).
+
+    It is that of the fourth-order tensor, which does not depend on the axes.
+    """
+    return np.linalg.norm(stretched(C), axis=-1)
+
+
+def relative_error(C: ArrayLike, C_ref: ArrayLike) -> Floats:
+    """Difference of two tensors over the second one, ||C - C_ref|| / ||C_ref|| (:func:`frobenius`).
+
+    What :func:`tensor_error` hides in soft cells, whose constants are small against the ranges of Eq. 4.
+
+    Parameters
+    ----------
+    C, C_ref : array_like, shape (..., 3)
+        Broadcast against each other; ``C_ref`` not zero.
+
+    Returns
+    -------
+    array, shape (...)
+        A fraction (0.01 is one percent).
+    """
+    return frobenius(_tensor(C) - _tensor(C_ref)) / frobenius(C_ref)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a cell's tensor may be from the wanted one, by both measures.
+
+    Attributes
+    ----------
+    tolerance : float
+        Of :func:`tensor_error`.
+    relative : float
+        Of :func:`relative_error`; infinity leaves it free.
+    """
+
+    tolerance: float
+    relative: float = np.inf
+
+    def error(self, C: ArrayLike, C_ref: ArrayLike) -> Floats:
+        """The tensor error (Eq. 4), or the relative one over its bound times the other's, if larger; (...).
+
+        So it is at most ``tolerance`` exactly where both bounds are kept.
+        """
+        share = self.tolerance / self.relative
+        return np.maximum(tensor_error(C, C_ref), share * relative_error(C, C_ref))
+
+    def scaled(self, factor: float) -> Bounds:
+        """Both bounds times a factor."""
+        return Bounds(factor * self.tolerance, factor * self.relative)
 
 
 def hashin_shtrikman(volume: ArrayLike, poisson: Any = 0.3) -> tuple[Floats, Floats]:

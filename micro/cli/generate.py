@@ -24,6 +24,10 @@ GeneratorOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 
 
+_VOLUME_MET = 0.02
+"""Difference of volume fractions up to which a wish counts as met."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to ``micro``."""
     app.command()(generate)
@@ -54,6 +58,9 @@ def generate(
         bool, typer.Option("--refine", help="Move each cell onto its target with the homogeniser.")
     ] = False,
     tolerance: Annotated[float, typer.Option(help="Tensor error (Eq. 4) at which refinement stops.")] = 2e-3,
+    relative: Annotated[
+        float, typer.Option(help="Relative error ||C - C*|| / ||C*|| at which it stops, both kept.")
+    ] = 0.02,
     steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 18,
     draws: Annotated[int, typer.Option(help="Candidates drawn for each cell; 1 with --bare.")] = 8,
     guidance: Annotated[float, typer.Option(help="Above 1 the targets count more, at twice the time.")] = 1.0,
@@ -104,11 +111,22 @@ def generate(
             resolution=n,
             refined=refine,
             tolerance=tolerance,
+            relative=relative,
             progress=lambda done, total: bar.update(task, completed=done),
             **settings,
         )
     table = Table("figure", "value", title=escape(str(out)))
-    for key in ("error_mean", "error_best_mean", "error_p95", "disconnected", "seconds_per_cell"):
+    for key in (
+        "error_mean",
+        "error_best_mean",
+        "error_p95",
+        "relative_error_mean",
+        "relative_error_best_mean",
+        "relative_error_p95",
+        "volume_error_mean",
+        "disconnected",
+        "seconds_per_cell",
+    ):
         value = report[key]
         table.add_row(key, "-" if value is None else f"{value:.4f}")
     Console().print(table)
@@ -118,6 +136,25 @@ def generate(
             "no cell is known to have such a tensor",
             file=sys.stderr,
         )
+    for number, line in enumerate(report["cells"], start=1):
+        _note_volume(number, line)
+
+
+def _note_volume(number: int, line: dict[str, Any]) -> None:
+    """Say where the volume asked for with a tensor was not met, and why if it is known."""
+    if line["volume_least"] is None or not line["volume"]:
+        return
+    asked, found = line["volume_asked"], min(line["volume"], key=lambda v: abs(v - line["volume_asked"]))
+    if abs(found - asked) <= _VOLUME_MET:
+        return
+    why = f"the tensor's lightest known cells have {line['volume_least']:.3f}"
+    if asked >= line["volume_least"]:
+        why = "cells of this tensor are not found at every volume"
+    print(
+        f"target {number}: volume {asked:.3f} asked for beside the tensor, the nearest delivered has "
+        f"{found:.3f}: {why}",
+        file=sys.stderr,
+    )
 
 
 def train(

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.contact_sheet import save_sheet
-from micro.data.packaged import load_gamut
-from micro.generator.accuracy import cleanliness, tensor_figures
+from micro.data.packaged import load_gamut, load_least_volume
+from micro.generator.accuracy import cleanliness, tensor_figures, volume_figures
 from micro.generator.generator import Generator
+from micro.generator.refinement import RELATIVE
 from micro.generator.samples import Progress, Samples
 from micro.homogenize.fields import Status
 from micro.runtime.arrays import Floats
@@ -85,6 +86,7 @@ def generate(
     resolution: int = 32,
     refined: bool = False,
     tolerance: float = 2e-3,
+    relative: float = RELATIVE,
     progress: Progress | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def generate(
     )
     drawn = time.perf_counter()
     if refined:
-        cells = generator.refine(samples, targets, tolerance=tolerance)
+        cells = generator.refine(samples, targets, tolerance=tolerance, relative=relative)
         C, good = _spread(cells, samples)
     else:
         result = samples.homogenize()
@@ -111,9 +113,12 @@ def generate(
             samples.octants()[good], result.C[good], family="generated", params=params
         )
         C = result.C
+    delivered = np.full(len(samples), np.nan)
+    delivered[good] = cells.volume
     ended = time.perf_counter()
     asked = np.isfinite(targets).all(axis=1)
     figures = tensor_figures(C, good, samples, targets) | cleanliness(samples)
+    figures |= volume_figures(delivered, samples.target, volume)
     report = {
         **figures,
         "refined": refined,
@@ -123,7 +128,7 @@ def generate(
         "seconds_per_cell_homogenise": (ended - drawn) / len(samples),
         "outside_gamut": int((load_gamut().phi(targets[asked]) < 0).sum()),
         "per_target": per_target,
-        "cells": _per_target(C, good, samples, targets),
+        "cells": _per_target(C, delivered, samples, targets, volume),
         "generator": generator.model.card.get("data", ""),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,20 +149,28 @@ def _spread(cells: CellSet, samples: Samples) -> tuple[Floats, NDArray[np.bool_]
 
 
 def _per_target(
-    C: Floats, good: NDArray[np.bool_], samples: Samples, targets: Floats
+    C: Floats, delivered: Floats, samples: Samples, targets: Floats, volume: Floats
 ) -> list[dict[str, Any]]:
-    """For each target its cells' tensors and errors; None where no tensor was asked for."""
+    """For each target its cells' tensors, volumes and errors; None where none was asked for.
+
+    With a volume beside a tensor goes the least one that is known for it, so that a conflict shows.
+    """
     lines = []
     for row, wanted in enumerate(targets):
-        mine = np.flatnonzero((samples.target == row) & good)
-        asked = bool(np.isfinite(wanted).all())
+        mine = np.flatnonzero((samples.target == row) & np.isfinite(delivered))
+        asked, given = bool(np.isfinite(wanted).all()), bool(np.isfinite(volume[row]))
         error = tensor.tensor_error(C[mine], wanted) if asked else np.empty(0)
+        relative = tensor.relative_error(C[mine], wanted) if asked else np.empty(0)
         lines.append(
             {
                 "target": wanted.tolist() if asked else None,
                 "C": C[mine].round(6).tolist(),
                 "error": np.round(error, 6).tolist(),
                 "error_best": float(error.min()) if len(error) else None,
+                "relative_error": np.round(relative, 6).tolist(),
+                "volume_asked": float(volume[row]) if given else None,
+                "volume": delivered[mine].round(6).tolist(),
+                "volume_least": float(load_least_volume().volume(wanted)) if asked and given else None,
             }
         )
     return lines

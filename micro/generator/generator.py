@@ -25,7 +25,7 @@ from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide
-from micro.generator.refinement import Refinement, refine
+from micro.generator.refinement import RELATIVE, Refinement, refine
 from micro.generator.samples import Progress, Samples, joined
 from micro.generator.steering import predict, steer
 from micro.runtime.arrays import Floats, Singles
@@ -148,6 +148,7 @@ class Generator:
         targets: ArrayLike,
         *,
         tolerance: float = 2e-3,
+        relative: float = RELATIVE,
         trials: int = 6,
         faces: ArrayLike | None = None,
         progress: Progress | None = None,
@@ -161,7 +162,13 @@ class Generator:
         """
         wanted = np.asarray(targets, dtype=np.float64).reshape(-1, 3)[samples.target]
         done = self.refined(
-            samples, wanted, tolerance=tolerance, trials=trials, faces=faces, progress=progress
+            samples,
+            wanted,
+            tolerance=tolerance,
+            relative=relative,
+            trials=trials,
+            faces=faces,
+            progress=progress,
         )
         good = done.known
         params = np.stack([samples.target, np.arange(len(samples)), done.trials], axis=1).astype(np.float64)
@@ -173,6 +180,7 @@ class Generator:
         targets: Floats,
         *,
         tolerance: float,
+        relative: float = RELATIVE,
         trials: int,
         faces: ArrayLike | None = None,
         progress: Progress | None = None,
@@ -185,6 +193,7 @@ class Generator:
             targets,
             lambda z: self._octants(z, samples.n),
             tolerance=tolerance,
+            relative=relative,
             trials=trials,
             free=free,
             progress=progress,

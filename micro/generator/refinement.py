@@ -26,6 +26,9 @@ from micro.shape.space import ShapeSpace
 Deliver = Callable[[Singles], tuple[NDArray[np.bool_], NDArray[np.bool_]]]
 """Coordinates (m, d) to octants (m, n, n, n) and whether each is connected (m,)."""
 
+RELATIVE = 0.02
+"""Relative error at which a cell is left alone unless told otherwise: what keeps soft cells honest."""
+
 _RTOL = 3e-3
 """Residual tolerance of a trial; on the library's cells C is then right to 2e-5."""
 
@@ -80,6 +83,7 @@ def refine(
     deliver: Deliver,
     *,
     tolerance: float = 2e-3,
+    relative: float = RELATIVE,
     trials: int = 6,
     free: Floats | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -94,23 +98,24 @@ def refine(
         Units of E_s.
     deliver : callable
         Makes octants of coordinates.
-    tolerance : float
-        Tensor error (Eq. 4) at which a cell is left alone.
+    tolerance, relative : float
+        Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
     trials : int
         Homogenisations of a cell at most, the first one included.
     free : array, shape (d, d), optional
         Projector onto the directions that steps may take.
     progress : callable, optional
-        Called with (trial, cells still above the tolerance).
+        Called with (trial, cells still above the bounds).
     """
     z = z.astype(np.float32).copy()
+    bounds = tensor.Bounds(tolerance, relative)
     octants, connected = deliver(z)
     C, slope = _evaluated(space, z, octants, connected)
     start, start_C = octants.copy(), C.copy()
     used = np.ones(len(z), dtype=np.int64)
     longest = np.full(len(z), _LONGEST)
     for trial in range(1, trials):
-        error: Floats = np.asarray(tensor.tensor_error(C, targets))
+        error: Floats = np.asarray(bounds.error(C, targets))
         # Not `error > tolerance`: NaN is a cell that is not connected yet.
         rows = np.flatnonzero(~np.less_equal(error, tolerance) & (longest > _SHORTEST))
         if progress is not None:
@@ -129,7 +134,7 @@ def refine(
         used[rows] += 1
         for i, row in enumerate(rows):
             solved = bool(np.isfinite(C_new[i]).all())
-            nearer = solved and float(tensor.tensor_error(C_new[i], targets[row])) < error[row]
+            nearer = solved and float(bounds.error(C_new[i], targets[row])) < error[row]
             if nearer or not known[i]:
                 z[row], octants[row], C[row], slope[row] = tried[i], new[i], C_new[i], slope_new[i]
             else:

@@ -43,6 +43,8 @@ class Search:
     ----------
     family, n, target
         The formula, the resolution, C11, C12, C44 to reach.
+    bounds : Bounds
+        What is near enough, and by which measure cells are compared.
     params : array, shape (p,)
         Parameters of the best cell so far.
     C : array, shape (3,)
@@ -60,6 +62,7 @@ class Search:
     family: Family
     n: int
     target: Floats
+    bounds: tensor.Bounds
     params: Floats
     C: Floats
     volume: float
@@ -70,7 +73,15 @@ class Search:
     radius: float = 1.0
 
     @staticmethod
-    def begin(family: Family, params: Floats, C: Floats, target: Floats, n: int, coordinates: int) -> Search:
+    def begin(
+        family: Family,
+        params: Floats,
+        C: Floats,
+        target: Floats,
+        n: int,
+        coordinates: int,
+        bounds: tensor.Bounds,
+    ) -> Search:
         """A search in at most ``coordinates`` coordinates."""
         params = np.array(params[: len(family.parameters)])
         coarse = chamber(_half(n))
@@ -79,12 +90,17 @@ class Search:
         active = _coordinates(family, params, level, unit, coarse.n, coordinates - 1)
         steps = np.array([_VOLUME_STEP, *([_SHAPE_STEP * unit] * len(active))])
         volume = float(family.octant(params, n).mean())
-        return Search(family, n, target, params, C, volume, active, steps, np.zeros((3, len(steps))))
+        return Search(family, n, target, bounds, params, C, volume, active, steps, np.zeros((3, len(steps))))
 
     @property
     def error(self) -> float:
-        """Tensor error (Eq. 4) of the best cell."""
-        return float(tensor.tensor_error(self.C, self.target))
+        """Error of the best cell by the measure of the bounds."""
+        return float(self.bounds.error(self.C, self.target))
+
+    @property
+    def far(self) -> bool:
+        """Whether it is still beyond them."""
+        return self.error > self.bounds.tolerance
 
     def at(self, z: Floats, n: int) -> Floats:
         """Parameters a step z (d,), in units of ``steps``, away from the best cell."""
@@ -116,13 +132,11 @@ class Search:
             self.jacobian = np.where(free, self.jacobian + update, 0.0)
 
 
-def run(
-    searches: list[Search], steps: int, tolerance: float, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Advance all searches until their error is at most ``tolerance`` or ``steps`` trials are done."""
-    _differences([s for s in searches if s.error > tolerance])
+def run(searches: list[Search], steps: int, progress: Callable[[int, int], None] | None = None) -> None:
+    """Advance all searches until they are within their bounds or ``steps`` trials are done."""
+    _differences([s for s in searches if s.far])
     for step in range(steps):
-        active = [s for s in searches if s.error > tolerance and s.radius > 1e-2]
+        active = [s for s in searches if s.far and s.radius > 1e-2]
         if progress:
             progress(step, len(active))
         if not active:
@@ -219,7 +233,7 @@ def _advance(searches: list[Search]) -> None:
             search.radius *= 0.3
             continue
         search.learn(z, C - search.C)
-        if tensor.tensor_error(C, search.target) < search.error:
+        if search.bounds.error(C, search.target) < search.error:
             search.params, search.C, search.octant = params, C, octant
             search.volume = float(octant.mean())
             search.radius = min(1.0, 1.5 * search.radius)

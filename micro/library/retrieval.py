@@ -96,6 +96,7 @@ def correct(
     parameters: int = 6,
     steps: int = 3,
     tolerance: float = 1e-3,
+    relative: float = np.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> CellSet:
     """Move cells made by formula toward target tensors (:mod:`micro.library.correction`).
@@ -111,10 +112,10 @@ def correct(
         Coordinates of the search: 1 is the threshold alone (volume), more bend the shape.
     steps : int
         Trials at full resolution for each cell, at most.
-    tolerance : float
-        Tensor error at which a cell is left alone.
+    tolerance, relative : float
+        Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
     progress : callable, optional
-        Called with (step, cells still above the tolerance).
+        Called with (step, cells still above the bounds).
 
     Returns
     -------
@@ -133,13 +134,14 @@ def correct(
     if parameters < 1:
         raise InputError("at least one is needed", key="parameters", value=parameters)
     start = cells.subset(rows)
+    bounds = tensor.Bounds(tolerance, relative)
     searches = [
         Search.begin(
-            family(str(start.family[i])), start.params[i], start.C[i], wanted[i], cells.n, parameters
+            family(str(start.family[i])), start.params[i], start.C[i], wanted[i], cells.n, parameters, bounds
         )
         for i in range(len(rows))
     ]
-    run(searches, steps, tolerance, progress)
+    run(searches, steps, progress)
     packed, C = start.packed.copy(), start.C.copy()
     params, volume = start.params.copy(), start.volume.copy()
     for i, search in enumerate(searches):

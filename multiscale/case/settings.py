@@ -109,6 +109,8 @@ class FillSettings(Table):
     (.safetensors)."""
     tolerance: Positive = 0.01
     """Tensor error (the paper's Eq. 4, a fraction) within which design tensors share one group."""
+    relative_tolerance: Positive = 0.05
+    """Relative error ||C - C_wanted|| / ||C_wanted|| (Frobenius) within which they do so, for soft cells."""
     candidates: Count = 48
     """Cells of a set considered for each group."""
     generated: Count = 4

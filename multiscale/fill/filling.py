@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
-from micro.cell.tensor import tensor_error
+from micro.cell.tensor import Bounds, relative_error, tensor_error
 from micro.runtime.arrays import Floats, Ints
 from multiscale.case.settings import FillSettings
 from multiscale.fill.grouping import Groups as TensorGroups, group_tensors
@@ -37,6 +37,7 @@ from multiscale.fill.selection import (
     misfit,
     select,
 )
+from multiscale.fill.set_source import FAR
 from multiscale.fill.source import GENERATED, CellSource
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.influence import Influence
@@ -60,9 +61,10 @@ class Filled:
     Attributes
     ----------
     lattice : Lattice
-    error : array (nx, ny, nz)
-        Tensor error (Eq. 4) of each solid element's cell against the wanted tensor; NaN in voids.
-    error_design : array (elements,)
+    error, relative : array (nx, ny, nz)
+        Tensor error (Eq. 4) and relative error of each solid element's cell against the wanted tensor; NaN in
+        voids.
+    error_design, relative_design : array (elements,)
         Of the design elements.
     groups : int
         Groups of design elements.
@@ -78,7 +80,9 @@ class Filled:
 
     lattice: Lattice
     error: Floats
+    relative: Floats
     error_design: Floats
+    relative_design: Floats
     groups: int
     weak: int
     generated: int
@@ -118,7 +122,8 @@ class Filling:
         role = reduction.elements(problem.role)
         fixed, design = (role == Role.FIXED) & reduction.elements(problem.filled), role == Role.DESIGN
         materials = _by_material(wanted[fixed])
-        groups = group_tensors(wanted[design], settings.tolerance)
+        self.bounds = Bounds(settings.tolerance, settings.relative_tolerance)
+        groups = group_tensors(wanted[design], self.bounds)
         self.fixed, self.total = len(materials.target), len(materials.target) + len(groups.target)
         label = np.full(role.shape, -1, dtype=np.int64)
         label[fixed] = materials.label
@@ -129,7 +134,7 @@ class Filling:
             np.concatenate([materials.size, groups.size]),
             interface_counts(label, self.total),
         )
-        self.weights = Weights(settings.overlap, settings.min_contact, settings.tolerance)
+        self.weights = Weights(settings.overlap, settings.min_contact, self.bounds)
 
         self._say(self.total, "cells for the fixed regions")
         special = [source.material(target) for target in materials.target]
@@ -194,6 +199,7 @@ class Filling:
             "case": problem.name,
             "source": self.settings.source,
             "tolerance": self.settings.tolerance,
+            "relative_tolerance": self.settings.relative_tolerance,
         }
         lattice = Lattice(
             cells,
@@ -203,15 +209,17 @@ class Filling:
             problem.poisson,
             attrs,
         )
-        error = np.full(problem.shape, np.nan)
+        error, relative = np.full(problem.shape, np.nan), np.full(problem.shape, np.nan)
         solid = lattice.solid
-        whole = reduction.expand_elements(self.wanted)
-        error[solid] = tensor_error(lattice.tensors()[solid], whole[solid])
+        own, asked = lattice.tensors()[solid], reduction.expand_elements(self.wanted)[solid]
+        error[solid], relative[solid] = tensor_error(own, asked), relative_error(own, asked)
         shut = encloses(cells.octants())
         return Filled(
             lattice,
             error,
+            relative,
             error[problem.design],
+            relative[problem.design],
             self.total - self.fixed,
             len(self.selection.weak),
             int(np.count_nonzero(self._generated())),
@@ -223,7 +231,7 @@ class Filling:
     def _finish(self) -> None:
         """Bring the chosen cells onto their targets; only what is exact stays in the pool."""
         chosen, targets = self.rows[self.fixed :], self.groups.target[self.fixed :]
-        finished = self.source.finish(chosen, targets, self.settings.tolerance, self._say)
+        finished = self.source.finish(chosen, targets, self.bounds, self._say)
         everyone = self.fixed + np.arange(len(chosen))
         self._drop_foretold()
         new = np.flatnonzero((finished.after.packed != finished.before.packed).any(axis=1))
@@ -234,17 +242,20 @@ class Filling:
     def _grow(self) -> bool:
         """Offer groups cells made for their neighbours' faces; whether there is anything new to choose from.
 
-        A twentieth of the groups, those that miss most, and those that lack a contact. What a group was
-        offered for the same face before would be the same again.
+        A twentieth of the groups, those that weigh most in the sum, and those that lack a contact. What a
+        group was offered for the same face before would be the same again.
         """
         assert self.selection is not None
         choice = self.selection.choice
         found = misfit(self.pool, self.groups, choice)
-        # What weighs most in the sum: where much is missed at many interfaces.
-        missed = found * np.asarray(self.groups.counts.sum(axis=1)).reshape(-1)
+        # What weighs most in the sum: much missed at many interfaces, or a tensor far off in many elements.
+        missed = self.weights.overlap * found * np.asarray(self.groups.counts.sum(axis=1)).reshape(-1)
+        error = self.bounds.error(self.pool.C[self.rows], self.groups.target)
+        missed += self.groups.size * error**2 / (2 * self.bounds.tolerance)
         weak = np.isin(np.arange(self.total), self.selection.weak)
+        bad = weak | (error > FAR * self.bounds.tolerance) | (found > _FITS)
         order = np.lexsort((-missed, ~weak))
-        order = order[(order >= self.fixed) & (weak[order] | (found[order] > _FITS))]
+        order = order[(order >= self.fixed) & bad[order]]
         faces = common_faces(self.pool, self.groups, choice, order)
         asked = [(g, face.tobytes()) for g, face in zip(order.tolist(), faces, strict=True)]
         new = [i for i, key in enumerate(asked) if key not in self._asked and faces[i].any()]
@@ -254,9 +265,7 @@ class Filling:
             return False
         self._asked.update(asked[i] for i in rows)
         groups = order[rows]
-        made = self.source.with_faces(
-            faces[rows], self.groups.target[groups], self.settings.tolerance, self._say
-        )
+        made = self.source.with_faces(faces[rows], self.groups.target[groups], self.bounds, self._say)
         if made is None or len(made.rows) == 0:
             return False
         self._add(made.cells, groups[made.rows])

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
-from micro.cell.tensor import SOLID, tensor_error
+from micro.cell.tensor import SOLID, Bounds, tensor_error
 from micro.generator.generator import Generator
 from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples
 from micro.runtime.arrays import Bools, Floats, Ints
-from multiscale.fill.set_source import SetSource, solid_cell, without_parameters
+from multiscale.fill.set_source import FAR, SetSource, solid_cell, without_parameters
 from multiscale.fill.source import (
     GENERATED,
     IS_SOLID,
@@ -24,6 +24,9 @@ from multiscale.fill.source import (
 
 _REFINEMENTS = 4
 """Homogenisations that a generated cell is given, the first one included."""
+
+_FAR_REFINEMENTS = 8
+"""The same where no other cell came near: soft tensors, at the edge of what can be built."""
 
 _DRAWS = 1
 """Candidates drawn for each generated one: a choice among several would cost the likeness of neighbours."""
@@ -103,24 +106,25 @@ class GeneratorSource:
             raise ValueError("generated cells have to be finished")
         return self.spare.cells.subset(rows)
 
-    def finish(self, chosen: Ints, targets: Floats, tolerance: float, say: Say) -> Finished:
+    def finish(self, chosen: Ints, targets: Floats, bounds: Bounds, say: Say) -> Finished:
         """As :class:`CellSource`."""
         assert self._samples is not None
         found = self.generator.refined(
             self._samples.rows(chosen),
             targets,
             # Half of what a group's members may be apart: the cell adds little to that.
-            tolerance=0.5 * tolerance,
+            tolerance=0.5 * bounds.tolerance,
+            relative=0.5 * bounds.relative,
             trials=_REFINEMENTS,
             progress=lambda trial, left: say(left, f"refining cells, round {trial}"),
         )
-        octants, C = self._again(found, targets, tolerance, say)
+        octants, C = self._again(found, targets, bounds, say)
         generated = np.isfinite(C).all(axis=1) & found.start_known
         before, C_before = found.start_octants.copy(), found.start_C.copy()
         lost = np.flatnonzero(~generated)
         if len(lost):
             near = self.spare.candidates(targets[lost], say).index[:, 0]
-            spare = self.spare.finish(near, targets[lost], tolerance, say)
+            spare = self.spare.finish(near, targets[lost], bounds, say)
             octants[lost], C[lost] = spare.after.octants(), spare.after.C
             before[lost], C_before[lost] = spare.before.octants(), spare.before.C
         family = np.where(generated, GENERATED, "spare").tolist()
@@ -129,7 +133,7 @@ class GeneratorSource:
             CellSet.from_octants(octants, C, family=family),
         )
 
-    def with_faces(self, faces: Bools, targets: Floats, tolerance: float, say: Say) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
         """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays."""
         samples = self.generator.sample(
             targets,
@@ -143,7 +147,8 @@ class GeneratorSource:
         found = self.generator.refined(
             samples,
             targets,
-            tolerance=0.5 * tolerance,
+            tolerance=0.5 * bounds.tolerance,
+            relative=0.5 * bounds.relative,
             trials=_REFINEMENTS,
             faces=faces,
             progress=lambda trial, left: say(left, f"cells that continue their neighbours, round {trial}"),
@@ -151,19 +156,41 @@ class GeneratorSource:
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Faced(CellSet.from_octants(found.octants[rows], found.C[rows], family=GENERATED), rows)
 
+    def nearer(self, targets: Floats, bounds: Bounds, say: Say) -> Faced:
+        """Cells for targets (m, 3) that no other cell came near, with the effort that soft tensors need."""
+        say(len(targets), "generating cells where none is near")
+        samples = self.generator.sample(targets, 1, seed=self.seed, resolution=self.resolution)
+        found = self.generator.refined(
+            samples,
+            targets,
+            tolerance=0.5 * bounds.tolerance,
+            relative=0.5 * bounds.relative,
+            trials=_FAR_REFINEMENTS,
+            progress=lambda trial, left: say(left, f"refining cells, round {trial}"),
+        )
+        good = found.known
+        if self.spare.avoid_cavities:
+            good = good & ~encloses(found.octants)
+        rows = np.flatnonzero(good)
+        return Faced(CellSet.from_octants(found.octants[rows], found.C[rows], family=GENERATED), rows)
+
     def _again(
-        self, found: Refinement, targets: Floats, tolerance: float, say: Say
+        self, found: Refinement, targets: Floats, bounds: Bounds, say: Say
     ) -> tuple[NDArray[np.bool_], Floats]:
         """Octants and tensors, those beyond the tolerance replaced by freshly drawn ones if nearer."""
         octants, C = found.octants.copy(), found.C.copy()
-        far = np.flatnonzero(~np.less_equal(tensor_error(C, targets), tolerance))
+        far = np.flatnonzero(~np.less_equal(bounds.error(C, targets), bounds.tolerance))
         if len(far):
             say(len(far), "drawing other cells")
             samples = self.generator.sample(targets[far], 1, seed=self.seed + 1, resolution=self.resolution)
             fresh = self.generator.refined(
-                samples, targets[far], tolerance=0.5 * tolerance, trials=_REFINEMENTS
+                samples,
+                targets[far],
+                tolerance=0.5 * bounds.tolerance,
+                relative=0.5 * bounds.relative,
+                trials=_REFINEMENTS,
             )
-            gain = ~np.greater_equal(tensor_error(fresh.C, targets[far]), tensor_error(C[far], targets[far]))
+            gain = ~np.greater_equal(bounds.error(fresh.C, targets[far]), bounds.error(C[far], targets[far]))
             gain &= fresh.known
             octants[far[gain]], C[far[gain]] = fresh.octants[gain], fresh.C[gain]
         return octants, C
@@ -177,6 +204,21 @@ class JoinedSource(SetSource):
         self.generator = generator
         self.name += " and the generator"
 
-    def with_faces(self, faces: Bools, targets: Floats, tolerance: float, say: Say) -> Faced | None:
+    def finish(self, chosen: Ints, targets: Floats, bounds: Bounds, say: Say) -> Finished:
+        """As :class:`CellSource`; cells that stay far from their targets make way for generated ones."""
+        done = super().finish(chosen, targets, bounds, say)
+        error = bounds.error(done.after.C, targets)
+        far = np.flatnonzero(error > FAR * bounds.tolerance)
+        if len(far) == 0:
+            return done
+        made = self.generator.nearer(targets[far], bounds, say)
+        of = far[made.rows]
+        better = np.flatnonzero(bounds.error(made.cells.C, targets[of]) < error[of])
+        pick = np.arange(len(error))
+        pick[of[better]] = len(error) + better
+        after = CellSet.concat([without_parameters(done.after), made.cells])
+        return Finished(done.before, after.subset(pick))
+
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
         """As :class:`CellSource`."""
-        return self.generator.with_faces(faces, targets, tolerance, say)
+        return self.generator.with_faces(faces, targets, bounds, say)

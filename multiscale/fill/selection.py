@@ -1,8 +1,8 @@
 """Choosing one candidate cell for every group, all together.
 
 Every group g of elements has candidates c with tensors of their own. With J the objective as the quadratic
-model of :mod:`multiscale.objective.influence` foretells it, N
-elements and e the tensor error (Eq. 4), the choice
+model of :mod:`multiscale.objective.influence` foretells it, N elements and e the tensor error (Eq. 4, or the
+relative one measured by its own bound if that is larger, :class:`micro.cell.tensor.Bounds`), the choice
 minimises ::
 
     N J  +  sum_g size_g e(g, c_g)^2 / (2 tolerance)  +  weight * sum_{g<h} w(g, h) miss(c_g, c_h)
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from micro.cell.tensor import tensor_error
+from micro.cell.tensor import Bounds
 from micro.runtime.arrays import Floats, Ints
 from multiscale.lattice.contact import face_words, facing_voxels, neighbours
 from multiscale.objective.influence import Influence
@@ -93,13 +93,13 @@ class Weights:
         Tensor error of one element that an interface of half overlap is worth.
     min_contact : float
         Contact area asked of every interface, as a fraction of the face.
-    tolerance : float
-        Tensor error at which the guard is as steep as the error itself.
+    bounds : Bounds
+        Tensor errors at which the guard is as steep as the error itself.
     """
 
     overlap: float
     min_contact: float
-    tolerance: float
+    bounds: Bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ def select(
 
 def misfit(pool: Pool, groups: Groups, choice: Ints) -> Floats:
     """``miss`` of each group, a mean over its interfaces with other groups; (groups,)."""
-    search = _Search(pool, groups, Weights(1.0, 0.0, 1.0), None, choice)
+    search = _Search(pool, groups, Weights(1.0, 0.0, Bounds(1.0)), None, choice)
     missed = np.array([search.interfaces(g)[choice[g]] for g in range(len(choice))])
     total = np.asarray(groups.counts.sum(axis=1)).reshape(-1)
     return np.divide(missed, total, out=np.zeros(len(choice)), where=total > 0)
@@ -202,8 +202,8 @@ class _Search:
         self.amplitude: list[Floats] = []
         there = pool.index >= 0
         size = groups.size[:, None].astype(float)
-        error = np.asarray(tensor_error(pool.C[pool.index], groups.target[:, None]))
-        own = size * (error**2 / (2 * weights.tolerance) + _AVOIDED * pool.avoid[pool.index])
+        error = np.asarray(weights.bounds.error(pool.C[pool.index], groups.target[:, None]))
+        own = size * (error**2 / (2 * weights.bounds.tolerance) + _AVOIDED * pool.avoid[pool.index])
         if model is None:
             own += size * error
         self.own: Floats = np.where(there, own, np.inf)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
-from micro.cell.tensor import SOLID, tensor_error
+from micro.cell.tensor import SOLID, Bounds, tensor_error
 from micro.families.families import FAMILIES
 from micro.gamut.least_volume import EXCESS, LeastVolume
 from micro.library import retrieval as library
@@ -28,8 +28,8 @@ _TRIALS = 2
 _FURTHER = 4
 """Cells looked at for each one wanted, so that those that enclose void can be passed over."""
 
-_FAR = 2.0
-"""Tensor error, in tolerances, from which a chosen cell of a set is corrected; less is for the selection."""
+FAR = 2.0
+"""Error, in tolerances, from which a chosen cell is corrected or made anew; less is for the selection."""
 
 
 def solid_cell(n: int) -> CellSet:
@@ -108,11 +108,11 @@ class SetSource:
         """As :class:`CellSource`."""
         return self.cells.subset(self._rows[rows])
 
-    def finish(self, chosen: Ints, targets: Floats, tolerance: float, say: Say) -> Finished:
+    def finish(self, chosen: Ints, targets: Floats, bounds: Bounds, say: Say) -> Finished:
         """As :class:`CellSource`; cells that no formula makes stay as they are."""
         before = self.take(chosen)
         formula = np.isin(before.family, list(FAMILIES))
-        far = np.flatnonzero(formula & (tensor_error(before.C, targets) > _FAR * tolerance))
+        far = np.flatnonzero(formula & (bounds.error(before.C, targets) > FAR * bounds.tolerance))
         if len(far) == 0:
             return Finished(before, before)
         corrected = library.correct(
@@ -120,14 +120,15 @@ class SetSource:
             self._rows[chosen[far]],
             targets[far],
             steps=_TRIALS,
-            tolerance=tolerance,
+            tolerance=bounds.tolerance,
+            relative=bounds.relative,
             progress=lambda step, left: say(left, f"correcting cells, round {step + 1}"),
         )
         pick = np.arange(len(before))
         pick[far] = len(before) + np.arange(len(far))
         return Finished(before, CellSet.concat([before, corrected]).subset(pick))
 
-    def with_faces(self, faces: Bools, targets: Floats, tolerance: float, say: Say) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
         """None: a set makes nothing."""
         return None
 

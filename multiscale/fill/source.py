@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from micro.cell.cellset import CellSet
+from micro.cell.tensor import Bounds
 from micro.runtime.arrays import Bools, Floats, Ints
 
 Say = Callable[[int, str], None]
@@ -90,8 +91,8 @@ class CellSource(Protocol):
     def take(self, rows: Ints) -> CellSet:
         """Some of the last candidates that are exact."""
 
-    def finish(self, chosen: Ints, targets: Floats, tolerance: float, say: Say) -> Finished:
+    def finish(self, chosen: Ints, targets: Floats, bounds: Bounds, say: Say) -> Finished:
         """The chosen rows (m,) of the last candidates, moved toward their targets."""
 
-    def with_faces(self, faces: Bools, targets: Floats, tolerance: float, say: Say) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
         """Cells for ``targets`` (m, 3) with outer faces like ``faces`` (m, n, n); None if it makes none."""

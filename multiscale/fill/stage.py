@@ -127,8 +127,7 @@ def fill_metrics(filled: Filled, polish: Polish, source: str, path: Path) -> dic
     lattice = filled.lattice
     lattice.save(path)
     contacts = lattice.contacts()
-    error = filled.error[lattice.solid]
-    design = filled.error_design
+    error, relative = filled.error[lattice.solid], filled.relative[lattice.solid]
     return {
         "cells": {
             "unique": len(lattice.cells),
@@ -139,7 +138,11 @@ def fill_metrics(filled: Filled, polish: Polish, source: str, path: Path) -> dic
             "resolution": lattice.cells.n,
             "tensor_error_mean": float(error.mean()),
             "tensor_error_max": float(error.max()),
-            "tensor_error_design_mean": float(design.mean()),
+            "tensor_error_design_mean": float(filled.error_design.mean()),
+            "relative_error_mean": float(relative.mean()),
+            "relative_error_max": float(relative.max()),
+            "relative_error_design_mean": float(filled.relative_design.mean()),
+            "relative_error_design_max": float(filled.relative_design.max()),
             "disconnected": len(lattice.disconnected_cells()),
             "enclosing_void": filled.enclosing,
             "enclosing_void_elements": filled.enclosing_elements,

@@ -148,7 +148,8 @@ def fill_stage(session: Session, directory: RunDirectory) -> None:
     if metrics:
         cells, contacts = metrics["cells"], metrics["interfaces"]
         session.reporter.say(
-            f"fill: {cells['unique']} different cells, tensor error mean {cells['tensor_error_mean']:.4f}, "
+            f"fill: {cells['unique']} different cells, tensor error mean {cells['tensor_error_mean']:.4f} "
+            f"(relative {cells['relative_error_mean']:.4f}), "
             f"{contacts['unconnected']} of {contacts['count']} interfaces unconnected"
         )
     directory.finish("fill", {"fill": time.monotonic() - start}, metrics)

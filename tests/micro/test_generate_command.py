@@ -30,6 +30,25 @@ def test_cells_report_and_picture(run_cli, tmp_path):
     assert (out / "cells.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_volume_that_no_cell_of_the_tensor_has_is_said(run_cli, tmp_path):
+    """0.30, 0.126, 0.089 needs two fifths of solid: a twentieth is no wish that can be met in silence."""
+    single = ("--c11", "0.30", "--c12", "0.126", "--c44", "0.089", "--per-target", "1", "--draws", "2")
+    out = tmp_path / "cells"
+    done = run_cli("micro", "generate", *single, "--volume", "0.05", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "volume 0.050 asked" in done.stderr
+    assert "lightest known cells have 0.4" in done.stderr
+    report = json.loads((out / "generate.json").read_text())
+    line = report["cells"][0]
+    assert line["volume_asked"] == 0.05
+    assert line["volume"] == pytest.approx(CellSet.load(out / "cells.zarr.zip").volume, abs=1e-6)
+    assert report["volume_error_mean"] == pytest.approx(abs(line["volume"][0] - 0.05), abs=1e-6)
+    assert 0.4 < line["volume_least"] < 0.5
+    assert line["relative_error"][0] > 0
+    quiet = run_cli("micro", "generate", *single, "--out", tmp_path / "quiet")
+    assert "asked" not in quiet.stderr
+
+
 def test_cells_by_volume_alone(run_cli, tmp_path):
     out = tmp_path / "cells"
     done = run_cli("micro", "generate", "--volume", "0.3", "--per-target", "2", "--out", out)

@@ -63,6 +63,35 @@ def test_tensor_error_is_eq_4():
     assert tensor.tensor_error(np.zeros((4, 1, 3)), np.ones((5, 3))).shape == (4, 5)
 
 
+def test_relative_error_is_of_the_whole_tensor_and_of_any_axes():
+    """The Frobenius norm of the fourth-order tensor itself, which no rotation changes."""
+    rng = np.random.default_rng(0)
+    C = tensor.from_moduli(rng.uniform(0.2, 1.0, (2, 3)))
+    pairs = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+    turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    full = np.zeros((2, 3, 3, 3, 3))
+    for a, (i, j) in enumerate(pairs):
+        for b, (k, m) in enumerate(pairs):
+            for p, q in ((i, j), (j, i)):
+                for r, s in ((k, m), (m, k)):
+                    full[:, p, q, r, s] = tensor.stiffness_matrix(C)[:, a, b]
+    turned = np.einsum("cijkl,pi,qj,rk,sl->cpqrs", full, turn, turn, turn, turn)
+    assert tensor.frobenius(C) == pytest.approx(np.sqrt((turned**2).sum(axis=(1, 2, 3, 4))))
+    expected = np.linalg.norm(full[0] - full[1]) / np.linalg.norm(full[1])
+    assert tensor.relative_error(C[0], C[1]) == pytest.approx(expected)
+
+
+def test_bounds_are_kept_exactly_where_both_are():
+    bounds = tensor.Bounds(0.01, 0.05)
+    rng = np.random.default_rng(0)
+    C_ref = tensor.from_moduli(np.exp(rng.uniform(-6, 0, (500, 3))) * tensor.SCALE)
+    C = C_ref * (1 + rng.uniform(-0.08, 0.08, (500, 3)))
+    kept = (tensor.tensor_error(C, C_ref) <= 0.01) & (tensor.relative_error(C, C_ref) <= 0.05)
+    assert 50 < kept.sum() < 450
+    assert np.array_equal(bounds.error(C, C_ref) <= 0.01, kept)
+    assert tensor.Bounds(0.01).error(C, C_ref) == pytest.approx(tensor.tensor_error(C, C_ref))
+
+
 def test_hashin_shtrikman_limits_and_reference():
     bulk, shear = tensor.hashin_shtrikman([0.0, 1.0])
     np.testing.assert_allclose(bulk, [0, tensor.bulk(tensor.SOLID)], atol=1e-15)

@@ -9,7 +9,7 @@ import pytest
 from examples import Ellipsoid, cloak
 
 from micro.cell import tensor
-from micro.cell.tensor import SCALE
+from micro.cell.tensor import SCALE, Bounds
 from micro.runtime.errors import InputError
 from multiscale.design.filter import cone_filter
 from multiscale.design.optimize import Optimiser, Settings
@@ -123,15 +123,35 @@ def test_groups_stay_within_the_tolerance():
     rng = np.random.default_rng(0)
     tensors = tensor.from_moduli(rng.uniform(0.3, 0.4, (5000, 3)) * SCALE)
     for tolerance in (0.002, 0.01, 0.05):
-        groups = group_tensors(tensors, tolerance)
+        groups = group_tensors(tensors, Bounds(tolerance))
         error = tensor.tensor_error(tensors, groups.target[groups.label])
         assert error.max() <= tolerance
         assert groups.size.sum() == 5000
         order = rng.permutation(5000)
-        again = group_tensors(tensors[order], tolerance)
+        again = group_tensors(tensors[order], Bounds(tolerance))
         assert again.target == pytest.approx(groups.target)
         assert np.array_equal(again.label, groups.label[order])
-    assert len(group_tensors(tensors, 0.002).target) > len(group_tensors(tensors, 0.05).target)
+    assert len(group_tensors(tensors, Bounds(0.002)).target) > len(
+        group_tensors(tensors, Bounds(0.05)).target
+    )
+
+
+def test_groups_of_soft_tensors_stay_within_the_relative_bound():
+    """From 0.5 % to 30 % of the solid: within 1 % of Eq. 4 alone soft members are off by more than half."""
+    rng = np.random.default_rng(1)
+    size = np.exp(rng.uniform(np.log(0.005), np.log(0.3), 3000))
+    tensors = tensor.from_moduli(size[:, None] * rng.uniform(0.7, 1.0, (3000, 3)) * SCALE)
+    loose, bound = group_tensors(tensors, Bounds(0.01)), group_tensors(tensors, Bounds(0.01, 0.05))
+    off = [tensor.relative_error(tensors, g.target[g.label]).max() for g in (loose, bound)]
+    assert off[0] > 0.3
+    assert off[1] <= 0.05 * (1 + 1e-6)
+    assert tensor.tensor_error(tensors, bound.target[bound.label]).max() <= 0.01 * (1 + 1e-6)
+    order = rng.permutation(3000)
+    again = group_tensors(tensors[order], Bounds(0.01, 0.05))
+    assert again.target == pytest.approx(bound.target)
+    # Stiff tensors are grouped as before.
+    stiff = size > 0.25
+    assert len(np.unique(bound.label[stiff])) == len(np.unique(loose.label[stiff]))
 
 
 def test_interface_counts():

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from micro.cell.tensor import PAPER_SPAN, tensor_error
+from micro.cell.tensor import PAPER_SPAN, Bounds, tensor_error
 from multiscale.fill.selection import Groups, Pool, Weights, common_faces, interface_counts, misfit, select
 from multiscale.objective.combination import Combination
 from multiscale.objective.influence import Influence
@@ -41,7 +41,7 @@ def cost(pool, groups, weights, model, choice):
     """The documented sum, written out."""
     cells = pool.index[np.arange(len(choice)), choice]
     error = tensor_error(pool.C[cells], groups.target)
-    total = float((groups.size * error**2 / (2 * weights.tolerance)).sum())
+    total = float((groups.size * error**2 / (2 * weights.bounds.tolerance)).sum())
     total += float((groups.size * pool.avoid[cells]).sum())
     if model is None:
         total += float((groups.size * error).sum())
@@ -60,7 +60,7 @@ def cost(pool, groups, weights, model, choice):
 @pytest.mark.parametrize("modelled", [False, True])
 def test_the_cost_is_the_documented_sum_and_no_single_change_lowers_it(seed, modelled):
     rng = np.random.default_rng(seed)
-    groups, weights = chain(5), Weights(0.02, 0.2, 0.01)
+    groups, weights = chain(5), Weights(0.02, 0.2, Bounds(0.01))
     pool = pool_of(rng, 5, 3)
     model = model_of(rng, (5, 1, 1)) if modelled else None
     found = select(pool, groups, weights, model)
@@ -84,7 +84,7 @@ def test_errors_are_chosen_to_cancel():
     pool = Pool(np.ones((4, N, N), dtype=bool), C, np.zeros(4, dtype=bool), np.array([[0, 1], [2, 3]]))
     s = np.ones((1, 2, 1, 1, 3)) / PAPER_SPAN
     model = Influence(np.tile(BASE, (2, 1, 1, 1)), [np.zeros(1)], [s], Combination("mean_square", (1.0,)))
-    weights = Weights(0.0, 0.0, 0.1)
+    weights = Weights(0.0, 0.0, Bounds(0.1))
     assert select(pool, groups, weights, None).choice.tolist() == [1, 1]
     start = np.array([0, 1])
     assert select(pool, groups, weights, model, start).choice.tolist() == [0, 0]
@@ -98,7 +98,7 @@ def test_cells_to_avoid_and_missing_contact_are_last_resorts():
     C = BASE + np.array([[0, 0, 0], [0.05, 0, 0], [0, 0, 0], [0.05, 0, 0]]) * PAPER_SPAN
     faces = np.stack([left, full, right, full])
     index = np.array([[0, 1], [2, 3]])
-    weights = Weights(0.0, 0.1, 0.01)
+    weights = Weights(0.0, 0.1, Bounds(0.01))
     found = select(Pool(faces, C, np.zeros(4, dtype=bool), index), groups, weights)
     assert len(found.weak) == 0
     assert found.choice.sum() == 1  # one of the two gives way, not both
@@ -144,7 +144,7 @@ def test_many_interfaces_of_good_contact_are_not_weak():
     faces[0, :3], faces[1, 1:] = True, True
     groups = Groups(label, np.tile(BASE, (2, 1)), np.array([5000, 5000]), interface_counts(label, 2))
     pool = Pool(faces, groups.target, np.zeros(2, dtype=bool), np.arange(2)[:, None])
-    assert len(select(pool, groups, Weights(1.0, 0.1, 0.01)).weak) == 0
+    assert len(select(pool, groups, Weights(1.0, 0.1, Bounds(0.01))).weak) == 0
     # A contact of half the face is asked for, and two of four rows are there: just enough; more is not.
-    assert len(select(pool, groups, Weights(1.0, 0.5, 0.01)).weak) == 0
-    assert select(pool, groups, Weights(1.0, 0.6, 0.01)).weak.tolist() == [0, 1]
+    assert len(select(pool, groups, Weights(1.0, 0.5, Bounds(0.01))).weak) == 0
+    assert select(pool, groups, Weights(1.0, 0.6, Bounds(0.01))).weak.tolist() == [0, 1]
