@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from multiscale.case.case import parse_case
 from multiscale.problem.problem import Role, build_problem
+from multiscale.problem.tensor_field import save_tensors
 from multiscale.rundir.directory import RunDirectory
 
 
@@ -19,14 +19,15 @@ def made_up_run(path: Path, case: dict, seed: int = 3, **distortion: float) -> P
     rng = np.random.default_rng(seed)
     parsed = parse_case(case)
     problem = build_problem(parsed)
-    directory = RunDirectory(path, parsed)
+    directory = RunDirectory.create(path, parsed)
     index = rng.integers(0, 6, size=problem.shape)
     lattice = make(np.where(problem.role == Role.VOID, -1, index), problem.cell_size_m)
     lattice.save(path / "lattice.zarr")
     design = np.where(
         problem.solid[..., None], rng.uniform(0.9, 1.1, (*problem.shape, 3)) * [0.4, 0.1, 0.1], 0
     )
-    np.savez(path / "design.npz", **{name: design[..., i] for i, name in enumerate(("C11", "C12", "C44"))})
+    save_tensors(path / "design.npz", design)
+    (path / "history.jsonl").write_text("")
     nodes = (*(n + 1 for n in problem.shape), 3)
     fields = {}
     for load in problem.loads:
@@ -46,5 +47,10 @@ def made_up_run(path: Path, case: dict, seed: int = 3, **distortion: float) -> P
         "interfaces": {"count": lattice.contacts().count, "unconnected": lattice.contacts().unconnected},
         "feasibility": {"violations": 0, "phi_min": 1e-9},
     }
-    directory.finish("design", {"macro": 2.5}, json.loads(json.dumps(metrics)))
+    directory.finish("design", {"macro": 2.5}, metrics, ("design.npz", "history.jsonl"))
+    directory.finish("fill", {}, {}, ("lattice.zarr",), ("design.npz",))
+    directory.finish("evaluate", {}, {}, ("displacements.npz",), ("design.npz", "lattice.zarr"))
+    drawn = [f"figures/{file.name}" for file in (path / "figures").iterdir()]
+    directory.finish("export", {}, {}, drawn, ("lattice.zarr",))
+    directory.release()
     return path

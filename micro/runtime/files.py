@@ -1,24 +1,38 @@
-"""Writing files so that a killed run never leaves half of one behind."""
+"""Files written whole or not at all, and known again by what they hold."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from micro.runtime.errors import InputError
 
+#: Names of temporaries: ``.NAME.PROCESS.part.SUFFIX``, and ``old`` for a directory that is being replaced.
+_TEMPORARY = re.compile(r"\..*\.(\d+)\.(part|old)(\..*)?")
+#: Seconds after which a temporary is nobody's any more, whatever process has that number now.
+_ABANDONED = 86400.0
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` on success.
+    """Yield a temporary path beside ``path``; on success it takes that name, all of it on the disk by then.
 
-    Works for files and for directories (a Zarr group). On an exception the
-    temporary is removed and whatever stood at ``path`` stays untouched.
+    Works for files and for directories (a Zarr group). On an exception the temporary is removed and whatever
+    stood at ``path`` stays untouched. A directory that is replaced steps aside first and goes last, so that
+    a kill at any moment leaves the old one or the new one.
+
+    Raises
+    ------
+    OSError
+        With the path in it, also where the system named none (a full disk).
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -27,11 +41,63 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+        _flush(temporary)
         if target.is_dir() and temporary.is_dir():
-            _remove(target)
-        os.replace(temporary, target)
+            old = target.with_name(f".{target.stem}.{os.getpid()}.old{target.suffix}")
+            _remove(old)
+            os.replace(target, old)
+            os.replace(temporary, target)
+            _remove(old)
+        else:
+            os.replace(temporary, target)
+        _flush_directory(target.parent)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(target)
+        raise
     finally:
         _remove(temporary)
+
+
+def clear_temporaries(directory: Path) -> list[Path]:
+    """Remove the temporaries that killed processes left in a directory and below; returns what they were.
+
+    One whose process still works is left alone. What a kill took aside and did not replace comes back.
+    """
+    cleared = []
+    for path in sorted(directory.rglob(".*")):
+        match = _TEMPORARY.fullmatch(path.name)
+        if not match or not path.exists() or _in_use(path, int(match[1])):
+            continue
+        target = path.with_name(path.name[1:].replace(f".{match[1]}.{match[2]}", "", 1))
+        if match[2] == "old" and not target.exists():
+            os.replace(path, target)
+        else:
+            _remove(path)
+        cleared.append(path)
+    return cleared
+
+
+def _in_use(path: Path, process: int) -> bool:
+    if time.time() - path.stat().st_mtime > _ABANDONED:
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files below a directory (a Zarr store) and their names; "" if missing."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+    parts = [f"{p.relative_to(path)} {content_digest(p)}" for p in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
 
 
 def check_writable(directory: str | os.PathLike[str], key: str | None = None) -> None:
@@ -75,8 +141,28 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+def _flush(path: Path) -> None:
+    """What was written is on the disk, not only in the system's memory, when this returns."""
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        number = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _flush_directory(path: Path) -> None:
+    """The new names in a directory are on the disk, where its file system knows such a thing."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    elif path.exists():
+    elif path.is_symlink() or path.exists():
         path.unlink()

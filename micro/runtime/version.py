@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from functools import cache
 from typing import Any
 
 import typer
@@ -19,6 +20,7 @@ def version_option(program: str) -> Any:
     return typer.Option("--version", callback=show, is_eager=True, help="Print the version and stop.")
 
 
+@cache
 def own_version() -> str | None:
     """The installed version, or None when the code runs without being installed."""
     names = importlib.metadata.packages_distributions().get("micro", [])

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from micro.runtime.errors import InputError
+from micro.runtime.files import content_digest
 from multiscale.case.boundary import Load
 from multiscale.case.messages import finding, first_error, unknown_name
 from multiscale.case.settings import (
@@ -43,6 +44,9 @@ from multiscale.case.tables import (
     isotropic_tensor,
 )
 from multiscale.case.toml import toml_text
+
+AFTER_DESIGN = ("fill", "export")
+"""Tables on which the design does not depend."""
 
 
 class Case(Table):
@@ -94,16 +98,20 @@ class Case(Table):
         ``without`` names tables that do not count either. Of files, what they hold counts.
         """
         text = json.dumps(self.model_dump(mode="json", exclude={"case", *without}), sort_keys=True)
-        for mesh in meshes_in(self):
-            text += hashlib.sha256(mesh.triangles.tobytes()).hexdigest()
+        text += "".join(self.files(without=without).values())
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def files(self, *, without: tuple[str, ...] = ()) -> dict[str, str]:
+        """SHA-256 of what the files hold that the case names, by name; ``without`` as in :meth:`digest`."""
+        found = {m.file: hashlib.sha256(m.triangles.tobytes()).hexdigest() for m in meshes_in(self)}
         for table, source, known in self._sources():
             if table not in without and source not in known:
-                text += file_digest(self.path(source))
-        return hashlib.sha256(text.encode()).hexdigest()
+                found[source] = content_digest(self.path(source))
+        return found
 
     def stage_digests(self) -> dict[str, str]:
         """For each stage of a run the digest of what it and the stages before it depend on."""
-        design, filled = self.digest(without=("fill", "export")), self.digest(without=("export",))
+        design, filled = self.digest(without=AFTER_DESIGN), self.digest(without=("export",))
         return {"design": design, "fill": filled, "evaluate": filled, "export": self.digest()}
 
     def _sources(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -200,15 +208,6 @@ class Case(Table):
         """(C11, C12, C44) from which the design of a region starts."""
         name = region.initial or self.objective.reference
         return DEFAULT_START if name is None else self.tensor_of(name)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the files below a directory (a Zarr store) and their names; "" if missing."""
-    if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
-    parts = [f"{p.relative_to(path)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
 
 
 DEFAULT_START = isotropic_tensor(0.2, 0.3)

@@ -22,13 +22,13 @@ from scipy.ndimage import gaussian_filter
 
 from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
-from micro.runtime.files import write_json
 from micro.runtime.progress import Reporter
 from multiscale.export.mesh.cell_mesh import octant_surface
 from multiscale.lattice.lattice import Lattice
 from multiscale.printability.cavities import Cavities, find_cavities
 from multiscale.printability.printer import LOST, Suited, check_least, suited
-from multiscale.rundir.directory import find_lattice, read_case, read_record
+from multiscale.rundir.directory import RunDirectory, find_lattice
+from multiscale.rundir.record import NAME
 
 STEEP = np.cos(np.pi / 4)
 """A facet overhangs if its normal leans down by more than this: less than 45 degrees to the horizontal."""
@@ -275,20 +275,19 @@ def assess_run(
     Raises
     ------
     InputError
-        If there is no lattice, it is damaged, or ``metrics.json`` can't be read.
+        If there is no lattice, it is damaged, or the run can't be added to.
     """
-    path = Path(run_dir)
-    where = find_lattice(path)
-    lattice = Lattice.load(where)
-    if density_kg_m3 is None and (path / "case.toml").is_file():
-        density_kg_m3 = read_case(path).base_material.density_kg_m3
-    record = path / "metrics.json"
-    metrics = read_record(record) if record.is_file() else None
+    run = RunDirectory.open(run_dir) if (Path(run_dir) / NAME).is_file() else None
+    lattice = Lattice.load(find_lattice(run_dir)) if run is None else run.lattice
+    if run is not None:
+        run.check_addable()
+        if density_kg_m3 is None:
+            density_kg_m3 = run.settings["base_material"].get("density_kg_m3")
     report = assess(
         lattice, direction=direction, density_kg_m3=density_kg_m3, least_mm=least_mm, progress=progress
     )
-    if metrics is not None:
-        write_json(record, metrics | {"printability": asdict(report)})
+    if run is not None:
+        run.add("printability", asdict(report), reads=("lattice.zarr",))
     return report
 
 

@@ -8,14 +8,16 @@ import numpy as np
 
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.npz import read_arrays, write_arrays
 from multiscale.problem.problem import Problem
+
+NAMES = ("C11", "C12", "C44")
+"""The arrays of a tensor field."""
 
 
 def save_tensors(path: Path, tensors: Floats) -> None:
     """Write a tensor field (nx, ny, nz, 3) as the arrays C11, C12, C44."""
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **{name: tensors[..., i] for i, name in enumerate(("C11", "C12", "C44"))})  # type: ignore[arg-type]
+    write_arrays(path, {name: tensors[..., i] for i, name in enumerate(NAMES)})
 
 
 def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Floats:
@@ -28,23 +30,14 @@ def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Flo
     InputError
         If the file is not such a field or a tensor that counts is not positive definite.
     """
-    arrays = []
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            for name in ("C11", "C12", "C44"):
-                if name not in data:
-                    raise InputError(
-                        "the array is missing; needed are C11, C12 and C44",
-                        file=path,
-                        key=name,
-                        value=list(data),
-                    )
-                arrays.append(np.asarray(data[name]))
-    except FileNotFoundError:
-        raise InputError("there is no such file", file=path) from None
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise InputError(f"not an npz file of plain arrays ({error})", file=path) from None
-    for name, array in zip(("C11", "C12", "C44"), arrays, strict=True):
+    held = read_arrays(path)
+    for name in NAMES:
+        if name not in held:
+            raise InputError(
+                "the array is missing; needed are C11, C12 and C44", file=path, key=name, value=list(held)
+            )
+    arrays = [held[name] for name in NAMES]
+    for name, array in zip(NAMES, arrays, strict=True):
         if array.shape != problem.shape:
             raise InputError(
                 f"must have the grid's shape {problem.shape}", file=path, key=name, value=array.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,10 +15,12 @@ from rich.table import Table
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
+from multiscale.case.differences import flat
 from multiscale.report.page import page
-from multiscale.report.tables import Row, flat, markdown_table, rows_of, text_of
-from multiscale.rundir.directory import read_record
-from multiscale.rundir.reader import value_at
+from multiscale.report.tables import Row, markdown_table, rows_of, text_of
+from multiscale.rundir import record
+from multiscale.rundir.directory import RunDirectory
+from multiscale.rundir.record import value_at
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,7 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None, console: C
     file = None if out is None else Path(out)
     if file is not None and file.suffix not in (".html", ".md"):
         raise InputError("must end in .html or .md", key="--out", value=str(file))
-    runs = [
-        Compared(name, read_record(Path(path) / "metrics.json"), _settings(Path(path)))
-        for name, path in zip(_names(paths), paths, strict=True)
-    ]
+    runs = [_compared(name, Path(path)) for name, path in zip(_names(paths), paths, strict=True)]
     console.print(table(runs))
     if file is None:
         return
@@ -174,12 +172,9 @@ def _names(paths: Sequence[str | Path]) -> list[str]:
     raise InputError("the same run is given twice", key="DIR", value=[str(p) for p in paths])
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """The resolved case, flat; empty where a directory holds an evaluation only."""
-    file = path / "case.toml"
-    if not file.is_file():
-        return {}
-    try:
-        return flat(tomllib.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't be read as a case ({error})", file=file) from None
+def _compared(name: str, path: Path) -> Compared:
+    """A run, or an evaluation, which has figures only."""
+    if not (path / record.NAME).is_file():
+        return Compared(name, record.read_record(path / "metrics.json"), {})
+    run = RunDirectory.open(path)
+    return Compared(name, run.metrics, flat(run.settings))

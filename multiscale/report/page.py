@@ -26,7 +26,8 @@ from multiscale.case.purpose import UNIFORM
 from multiscale.lattice.contact import Interface
 from multiscale.report.tables import format_of, markdown_table, percent, rows_of, text_of
 from multiscale.report.viewer import run_fields, scene
-from multiscale.rundir.reader import Run, value_at
+from multiscale.rundir.directory import RunDirectory
+from multiscale.rundir.record import value_at
 
 #: Interfaces of least contact that are shown.
 WORST = 10
@@ -67,25 +68,26 @@ def write_report(path: str | Path) -> tuple[Path, Path]:
     InputError
         If it is not the directory of a run that was evaluated, or can't be written to.
     """
-    run = Run(path)
+    run = RunDirectory.open(path)
+    run.require("evaluate")
+    pictures = pictures_of(run)
     try:
-        pictures = pictures_of(run)
         out = run.path / "report.html", run.path / "report.md"
         for file, text in zip(out, (html(run, pictures), markdown(run, pictures)), strict=True):
             with atomic_path(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"can't be written: {error.strerror}", file=path) from None
+        raise InputError(f"can't be written: {error.strerror}", file=error.filename or path) from None
     return out
 
 
 # ---------------------------------------------------------------------------------- figures
 
 
-def pictures_of(run: Run) -> list[Picture]:
-    """The figures of the run, those a reader wants first in front; vectors before pixels."""
-    folder = run.path / "figures"
-    names = {p.stem for p in folder.glob("*.png")} | {p.stem for p in folder.glob("*.svg")}
+def pictures_of(run: RunDirectory) -> list[Picture]:
+    """The figures that the run has drawn, those a reader wants first in front; vectors before pixels."""
+    drawn = {name: run.file(name) for name in run.names if name.startswith("figures/")}
+    names = {file.stem for file in drawn.values()}
     # The values' figure comes second, after how they came about.
     first, *others = _CAPTIONS.items()
     captions = dict([first, (run.purpose.picture, run.purpose.caption), *others])
@@ -103,9 +105,8 @@ def pictures_of(run: Run) -> list[Picture]:
 
     out = []
     for name in sorted(names, key=place):
-        vector, pixels = folder / f"{name}.svg", folder / f"{name}.png"
-        shown, other = (vector, pixels) if vector.is_file() else (pixels, vector)
-        out.append(Picture(name, caption(name), shown, pixels if pixels.is_file() else other))
+        files = [drawn[f] for f in (f"figures/{name}.svg", f"figures/{name}.png") if f in drawn]
+        out.append(Picture(name, caption(name), files[0], files[-1]))
     return out
 
 
@@ -138,7 +139,7 @@ def _packed(picture: Image.Image, kind: str, **options: Any) -> str:
 # ------------------------------------------------------------------------------------- HTML
 
 
-def html(run: Run, pictures: Sequence[Picture]) -> str:
+def html(run: RunDirectory, pictures: Sequence[Picture]) -> str:
     """The whole page."""
     title = escape(run.case.name)
     data = json.dumps(
@@ -186,7 +187,7 @@ def page(title: str, body: Sequence[str], scripts: str = "") -> str:
     )
 
 
-def _tiles(run: Run) -> str:
+def _tiles(run: RunDirectory) -> str:
     metrics = run.metrics
     purpose = run.purpose
     found = metrics[purpose.quantity]
@@ -224,7 +225,7 @@ def _tiles(run: Run) -> str:
     return f"<p class='soft'>{purpose.heading}</p><div class='tiles'>{inside}</div>"
 
 
-def _number_cards(run: Run) -> str:
+def _number_cards(run: RunDirectory) -> str:
     rows = rows_of([run.metrics])
     cards = []
     for group in dict.fromkeys(row.group for row in rows):
@@ -243,7 +244,7 @@ def _number_cards(run: Run) -> str:
     return f"<div class='columns'>{''.join(cards)}</div>{case}"
 
 
-def _worst(run: Run) -> str:
+def _worst(run: RunDirectory) -> str:
     """The interfaces of least contact, with the two faces laid on each other."""
     lines = []
     faces = run.lattice.cells.faces()
@@ -276,7 +277,7 @@ def _facing(faces: NDArray[np.bool_], interface: Interface) -> str:
 # --------------------------------------------------------------------------------- Markdown
 
 
-def markdown(run: Run, pictures: Sequence[Picture]) -> str:
+def markdown(run: RunDirectory, pictures: Sequence[Picture]) -> str:
     """The same in Markdown, figures linked."""
     parts = [f"# {run.case.name}\n"]
     if run.case.case.description:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from multiscale.case.differences import flat
 from multiscale.case.purpose import PURPOSES, UNIFORM, Purpose
-from multiscale.rundir.reader import value_at
+from multiscale.rundir.record import value_at
 
 Format = Callable[[Any], str]
 
@@ -177,17 +178,6 @@ _ELSEWHERE = (
     "printability.cavities.",
     "printability.printer",
 )
-
-
-def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested metrics as dotted keys."""
-    out: dict[str, Any] = {}
-    for key, value in metrics.items():
-        if isinstance(value, Mapping):
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = value
-    return out
 
 
 def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:

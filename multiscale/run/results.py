@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from micro.cell.cellset import CellSet
 from micro.gamut.gamut import Gamut
 from micro.runtime.arrays import Floats
+from micro.runtime.npz import read_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
 from multiscale.design.state import read_history
@@ -32,8 +33,7 @@ def write_results(
     path = directory.path
     lattice = Lattice.load(path / "lattice.zarr")
     design = load_tensors(path / "design.npz", problem)
-    with np.load(path / "displacements.npz", allow_pickle=False) as data:
-        displacements = {key: data[key].astype(np.float64) for key in data.files}
+    displacements = {key: u.astype(np.float64) for key, u in read_arrays(path / "displacements.npz").items()}
 
     written = ["fields.vti", "fields.vtu"]
     reporter.say("export: fields")
@@ -45,8 +45,11 @@ def write_results(
         export(path, "stl", path / "region.stl", str(Block(low, high)), per_cell=per_cell)
         written.append("region.stl")
     reporter.say("export: figures")
-    skipped = _write_figures(path, case, problem, gamut, cells, directory, design, lattice, displacements)
-    pictures = sorted(f"figures/{p.name}" for p in (path / "figures").glob("*.png"))
+    drawn, skipped = _write_figures(
+        path, case, problem, gamut, cells, directory, design, lattice, displacements
+    )
+    drawn += [p.with_suffix(".svg") for p in drawn if p.with_suffix(".svg").is_file()]
+    pictures = sorted(f"figures/{p.name}" for p in drawn)
     return {"written": [*written, *pictures], "skipped": skipped}
 
 
@@ -75,14 +78,15 @@ def _write_figures(
     design: Floats,
     lattice: Lattice,
     displacements: dict[str, Floats],
-) -> dict[str, str]:
-    """Write all figures; returns those that could not be made, with the reason."""
+) -> tuple[list[Path], dict[str, str]]:
+    """Write all figures; returns the pictures, and those that could not be made with the reason."""
     folder = path / "figures"
     folder.mkdir(exist_ok=True)
     hole, ring, h = problem.role == Role.VOID, problem.design, problem.cell_size_m
     whole = np.ones(problem.shape, dtype=bool)
     purpose = case.objective.purpose
     quantity, unit = purpose.quantity, purpose.unit
+    drawn = []
     for load in problem.loads:
         solutions = {
             name: figures.Solution(
@@ -93,41 +97,51 @@ def _write_figures(
             for name in purpose.structures
         }
         name = f"{problem.name}, load {load.name}"
-        figures.displacement_figure(
-            folder / f"displacement_{load.name}.png",
-            [s for key, s in solutions.items() if key != "design" or len(solutions) < 4],
-            hole=hole,
-            design=ring,
-            cell_size_m=h,
-            title=name,
-        )
-        if "reference" in solutions:
-            figures.distortion_figure(
-                folder / f"distortion_{load.name}.png",
-                displacements[f"{load.name}.reference"],
-                [solutions[k] for k in ("void", "design", "lattice")],
-                observed=problem.observed,
+        drawn.append(
+            figures.displacement_figure(
+                folder / f"displacement_{load.name}.png",
+                [s for key, s in solutions.items() if key != "design" or len(solutions) < 4],
+                hole=hole,
+                design=ring,
                 cell_size_m=h,
                 title=name,
             )
-    figures.tensor_figure(
-        folder / "design.png", design, solid=problem.solid, design=ring, cell_size_m=h, title=problem.name
+        )
+        if "reference" in solutions:
+            drawn.append(
+                figures.distortion_figure(
+                    folder / f"distortion_{load.name}.png",
+                    displacements[f"{load.name}.reference"],
+                    [solutions[k] for k in ("void", "design", "lattice")],
+                    observed=problem.observed,
+                    cell_size_m=h,
+                    title=name,
+                )
+            )
+    drawn.append(
+        figures.tensor_figure(
+            folder / "design.png", design, solid=problem.solid, design=ring, cell_size_m=h, title=problem.name
+        )
     )
-    figures.property_space_figure(
-        folder / "property_space.png",
-        cells.C,
-        design[ring],
-        gamut.phi,
-        material=None if case.objective.reference is None else problem.reference[0, 0, 0],
-        title=problem.name,
+    drawn.append(
+        figures.property_space_figure(
+            folder / "property_space.png",
+            cells.C,
+            design[ring],
+            gamut.phi,
+            material=None if case.objective.reference is None else problem.reference[0, 0, 0],
+            title=problem.name,
+        )
     )
-    figures.convergence_figure(
-        folder / "convergence.png",
-        read_history(path / "history.jsonl"),
-        title=problem.name,
-        quantity=quantity,
-        unit=unit,
-        mass_limit=case.objective.mass_limit,
+    drawn.append(
+        figures.convergence_figure(
+            folder / "convergence.png",
+            read_history(path / "history.jsonl"),
+            title=problem.name,
+            quantity=quantity,
+            unit=unit,
+            mass_limit=case.objective.mass_limit,
+        )
     )
     bars = {
         name: name.replace("design_refined", "refined mesh")
@@ -135,14 +149,18 @@ def _write_figures(
     }
     per_load = {
         load: {label: values[key] for key, label in bars.items()}
-        for load, values in directory.metrics()[quantity]["per_load"].items()
+        for load, values in directory.metrics[quantity]["per_load"].items()
     }
-    figures.summary_figure(
-        folder / f"{purpose.picture}.png",
-        next(iter(per_load.values())) if len(per_load) == 1 else per_load,
-        title=problem.name,
-        quantity=quantity,
-        unit=unit,
+    drawn.append(
+        figures.summary_figure(
+            folder / f"{purpose.picture}.png",
+            next(iter(per_load.values())) if len(per_load) == 1 else per_load,
+            title=problem.name,
+            quantity=quantity,
+            unit=unit,
+        )
     )
     reason = render_lattice(folder / "lattice.png", lattice)
-    return {} if reason is None else {"figures/lattice.png": reason}
+    if reason is not None:
+        return drawn, {"figures/lattice.png": reason}
+    return [*drawn, folder / "lattice.png"], {}

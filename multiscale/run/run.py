@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.markup import escape
 
 from micro.runtime.errors import InputError
@@ -27,7 +29,7 @@ from multiscale.solve import ranks as parallel
 def run_case(
     path: str | Path, out: str | Path, style: Style = "text", *, tensorboard: bool = False
 ) -> dict[str, Any]:
-    """Run a case file into a directory; returns the metrics.
+    """Run a case file into a directory; returns the metrics (on rank 0, nothing on others).
 
     Parameters
     ----------
@@ -64,17 +66,15 @@ def run_case(
             key="export.voxels",
             value=case.export.voxels,
         )
-    directory = RunDirectory(Path(out), case, parallel.ranks(), write=False)
-    parallel.on_root(directory.begin)  # what fails there ends all ranks
+    directory = RunDirectory(out, parallel.ranks())
+    parallel.on_root(lambda: directory.begin(case))  # what fails there ends all ranks
     reporter.say(
         f"[bold]{escape(case.name)}[/bold]: {' x '.join(map(str, problem.shape))} elements, "
         f"{int(problem.design.sum())} to design, {len(problem.loads)} load case(s), mirror planes: "
         f"{', '.join('xyz'[a] for a in problem.mirror_axes) or 'none'}; "
         f"cells from {cells.name}, gamut of {gamut.attrs.get('cells', '?')}; results in {escape(str(out))}"
     )
-    if directory.again:
-        reporter.say(f"the case asks for something else now, to be done again: {', '.join(directory.again)}")
-    if tensorboard and directory.done("design"):
+    if tensorboard and _is_done(directory, "design"):
         parallel.on_root(lambda: board.write_history(directory.path))
     stages: list[tuple[str, Callable[[Session, RunDirectory], None]]] = [
         ("design", design_stage),
@@ -83,14 +83,30 @@ def run_case(
         ("export", export_stage),
     ]
     for name, work in stages:
-        if directory.done(name):
+        _say_notes(directory, reporter)
+        if _is_done(directory, name):
             reporter.say(f"{name}: done before")
         else:
+            parallel.on_root(partial(directory.start, name))
+            _say_notes(directory, reporter)
             work(session, directory)
-    metrics = directory.metrics()
     parallel.on_root(lambda: _report(directory, reporter))
-    _summary(session.purpose, metrics, reporter)
+    metrics = parallel.on_root(lambda: directory.metrics) or {}
+    if metrics:
+        _summary(session.purpose, metrics, reporter)
     return metrics
+
+
+def _is_done(directory: RunDirectory, stage: str) -> bool:
+    """Whether a stage is done, as rank 0 knows it."""
+    known = np.array([float(directory.done(stage))])
+    return bool(parallel.from_root(known, (1,))[0])
+
+
+def _say_notes(directory: RunDirectory, reporter: Reporter) -> None:
+    """What the run directory has to say of how it goes on, once."""
+    while directory.notes:
+        reporter.say(escape(directory.notes.pop(0)))
 
 
 def _report(directory: RunDirectory, reporter: Reporter) -> None:

@@ -12,7 +12,7 @@ from micro.cell import tensor
 from micro.data.packaged import load_dataset
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
-from micro.runtime.files import atomic_path
+from micro.runtime.npz import write_arrays
 from multiscale.case.purpose import START, UNIFORM
 from multiscale.design import board
 from multiscale.design.feasibility import count_violations
@@ -115,6 +115,7 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
             "optimizer": {"evaluations": len(state.records), "algorithm": settings.algorithm},
             **mass,
         },
+        files=("design.npz", "history.jsonl"),
     )
 
 
@@ -152,7 +153,8 @@ def fill_stage(session: Session, directory: RunDirectory) -> None:
             f"(relative {cells['relative_error_mean']:.4f}), "
             f"{contacts['unconnected']} of {contacts['count']} interfaces unconnected"
         )
-    directory.finish("fill", {"fill": time.monotonic() - start}, metrics)
+    seconds = {"fill": time.monotonic() - start}
+    directory.finish("fill", seconds, metrics, files=("lattice.zarr",), reads=("design.npz",))
 
 
 def evaluate_stage(session: Session, directory: RunDirectory) -> None:
@@ -187,7 +189,13 @@ def evaluate_stage(session: Session, directory: RunDirectory) -> None:
     metrics[quantity] = value_table(results)
     if baseline == UNIFORM:
         metrics[quantity]["gain"] = results[baseline.name].total / results["lattice"].total - 1
-    directory.finish("evaluate", {"evaluate": time.monotonic() - start}, metrics)
+    directory.finish(
+        "evaluate",
+        {"evaluate": time.monotonic() - start},
+        metrics,
+        files=("displacements.npz",),
+        reads=("design.npz", "lattice.zarr"),
+    )
 
 
 def _best_uniform(session: Session, lattice: Lattice | None) -> tuple[Floats, dict[str, Any]]:
@@ -221,7 +229,13 @@ def export_stage(session: Session, directory: RunDirectory) -> None:
         )
 
     metrics = parallel.on_root(work) or {}
-    directory.finish("export", {"export": time.monotonic() - start}, {"export": metrics})
+    directory.finish(
+        "export",
+        {"export": time.monotonic() - start},
+        {"export": metrics},
+        files=metrics.get("written", ()),
+        reads=("design.npz", "history.jsonl", "lattice.zarr", "displacements.npz"),
+    )
 
 
 # ------------------------------------------------------------------------ files
@@ -233,5 +247,4 @@ def _save_displacements(path: Path, session: Session, fields: dict[str, list[Flo
         for name, values in fields.items()
         for load, u in zip(reduction.loads, values, strict=True)
     }
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays)

@@ -1,4 +1,4 @@
-"""A run on disk: stages, metrics, provenance, and its reader."""
+"""A run on disk: what was asked, what its stages left, metrics, provenance."""
 
 import lazy_loader
 

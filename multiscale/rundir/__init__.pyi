@@ -1,2 +1,1 @@
 from .directory import RunDirectory as RunDirectory
-from .reader import Run as Run

@@ -1,8 +1,8 @@
-"""The run directory: what was asked, which stages are done, and their metrics.
+"""The run directory: what was asked, which stages are done, what they left, and their metrics.
 
 ========================  =====================================================
 case.toml                 the resolved case, all defaults filled in
-run.json                  stages done, each with its versions, machine, times and metrics; seeds
+run.json                  stages done: :mod:`multiscale.rundir.record`
 metrics.json              every figure of the run, merged from its stages
 history.jsonl             one line an evaluation of the optimiser
 state.npz                 where the optimiser stands
@@ -15,228 +15,488 @@ region.stl                a part of it, as a mesh in millimetres
 report.html, report.md    all of it for a reader
 verify.npz                displacements of the cells' corners at full scale, after `multiscale verify`
 tensorboard/              the design's history for TensorBoard, with `multiscale run --tensorboard`
+earlier/N                 results that another filling or a repair replaced
 ========================  =====================================================
 
-A stage is done when run.json says so; its outputs were written before. The
-same command therefore goes on with the first stage that is not done. Where the
-case now asks for something else after the design (another fill, another
-export), the stages that depend on it are done again.
+A stage is done when run.json says so, what it left is as it left it, and what it read is still what its
+maker left. The same command therefore goes on with the first stage that is not done, and makes again what
+is missing or damaged. Nothing is thrown away: what a stage is going to replace moves to ``earlier``.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
+import hashlib
 import os
+import shutil
 import time
 import tomllib
-import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from filelock import BaseFileLock
+from numpy.typing import NDArray
+
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path, check_writable, write_json
-from multiscale.case.case import Case, parse_case
-from multiscale.rundir import provenance
+from micro.runtime.files import atomic_path, check_writable, clear_temporaries, content_digest, write_json
+from micro.runtime.npz import read_arrays
+from multiscale.case.case import AFTER_DESIGN, Case, parse_case
+from multiscale.case.differences import described, differences
+from multiscale.case.purpose import Purpose
+from multiscale.lattice.lattice import Lattice
+from multiscale.problem.problem import Problem, build_problem
+from multiscale.problem.tensor_field import load_tensors
+from multiscale.rundir import lock, provenance, record
 
 STAGES = ("design", "fill", "evaluate", "export")
 
-#: Metrics that other commands add, with the stages whose repetition makes them void.
-ADDED = {name: ("design", "fill") for name in ("verify", "printability", "unseen")}
+#: Seconds that a command waits for another one to write its part of the record.
+_PATIENCE = 60.0
+_EARLIER = "earlier"
+_REPORTS = ("report.html", "report.md")
 
 
 class RunDirectory:
-    """A directory that belongs to one case.
+    """A run on disk: the one that writes its record and its metrics, and the one that reads its files.
 
-    Parameters
-    ----------
-    path : Path
-        Made if missing.
-    case : Case
-    ranks : int
-        MPI ranks of this process's run.
-    write : bool
-        Whether to :meth:`begin`; False on the ranks that must not write.
+    ``RunDirectory.open(path)`` reads one; ``RunDirectory.create(path, case)`` begins one, or goes on with
+    it. By itself it is a name only: ranks that do not write hold such a one.
 
     Attributes
     ----------
-    again : tuple of str
-        Stages that were done but are not any more, as the case asks for something else there.
-
-    Raises
-    ------
-    InputError
-        If the directory holds the run of another design, is not one that a run may use, or another process
-        works in it.
+    path : Path
+    notes : list of str
+        What a user has to know of how this run goes on: what is done again and why, what was moved.
     """
 
-    def __init__(self, path: Path, case: Case, ranks: int = 1, write: bool = True):
-        self.path = path
-        self._write = write
-        self._file = path / "run.json"
-        self._inputs = case.stage_digests()
-        self._data: dict[str, Any] = {"stages": {}}
-        self.again: tuple[str, ...] = ()
-        check_writable(path, "--out")
-        if self._file.exists():
-            self._data = _read(self._file)
-            if self._data.get("design_sha256") != self._inputs["design"]:
-                raise InputError(
-                    "holds a run of another case, or of this one with other settings of its design: use "
-                    "another --out",
-                    file=path,
-                )
-            done = self._data["stages"]
-            self.again = tuple(s for s in STAGES if s in done and done[s].get("inputs") != self._inputs[s])
-            for stage in self.again:
-                del done[stage]
-        self._data.update(
-            case_sha256=self._inputs["export"],
-            design_sha256=self._inputs["design"],
-            case_file=str(case.file.resolve()) if case.file else None,
-            seeds={"fill": case.fill.seed},
-        )
+    def __init__(self, path: str | os.PathLike[str], ranks: int = 1):
+        self.path = Path(path)
+        self.notes: list[str] = []
         self._ranks = ranks
-        self._case = case
-        if write:
-            self.begin()
+        self._data: dict[str, Any] = {}
+        self._inputs: dict[str, str] = {}
+        self._lock: BaseFileLock | None = None
+        self._checked: dict[str, str] = {}
 
-    def begin(self) -> None:
-        """Make the directory, lock it and write what was asked; for the rank that writes."""
-        self._write = True
+    # ------------------------------------------------------------------ open
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """A run that is there, for reading and :meth:`add`.
+
+        Raises
+        ------
+        InputError
+            If it is not the directory of a run, its record is damaged, or its ``case.toml`` is not the one
+            that its results were made for.
+        """
+        self = cls(path)
+        if not self.path.is_dir():
+            raise InputError("there is no such run directory", file=path)
+        self._data = record.read_run(self.path)
+        self._check_case()
+        return self
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], case: Case, ranks: int = 1) -> RunDirectory:
+        """Begin a run, or go on with it: :meth:`begin`."""
+        self = cls(path, ranks)
+        self.begin(case)
+        return self
+
+    def begin(self, case: Case) -> None:
+        """Make the directory, lock it, see what stands, write what is asked; for the rank that writes.
+
+        Raises
+        ------
+        InputError
+            If the directory holds the run of another design, or something else, can't be written to, or
+            another run works in it. Nothing was changed then.
+        """
+        check_writable(self.path, "--out")
+        self._inputs = case.stage_digests()
+        self._refuse_other(case)
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = _lock(self.path)
-        if lock is not None:
-            weakref.finalize(self, os.close, lock)
+        try:
+            self._lock = lock.acquired(self.path, lock.WORK, 0.0)
+        except InputError as error:
+            raise InputError(error.reason, key="--out", value=str(self.path)) from None
+        clear_temporaries(self.path)
+        self._refuse_other(case)
+        asked = case.model_dump(mode="json", exclude_none=True)
+        toml = case.to_toml()
+        new = {
+            "format": record.FORMAT,
+            "case": asked,
+            "sources": case.files(),
+            "case_file": str(case.file.resolve()) if case.file else None,
+            "toml": hashlib.sha256(toml.encode()).hexdigest(),
+            "case_sha256": self._inputs["export"],
+            "design_sha256": self._inputs["design"],
+            "seeds": {"fill": case.fill.seed},
+        }
+        if (self.path / record.NAME).exists():
+            self._data = record.read_run(self.path)
+            self._set_aside_changed(asked)
+            self._set_aside_damaged()
+        self._data = {"stages": {}, "added": {}} | self._data | new
+        self._write()
         with atomic_path(self.path / "case.toml") as temporary:
-            temporary.write_text(self._case.to_toml(), encoding="utf-8")
-        self._save()
+            temporary.write_text(toml, encoding="utf-8")
 
+    def release(self) -> None:
+        """Let another run work here; the end of the process does it too."""
+        if self._lock is not None:
+            self._lock.release()
+
+    # ---------------------------------------------------------------- stages
     def done(self, stage: str) -> bool:
-        """Whether a stage was finished, now or by an earlier command."""
-        return stage in self._data["stages"]
+        """Whether a stage was finished, now or by an earlier command, and what it left is there as it was."""
+        entry = self._data.get("stages", {}).get(stage)
+        return (
+            entry is not None
+            and entry["inputs"] == self._inputs.get(stage, entry["inputs"])
+            and record.stands(self._data, stage)
+            and not any(self._spoilt(name) for name in entry["files"])
+        )
 
-    def finish(self, stage: str, seconds: Mapping[str, float], metrics: Mapping[str, Any]) -> None:
-        """Record a stage: its times by name (for ``time.*``) and its metrics (nested)."""
-        self._data["stages"][stage] = {
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    def start(self, stage: str) -> None:
+        """Before a stage is done again: what it left moves aside if it was made from something else."""
+        if stage in self._data.get("stages", {}) and not record.stands(self._data, stage):
+            self._move_aside(self._data["stages"][stage]["files"], f"{stage}: made anew from another design")
+
+    def finish(
+        self,
+        stage: str,
+        seconds: Mapping[str, float],
+        metrics: Mapping[str, Any],
+        files: Iterable[str] = (),
+        reads: Iterable[str] = (),
+    ) -> None:
+        """Record a stage.
+
+        Parameters
+        ----------
+        stage : str
+        seconds : mapping
+            Its times by name, for ``time.*``.
+        metrics : mapping
+            Nested.
+        files, reads : iterables of str
+            What it left and what it was made from, by name in this directory.
+        """
+        if not self._data:
+            return
+        entry = {
             "inputs": self._inputs[stage],
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
+            **self._made(metrics, files, reads),
             "ranks": self._ranks,
             "seconds": {k: round(v, 3) for k, v in seconds.items()},
-            "peak_bytes": provenance.peak_bytes(),
-            "metrics": json.loads(json.dumps(metrics, default=_number)),
         }
-        if self._write:
-            self._save()
-            write_json(self.path / "metrics.json", self.metrics() | self._added(stage))
+        self._update("stages", stage, entry)
 
+    def add(
+        self, name: str, metrics: Mapping[str, Any], files: Iterable[str] = (), reads: Iterable[str] = ()
+    ) -> None:
+        """Add a section to the metrics, of another command than the run; parameters as :meth:`finish`.
+
+        Raises
+        ------
+        InputError
+            If what it was made from is not what the run has any more.
+        """
+        self._update("added", name, self._made(metrics, files, reads))
+
+    def check_addable(self) -> None:
+        """Before long work whose result is to be added.
+
+        Raises
+        ------
+        InputError
+            If the directory can't be written to.
+        """
+        check_writable(self.path)
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """All metrics so far, with times, memory and provenance: that of the last stage."""
-        stages = [self._data["stages"][s] for s in STAGES if s in self._data["stages"]]
-        out: dict[str, Any] = {}
-        times: dict[str, float] = {}
-        for stage in stages:
-            _merge(out, stage["metrics"])
-            for name, value in stage["seconds"].items():
-                times[name] = round(times.get(name, 0.0) + value, 3)
-        out["time"] = {**times, "total": round(sum(times.values()), 3)}
-        out["memory"] = {"peak_bytes": max((s["peak_bytes"] for s in stages), default=0)}
-        out |= {key: self._data[key] for key in ("case_sha256", "seeds")}
-        out |= {key: stages[-1][key] for key in ("versions", "machine", "ranks") if stages}
-        return out
+        data = self._data
+        out = record.merged([data["stages"][s] for s in STAGES if record.stands(data, s)])
+        out |= {key: data[key] for key in ("case_sha256", "seeds")}
+        return out | {
+            name: entry["metrics"] for name, entry in data["added"].items() if record.stands(data, name)
+        }
 
-    def _added(self, stage: str) -> dict[str, Any]:
-        """What other commands have added to metrics.json and still holds after ``stage`` was done again."""
-        file = self.path / "metrics.json"
-        there = read_record(file) if file.is_file() else {}
-        return {key: there[key] for key, stages in ADDED.items() if key in there and stage not in stages}
+    @property
+    def finished(self) -> str:
+        """When the last stage was finished."""
+        return max((str(s["finished"]) for s in self._data["stages"].values()), default="")
 
-    def _save(self) -> None:
-        write_json(self._file, self._data)
+    def require(self, stage: str) -> None:
+        """Refuse a run that has not come so far.
 
+        Raises
+        ------
+        InputError
+        """
+        if not record.stands(self._data, stage):
+            raise InputError(f"its stage {stage} is not done: {self._command()} goes on", file=self.path)
 
-def _lock(path: Path) -> int | None:
-    """Descriptor of the directory's lock, held until it is closed; None where files can't be locked."""
-    number = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(number)
-        raise InputError("another process works in this directory", key="--out", value=str(path)) from None
-    except OSError:  # a file system without locks
-        os.close(number)
-        return None
-    return number
+    # ----------------------------------------------------------------- files
+    def file(self, name: str) -> Path:
+        """A file that a stage or another command left, checked to be as they left it.
 
+        Raises
+        ------
+        InputError
+            If nothing left it, or it is missing or damaged, with the command that makes it anew.
+        """
+        maker = record.maker_of(self._data, name)
+        if maker is None:
+            raise InputError(f"this run has no {name} yet: {self._command()} makes it", file=self.path)
+        if not record.stands(self._data, maker):
+            raise InputError(
+                f"was made from another design: {self._command(maker)} makes it anew", file=self.path / name
+            )
+        wrong = self._spoilt(name)
+        if wrong:
+            raise InputError(f"{wrong}: {self._command(maker)} makes it anew", file=self.path / name)
+        return self.path / name
 
-def read_record(path: Path) -> dict[str, Any]:
-    """One of a run's JSON files, such as ``metrics.json``.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files that stages and other commands left."""
+        return tuple(file for entry in record.entries(self._data).values() for file in entry["files"])
 
-    Raises
-    ------
-    InputError
-        If it is missing, can't be read, or holds no object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"is not the directory of a run: it has no {path.name}", file=path.parent) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't be read ({error})", file=path) from None
-    if not isinstance(data, dict):
-        raise InputError("is not a run's record", file=path)
-    return data
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The resolved case as nested tables."""
+        return dict(self._data["case"])
 
+    @cached_property
+    def case(self) -> Case:
+        """The resolved case; files that it names are looked for where the run was started from.
 
-def read_case(directory: Path) -> Case:
-    """The resolved case of a run; files that it names are looked for where the run was started from.
+        Raises
+        ------
+        InputError
+            If one of these is missing or has changed since.
+        """
+        file = self._data["case_file"]
+        case = parse_case(self.settings, file or self.path / "case.toml")
+        for name, digest in case.files().items():
+            if self._data["sources"].get(name) != digest:
+                raise InputError("has changed since this run was made", file=case.path(name))
+        return case
 
-    Raises
-    ------
-    InputError
-        If there is none, or it can't be read.
-    """
-    file = directory / "case.toml"
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"is not the directory of a run ({error})", file=directory) from None
-    record = directory / "run.json"
-    return parse_case(data, (read_record(record).get("case_file") if record.is_file() else None) or file)
+    @cached_property
+    def purpose(self) -> Purpose:
+        """What the case is for."""
+        return self.case.objective.purpose
 
+    @cached_property
+    def problem(self) -> Problem:
+        """The case on its grid."""
+        return build_problem(self.case)
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't be read as a run's record ({error}); use another --out", file=path) from None
-    if not isinstance(data, dict) or not isinstance(data.get("stages"), dict):
-        raise InputError("is not a run's record; use another --out", file=path)
-    return data
+    @cached_property
+    def lattice(self) -> Lattice:
+        """The filled lattice."""
+        return Lattice.load(self.file("lattice.zarr"))
 
+    @cached_property
+    def design(self) -> NDArray[np.float64]:
+        """Designed tensors (nx, ny, nz, 3), units of E_s."""
+        return load_tensors(self.file("design.npz"), self.problem)
 
-def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
-    """Recursive update."""
-    for key, value in new.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
+    @cached_property
+    def displacements(self) -> dict[str, NDArray]:
+        """Displacements (nx+1, ny+1, nz+1, 3) in element edges, by LOAD.STRUCTURE."""
+        return read_arrays(self.file("displacements.npz"))
 
+    # ---------------------------------------------------------------- record
+    def _made(self, metrics: Mapping[str, Any], files: Iterable[str], reads: Iterable[str]) -> dict[str, Any]:
+        """The part of an entry that stages and additions share."""
+        known: dict[str, str] = {}
+        for made in record.entries(self._data).values():
+            known |= made["files"]
+        return {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "reads": {name: known[name] for name in reads},
+            "files": {name: content_digest(self.path / name) for name in files},
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+            "peak_bytes": provenance.peak_bytes(),
+            "metrics": metrics,
+        }
 
-def _number(value: Any) -> Any:
-    """Numpy scalars as plain ones."""
-    return value.tolist()
+    def _update(self, kind: str, name: str, entry: dict[str, Any]) -> None:
+        """Put an entry into the record as it stands on disk now, and write it with the metrics."""
+        held = lock.acquired(self.path, lock.RECORD, _PATIENCE)
+        try:
+            self._data = record.read_run(self.path)
+            self._data[kind][name] = entry
+            if not record.stands(self._data, name):
+                what = ", ".join(entry["reads"])
+                raise InputError(f"{what} was made anew meanwhile: do this again", file=self.path)
+            void = [n for n in self._data["added"] if not record.stands(self._data, n)]
+            for other in void:
+                del self._data["added"][other]
+            self._checked = {}
+            self._write(locked=True)
+        finally:
+            if held is not None:
+                held.release()
+
+    def _write(self, locked: bool = False) -> None:
+        held = None if locked else lock.acquired(self.path, lock.RECORD, _PATIENCE)
+        try:
+            record.write_run(self.path, self._data)
+            self._data = record.read_run(self.path)
+            write_json(self.path / "metrics.json", self.metrics)
+        finally:
+            if held is not None:
+                held.release()
+
+    def _spoilt(self, name: str) -> str:
+        """What is wrong with a file that was left: "is missing", "is damaged", or nothing."""
+        if name not in self._checked:
+            maker = record.maker_of(self._data, name)
+            digest = record.entries(self._data)[maker]["files"][name] if maker else ""
+            found = content_digest(self.path / name)
+            self._checked[name] = "" if found == digest else "is damaged" if found else "is missing"
+        return self._checked[name]
+
+    def _command(self, maker: str | None = None) -> str:
+        """The command that makes what a stage or an addition left."""
+        if maker is not None and maker not in STAGES:
+            return f"`multiscale {maker} {self.path}`"
+        return f"`multiscale run {self._data.get('case_file') or 'CASE'} --out {self.path}`"
+
+    # ------------------------------------------------------------- refusals
+    def _refuse_other(self, case: Case) -> None:
+        """Raise InputError where the directory holds anything but a run of this design."""
+        if not self.path.is_dir():
+            return
+        if not (self.path / record.NAME).exists():
+            if case.file is not None and case.file.resolve().parent == self.path.resolve():
+                raise InputError(
+                    "holds the case file itself, beside which a run would write its own: give another "
+                    "directory",
+                    key="--out",
+                    value=str(self.path),
+                )
+            there = sorted(p.name for p in self.path.iterdir() if p.name[0] != "." and p.suffix != ".log")
+            if there:
+                named = ", ".join(there[:3]) + (f" and {len(there) - 3} more" if len(there) > 3 else "")
+                raise InputError(
+                    f"holds something else than a run ({named}): give a new or empty directory",
+                    key="--out",
+                    value=str(self.path),
+                )
+            return
+        data = record.read_run(self.path)
+        if data.get("design_sha256") == self._inputs["design"]:
+            return
+        found = differences(data["case"], case.model_dump(mode="json", exclude_none=True))
+        design = {key: both for key, both in found.items() if key.split(".")[0] not in AFTER_DESIGN}
+        sources = [n for n, d in case.files().items() if n in data["sources"] and data["sources"][n] != d]
+        what = described(design) or f"other contents of {', '.join(sources)}"
+        raise InputError(f"holds a run of another case ({what}): use another --out", file=self.path)
+
+    def _check_case(self) -> None:
+        """Raise InputError where ``case.toml`` is not as the run wrote it, in anything that counts."""
+        file = self.path / "case.toml"
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"is missing: {self._command()} makes it anew", file=file) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"can't be read ({error}): {self._command()} makes it anew", file=file) from None
+        if hashlib.sha256(text.encode()).hexdigest() == self._data["toml"]:
+            return
+        try:
+            found = differences(self._data["case"], tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"is damaged ({error}): {self._command()} makes it anew", file=file) from None
+        if found:
+            raise InputError(
+                f"is not the case that this run was made for ({described(found)}): run it into another "
+                f"directory; {self._command()} puts the old one back",
+                file=file,
+            )
+
+    # ---------------------------------------------------------------- aside
+    def _set_aside_changed(self, asked: Mapping[str, Any]) -> None:
+        """Stages that the case now wants differently: not done any more, and what they left moves."""
+        stages = self._data["stages"]
+        again = [s for s in STAGES if s in stages and stages[s]["inputs"] != self._inputs[s]]
+        if not again:
+            return
+        found = differences(self._data["case"], asked)
+        files = [name for stage in again for name in stages[stage]["files"]]
+        left = {k: v for k, v in self._data.items() if k != "stages"}
+        kept = left | {"stages": {s: e for s, e in stages.items() if s not in again}}
+        gone = [n for n in kept["added"] if not record.stands(kept, n)]
+        files += [name for addition in gone for name in kept["added"][addition]["files"]]
+        reason = f"the case asks for something else now ({described(found) or 'other files'}); done again: "
+        extra = f"; no longer true: {', '.join(gone)}" if gone else ""
+        self._move_aside(files, reason + ", ".join(again) + extra, copies=True)
+        kept["added"] = {n: e for n, e in kept["added"].items() if n not in gone}
+        self._data = kept
+
+    def _set_aside_damaged(self) -> None:
+        """What was altered since it was left moves; that, and what is missing, is made again."""
+        damaged = []
+        for stage, entry in self._data["stages"].items():
+            wrong = {name: self._spoilt(name) for name in entry["files"] if self._spoilt(name)}
+            damaged += [name for name, what in wrong.items() if what == "is damaged"]
+            if wrong:
+                named = ", ".join(f"{name} {what}" for name, what in wrong.items())
+                self.notes.append(f"{named}: {stage} is done again")
+        file = self.path / "case.toml"
+        if file.is_file() and content_digest(file) != self._data["toml"]:
+            damaged.append("case.toml")
+        if damaged:
+            self._move_aside(damaged, "not as this run left it")
+
+    def _move_aside(self, names: Iterable[str], reason: str, *, copies: bool = False) -> None:
+        """Move files to a new directory in ``earlier``, with copies of the record if asked."""
+        there = [name for name in names if (self.path / name).exists()]
+        if copies:
+            there += [name for name in _REPORTS if (self.path / name).exists()]
+        if not there:
+            if copies:
+                self.notes.append(reason)
+            return
+        folder = self.path / _EARLIER
+        folder.mkdir(exist_ok=True)
+        number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
+        for name in there:
+            target = folder / str(number) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.path / name, target)
+        for name in (record.NAME, "metrics.json", "case.toml") if copies else ():
+            if (self.path / name).is_file():
+                shutil.copy2(self.path / name, folder / str(number) / name)
+        self._checked = {}
+        self.notes.append(f"{reason}; moved to {folder / str(number)}: {', '.join(there)}")
 
 
 def find_lattice(run_dir: str | os.PathLike[str]) -> Path:
-    """The lattice of a run directory, or the path itself if it is one."""
+    """The lattice of a run directory, or the path itself if it is one.
+
+    Raises
+    ------
+    InputError
+        If there is none, or the run's is missing or damaged.
+    """
     path = Path(run_dir)
     if not path.is_dir():
         raise InputError("there is no such run directory", file=run_dir)
+    if (path / record.NAME).is_file():
+        return RunDirectory.open(path).file("lattice.zarr")
     inside = path / "lattice.zarr"
     if inside.is_dir():
         return inside

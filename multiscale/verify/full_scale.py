@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from micro.cell.tensor import isotropic
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path, write_json
+from micro.runtime.npz import write_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
-from multiscale.problem.problem import Problem, build_problem
+from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import Reduction
 from multiscale.rundir import provenance
-from multiscale.rundir.directory import read_case, read_record
+from multiscale.rundir.directory import RunDirectory
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid
 from multiscale.solve.voxel_solve import solve
@@ -160,16 +160,13 @@ def verify(
     """
     started = time.monotonic()
     reporter = reporter or Reporter()
-    path = Path(run_dir)
-    case = read_case(path)
+    run = RunDirectory.open(run_dir)
+    run.check_addable()  # what can't be added to shows before the work
+    case = run.case
     _check_case(case)
-    problem = build_problem(case)
-    original = Lattice.load(path / "lattice.zarr")
-    if original.shape != problem.shape:
-        raise InputError("the lattice is not of this case's grid", file=path, value=original.shape)
+    problem, original = run.problem, run.lattice
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
-    record = _record(path / "metrics.json")  # what can't be added to shows before the work
     announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
     with reporter.task("coarse cells", 1, steady=False) as task:
 
@@ -178,7 +175,7 @@ def verify(
             task.advance(done - task.done)
 
         coarse = coarse_lattice(original, voxels_per_cell, show_round)
-    uniform = record.get("uniform", {}).get("tensor")
+    uniform = run.metrics.get("uniform", {}).get("tensor")
     comparison = compare(case, problem, original, coarse, uniform)
     contacts = coarse.lattice.contacts()
     reporter.say(
@@ -229,8 +226,8 @@ def verify(
         "seconds": round(seconds, 2),
         "peak_bytes": provenance.peak_bytes(),
     }
-    _save(path / "verify.npz", comparison, solved)
-    write_json(path / "metrics.json", _record(path / "metrics.json") | {"verify": metrics})
+    _save(run.path / "verify.npz", comparison, solved)
+    run.add("verify", metrics, files=("verify.npz",), reads=("lattice.zarr",))
     key = comparison.quantity
     said = [f"{key} {metrics[key]:.4g} (homogenised, same voxels: {metrics[f'{key}_homogenised']:.4g})"]
     for name, other in comparison.judged.items():
@@ -329,15 +326,9 @@ def _save(path: Path, comparison: Comparison, solved: dict[str, FullScale]) -> N
             arrays[f"{load.name}.{name}.homogenised"] = reduction.expand_displacement(h, load).astype(
                 np.float32
             )
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays)
 
 
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
-
-
-def _record(file: Path) -> dict[str, Any]:
-    """A run's JSON file, empty if there is none."""
-    return read_record(file) if file.is_file() else {}

@@ -15,15 +15,13 @@ import numpy as np
 
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.runtime.files import write_json
 from micro.runtime.progress import Reporter
 from multiscale.objective.objective import DistortionObjective
 from multiscale.objective.purpose import solver_options
 from multiscale.problem import grid
 from multiscale.problem.loads import AXIS_NAMES, LoadCase
 from multiscale.problem.problem import Problem
-from multiscale.rundir.directory import read_record
-from multiscale.rundir.reader import Run
+from multiscale.rundir.directory import RunDirectory
 from multiscale.solve.elasticity import SolverOptions
 
 #: Structures compared.
@@ -95,7 +93,9 @@ def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, A
         If the directory is not that of a finished run, or its objective is not a distortion.
     """
     reporter = reporter or Reporter()
-    run = Run(run_dir)
+    run = RunDirectory.open(run_dir)
+    run.require("evaluate")
+    run.check_addable()
     if not run.purpose.has_reference:
         raise InputError("only cloaks have distortions", file=run_dir, key="objective.type")
     problem, lattice = run.problem, run.lattice
@@ -104,8 +104,7 @@ def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, A
     fields = {"void": plain, "design": run.design, "lattice": built}
     options = solver_options(run.case)
     found = unseen_distortions(problem, {name: fields[name] for name in STRUCTURES}, options, reporter)
-    path = run.path / "metrics.json"
-    write_json(path, read_record(path) | {"unseen": found})
+    run.add("unseen", found, reads=("design.npz", "lattice.zarr"))
     worst = max(found, key=lambda load: found[load]["lattice"])
     reporter.say(
         f"[bold]unseen loads[/bold] worst {worst}: {found[worst]['lattice']:.4f} "

@@ -11,8 +11,9 @@ from examples import MINIMAL, case_of, varied
 from pydantic import BaseModel
 
 from micro.runtime.errors import InputError
+from micro.runtime.files import content_digest
 from multiscale.case import boundary, case as case_module, settings, shapes
-from multiscale.case.case import Case, case_schema, file_digest, load_case, parse_case, schema_text
+from multiscale.case.case import Case, case_schema, load_case, parse_case, schema_text
 from multiscale.case.tables import isotropic_tensor
 
 CASES = sorted((Path(__file__).resolve().parents[2] / "cases").glob("*.toml"))
@@ -88,10 +89,10 @@ def test_digest_depends_on_what_named_files_hold(tmp_path):
     store = tmp_path / "cells.zarr"
     (store / "c").mkdir(parents=True)
     (store / "c" / "0").write_bytes(b"x")
-    one = file_digest(store)
+    one = content_digest(store)
     (store / "c" / "0").write_bytes(b"y")
-    assert file_digest(store) != one
-    assert file_digest(tmp_path / "none") == ""
+    assert content_digest(store) != one
+    assert content_digest(tmp_path / "none") == ""
 
 
 def test_packaged_cells_have_one_base_material():

@@ -77,7 +77,7 @@ def run(tmp_path_factory):
 def design_and_fill(file, out):
     """The stages of a run that compute: without fields, figures and report."""
     session = Session(load_case(file), Reporter(False))
-    directory = RunDirectory(out, session.case)
+    directory = RunDirectory.create(out, session.case)
     for stage in (design_stage, fill_stage, evaluate_stage):
         stage(session, directory)
 

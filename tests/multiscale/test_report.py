@@ -23,7 +23,7 @@ from multiscale.problem.problem import build_problem
 from multiscale.report import viewer as report_scene
 from multiscale.report.page import write_report
 from multiscale.report.viewer import Field, least_contact, local_distortion, quantised, run_fields, scene
-from multiscale.rundir.reader import Run
+from multiscale.rundir.directory import RunDirectory
 
 
 class Page(HTMLParser):
@@ -63,7 +63,7 @@ def case():
 def run(case, tmp_path_factory):
     path = made_up_run(tmp_path_factory.mktemp("runs") / "one", case)
     write_report(path)
-    return Run(path)
+    return RunDirectory.open(path)
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +182,11 @@ def test_what_is_no_run_is_refused(tmp_path, case, run_cli):
     with pytest.raises(InputError, match=r"no run\.json"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(InputError, match="is not the directory of a run"):
+    with pytest.raises(InputError, match="not a run's record"):
         write_report(tmp_path)
-    unfinished = made_up_run(tmp_path / "unfinished", case)
-    (unfinished / "metrics.json").write_text("{}")
-    with pytest.raises(InputError, match="no distortion yet"):
-        write_report(unfinished)
+    RunDirectory.create(tmp_path / "new", parse_case(tomllib.loads(MINIMAL)))
+    with pytest.raises(InputError, match="stage evaluate is not done: `multiscale run"):
+        write_report(tmp_path / "new")
     done = run_cli("multiscale", "report", tmp_path / "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no such run directory" in done.stderr

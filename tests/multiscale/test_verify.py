@@ -359,9 +359,9 @@ def run_dir(tmp_path_factory):
     problem = build_problem(case)
     octants = [np.kron(o, np.ones((2, 2, 2))).astype(bool) for o in (HOLLOW, CORNERLESS)]
     path = tmp_path_factory.mktemp("verify") / "run"
-    directory = RunDirectory(path, case)
+    directory = RunDirectory.create(path, case)
     make_lattice(problem, octants, problem.design.astype(np.int32)).save(path / "lattice.zarr")
-    directory.finish("fill", {"fill": 1.0}, {"lattice": {"components": 1}})
+    directory.finish("fill", {"fill": 1.0}, {"lattice": {"components": 1}}, ("lattice.zarr",))
     return path
 
 
