@@ -92,11 +92,33 @@ def homogenize(
         int | None,
         typer.Option(metavar="N", show_default="64", help="Voxels along the longest edge of a surface."),
     ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X0:X1,Y0:Y1,Z0:Z1",
+            show_default="its bounding box",
+            help="Cell of a surface, in the file's units.",
+        ),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DX,DY,DZ",
+            show_default="the file's, or cubes",
+            help="A voxel's edges, if no cube.",
+        ),
+    ] = None,
+    solid: Annotated[
+        int | None,
+        typer.Option(metavar="VALUE", show_default=False, help="The value that is solid."),
+    ] = None,
+    moduli: Annotated[bool, typer.Option("--moduli", help="Whole numbers are Young's moduli.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Effective stiffness of a periodic voxel cell.
 
-    Bool voxels are solid (E = 1) and void; numbers are Young's moduli. The stiffness matrix is in
+    Bool voxels are solid (E = 1) and void, and so are whole numbers of two values (0 and 1, 0 and 255, two
+    labels): the larger is solid. Other numbers are Young's moduli. The stiffness matrix is in
     Voigt order 11, 22, 33, 23, 13, 12 with engineering shears, in units of the moduli. A cell with
     cubic symmetry is solved on its octant, which gives the same numbers sooner.
     """
@@ -110,7 +132,18 @@ def homogenize(
         raise InputError("lies between 1e-12 and 1", key="--rtol", value=rtol)
     if octant and general:
         raise InputError("excludes --general", key="--octant")
-    voxels = read_voxels(file, array=array, resolution=resolution)
+    read = read_voxels(
+        file,
+        array=array,
+        resolution=resolution,
+        box=None if box is None else _box(box),
+        solid=solid,
+        moduli=moduli,
+    )
+    voxels = read.values
+    edges = read.edges if spacing is None else _spacing(spacing)
+    if octant and len(set(edges)) > 1:
+        raise InputError("excludes voxels that are not cubes", file=file, key="--octant", value=edges)
     if voxels.ndim == 4 and not octant:
         raise InputError(
             "holds several arrays of voxels, which only --octant takes", file=file, value=voxels.shape
@@ -119,9 +152,10 @@ def homogenize(
         if octant:
             report = octants_report(voxels, quiet=as_json, **settings)
         else:
-            report = cell_report(voxels, general=general, quiet=as_json, **settings)
+            report = cell_report(voxels, edges=edges, general=general, quiet=as_json, **settings)
     except InputError as error:
         raise InputError(error.reason, file=file, key=error.key, value=error.value) from None
+    report["taken_for"] = read.taken
     if as_json:
         sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
     else:
@@ -142,6 +176,24 @@ def homogenize(
             f"{file}: no solid path joins opposite faces{cells}, so the stiffness is exactly zero; "
             "give bool voxels whose True is solid, or a --void above 0"
         )
+
+
+def _box(text: str) -> Any:
+    try:
+        low, high = zip(*(map(float, part.split(":")) for part in text.split(",")), strict=True)
+    except ValueError:
+        low = high = ()
+    if len(low) != 3 or not all(a < b for a, b in zip(low, high, strict=True)):
+        raise InputError("three ranges LOW:HIGH with commas are needed", key="--box", value=text)
+    return low, high
+
+
+def _spacing(text: str) -> tuple[float, float, float]:
+    try:
+        dx, dy, dz = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError("three numbers with commas are needed", key="--spacing", value=text) from None
+    return dx, dy, dz
 
 
 def _device(name: str) -> str:

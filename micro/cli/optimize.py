@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -183,7 +182,7 @@ def _start(text: str) -> Any:
         return text
     from micro.cell.readers import read_voxels
 
-    voxels = np.asarray(read_voxels(Path(text)))
+    voxels = read_voxels(Path(text)).values
     if voxels.ndim == 3 and is_symmetric(voxels):
         try:
             return octant_from_cell(voxels)  # a whole cell

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,22 +10,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.cell.anisotropy import distance, engineering_constants, nearest_cubic, nearest_isotropic
+from micro.cell.contacts import contacts, pieces
 from micro.cell.octant import octant_from_cell
 from micro.cell.tensor import stiffness_matrix, zener
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
-from micro.homogenize.periodic import homogenize_cell
+from micro.homogenize.periodic import brick, homogenize_cell
+from micro.runtime import memory
 from micro.runtime.errors import InputError
+from micro.voxels.hexahedron import CUBE
 
 Report = dict[str, Any]
 
+_NEGLIGIBLE = 1e-3
+"""Share of the tensor below which a contact along edges goes unmentioned."""
 
-def cell_report(voxels: NDArray, *, general: bool = False, quiet: bool = False, **settings: Any) -> Report:
+# Bytes a voxel (of the octant, where that is solved), measured as peak over start at 64^3 to 128^3 voxels;
+# the cell's own copies take ten more.
+_BYTES_GENERAL = 950.0
+_BYTES_BRICKS = 1500.0
+_BYTES_OCTANT = 850.0
+
+
+def _times(numbers: Iterable[object]) -> str:
+    return " x ".join(str(n) for n in numbers)
+
+
+def cell_report(
+    voxels: NDArray,
+    *,
+    edges: tuple[float, float, float] = CUBE,
+    general: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Report:
     """Homogenise one cell (nx, ny, nz), on its octant where it has cubic symmetry."""
-    octant = None if general else _octant(voxels)
+    octant = None if general or brick(edges) != CUBE else _octant(voxels)
+    need = 10.0 * voxels.size + (
+        _BYTES_OCTANT * octant.size
+        if octant is not None
+        else (_BYTES_GENERAL if brick(edges) == CUBE else _BYTES_BRICKS) * voxels.size
+    )
+    memory.require(need, f"a cell of {_times(voxels.shape)} voxels", "one of fewer voxels needs less")
     if octant is None:
         with _progress("load cases", 6, quiet) as advance:
-            result = homogenize_cell(voxels, progress=advance, **settings)
+            result = homogenize_cell(voxels, edges=edges, progress=advance, **settings)
         solved: Report = {"path": "general", "status": result.status.name.lower()}
         C, volume, residual = result.C, result.volume, result.residual
         iterations = result.iterations
@@ -36,7 +65,29 @@ def cell_report(voxels: NDArray, *, general: bool = False, quiet: bool = False, 
         iterations = int(cubic.iterations[0])
     head: Report = {"C": C.tolist()} | solved
     head |= {"residual": residual, "iterations": iterations, "volume_fraction": volume}
-    return head | {"shape": list(voxels.shape)} | constants(C)
+    head |= {"shape": list(voxels.shape), "voxel_edges": list(edges)}
+    return head | {"contacts": _hanging(voxels, C, edges, settings)} | constants(C)
+
+
+def _hanging(
+    voxels: NDArray, C: NDArray[np.float64], edges: tuple[float, float, float], settings: dict[str, Any]
+) -> Report:
+    """Pieces, floating solid, and how much of the tensor passes through edges and corners of voxels."""
+    solid = voxels > 0 if settings.get("void", 0.0) == 0 else np.ones(voxels.shape, dtype=bool)
+    found = contacts(solid)
+    share = 0.0
+    if found.hangs and C.any():
+        # Parted where only edges and corners join them, the pieces carry side by side.
+        apart = pieces(solid)
+        alone = np.zeros((6, 6))
+        for number in np.flatnonzero(apart.carries):
+            alone += homogenize_cell(voxels * (apart.label == number), edges=edges, **settings).C
+        share = float(np.linalg.norm(C - alone) / np.linalg.norm(C))
+    return {
+        "pieces": found.pieces,
+        "floating": found.floating,
+        "share_through_edges": share,
+    }
 
 
 def octants_report(voxels: NDArray, *, quiet: bool = False, **settings: Any) -> Report:
@@ -86,7 +137,7 @@ def print_report(report: Report, name: str) -> None:
     console = Console(highlight=False)
     if not isinstance(report["status"], str):
         head = ("octant", "C11", "C12", "C44", "volume", "residual", "steps", "status")
-        table = Table(*head, title=escape(name), box=None)
+        table = Table(*head, title=escape(f"{name}: {report['taken_for']}"), box=None)
         for i, C in enumerate(report["C"]):
             row = (C[0][0], C[0][1], C[3][3], report["volume_fraction"][i])
             numbers = [f"{v:.5f}" for v in row] + [f"{report['residual'][i]:.1e}"]
@@ -94,11 +145,13 @@ def print_report(report: Report, name: str) -> None:
         console.print(table)
         return
     # Lines rather than a table: they keep their digits on a narrow terminal.
-    console.print(f"{name}: stiffness, Voigt order 11 22 33 23 13 12", markup=False)
+    console.print(f"{name}: {report['taken_for']}", markup=False, soft_wrap=True)
+    console.print("stiffness, Voigt order 11 22 33 23 13 12", markup=False)
     for row in report["C"]:
         console.print(" ".join(f"{v:10.6f}" for v in row), soft_wrap=True)
-    shape = " x ".join(str(n) for n in report["shape"])
-    console.print(f"{shape} voxels, volume fraction {report['volume_fraction']:.4f}")
+    shape = _times(report["shape"])
+    brick_of = "" if len(set(report.get("voxel_edges", CUBE))) == 1 else _bricks(report["voxel_edges"])
+    console.print(f"{shape} voxels{brick_of}, volume fraction {report['volume_fraction']:.4f}")
     if report["engineering"] is None:
         console.print("some load meets no resistance: no engineering constants")
     else:
@@ -114,6 +167,31 @@ def print_report(report: Report, name: str) -> None:
         )
     how = f"{report['path']} path, {report['iterations']} iterations, residual {report['residual']:.1e}"
     console.print(f"{report['status']}: {how}")
+    for line in _warnings(report):
+        console.print(line, style="yellow", soft_wrap=True)
+
+
+def _bricks(edges: list[float]) -> str:
+    return f" of {_times(f'{v:.5g}' for v in edges)}"
+
+
+def _warnings(report: Report) -> list[str]:
+    """What a reader of the tensor has to know about the cell's solid."""
+    hanging, lines = report.get("contacts"), []
+    if hanging is None:
+        return []
+    if hanging["share_through_edges"] > _NEGLIGIBLE:
+        lines.append(
+            f"warning: {hanging['share_through_edges']:.1%} of the stiffness passes through edges and "
+            f"corners of voxels, which nothing made of it has: the solid falls into {hanging['pieces']} pieces"
+        )
+    if hanging["floating"] > 0:
+        own = report["volume_fraction"] * (1 - hanging["floating"])
+        lines.append(
+            f"warning: {hanging['floating']:.1%} of the solid floats, joined to nothing that carries; it "
+            f"counts in the volume fraction (without it {own:.4f})"
+        )
+    return lines
 
 
 def _octant(voxels: NDArray) -> NDArray | None:

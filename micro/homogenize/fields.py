@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from micro.voxels import torch_system as pcg
+from micro.voxels.hexahedron import CUBE, Edges
 from micro.voxels.torch_operator import Grid
 
 if TYPE_CHECKING:
@@ -137,11 +138,14 @@ def _constants(affine: Tensor, forces: Tensor, w: Tensor, r: Tensor) -> Tensor:
 
 
 def make_system(
-    rho: Tensor, nu: float, grid: Grid, free: Tensor, path: Path | None
+    rho: Tensor, nu: float, grid: Grid, free: Tensor, path: Path | None, edges: Edges = CUBE
 ) -> compiled.System | pcg.System:
-    """The solver for cells on this device: compiled on the processor, torch elsewhere or where asked for."""
-    if path == "torch" or (path is None and rho.device.type != "cpu"):
-        return pcg.System(rho, nu, grid, free)
+    """The solver for cells on this device: compiled on the processor, torch elsewhere or where asked for.
+
+    The compiled one is for cubes.
+    """
+    if path == "torch" or edges != CUBE or (path is None and rho.device.type != "cpu"):
+        return pcg.System(rho, nu, grid, free, edges)
     # Importing the compiler takes half a second, which what needs no solve should not wait for.
     from micro.voxels import compiled_system as compiled
 

@@ -14,7 +14,11 @@ from micro.homogenize.fields import Path, Status, inner, load_groups, make_syste
 from micro.homogenize.octants import NOTHING, voxel_moduli
 from micro.runtime import threads as parallel
 from micro.runtime.errors import InputError
+from micro.voxels.hexahedron import CUBE, Edges
 from micro.voxels.torch_operator import Grid
+
+SLENDER = 8
+"""Largest ratio of a voxel's edges."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def homogenize_cell(
     nu: float = 0.3,
     void: float = 0.0,
     rtol: float = 1e-5,
+    edges: tuple[float, float, float] = CUBE,
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> CellResult:
@@ -65,6 +70,8 @@ def homogenize_cell(
         Modulus of the void of a bool cell; 0 removes those elements.
     rtol : float
         Relative residual to reach.
+    edges : tuple of three floats
+        A voxel's edges along x, y and z; only their ratios count.
     device : str or torch.device
     progress : callable, optional
         Called with the number of load cases just finished.
@@ -72,7 +79,7 @@ def homogenize_cell(
     Raises
     ------
     InputError
-        If the array is not three-dimensional, not finite or negative.
+        If the array is not three-dimensional, not finite or negative, or the edges differ too much.
     """
     array = np.asarray(moduli)
     if array.ndim != 3 or array.size == 0:
@@ -85,12 +92,32 @@ def homogenize_cell(
     target = torch.device(device)
     with parallel.one_thread(target) as threads:
         C, residual, iterations, converged = _solve_cell(
-            torch.from_numpy(values / scale)[None].to(target), nu, rtol, threads, progress
+            torch.from_numpy(values / scale)[None].to(target), nu, rtol, threads, progress, edges=brick(edges)
         )
     status = Status.OK if converged else Status.NOT_CONVERGED
     if converged and np.abs(C).max() < NOTHING:
         status, C = Status.NO_LOAD_PATH, np.zeros_like(C)
     return CellResult(C * scale, volume, residual, iterations, status)
+
+
+def brick(edges: tuple[float, float, float]) -> Edges:
+    """A voxel's edges in units of their geometric mean; exactly a cube where they are equal but for rounding.
+
+    Raises
+    ------
+    InputError
+        If they are not positive, or one is more than :data:`SLENDER` times another: multigrid that halves
+        all three edges at once no longer smooths such elements.
+    """
+    lengths = np.array(edges, dtype=np.float64)
+    if lengths.shape != (3,) or not np.isfinite(lengths).all() or lengths.min() <= 0:
+        raise InputError("a voxel has three positive edges", key="edges", value=tuple(edges))
+    if lengths.max() > SLENDER * lengths.min():
+        raise InputError(f"no edge may be more than {SLENDER} times another", key="edges", value=tuple(edges))
+    if lengths.max() <= lengths.min() * (1 + 1e-6):
+        return CUBE
+    x, y, z = (float(v) for v in lengths / lengths.prod() ** (1 / 3))
+    return x, y, z
 
 
 def _solve_cell(
@@ -100,14 +127,15 @@ def _solve_cell(
     threads: int,
     progress: Callable[[int], None] | None,
     path: Path | None = None,
+    edges: Edges = CUBE,
 ) -> tuple[NDArray[np.float64], float, int, bool]:
     """C (6, 6), residual, iterations and convergence for moduli (1, nx, ny, nz)."""
     _, nx, ny, nz = rho.shape
     grid = Grid((nx, ny, nz), periodic=True)
-    affine = _unit_strains(grid, rho.device)
+    affine = _unit_strains(grid, rho.device, edges)
     # Nothing is fixed: every load case has the same preconditioner.
     free = torch.ones((3, 1, 1, *grid.nodes), dtype=torch.bool, device=rho.device)
-    system = make_system(rho, nu, grid, free, path)
+    system = make_system(rho, nu, grid, free, path, edges)
     constant = system.forces(affine)
     C = torch.einsum("cibxyz,cjbxyz->ij", affine, constant)
     b = grid.fold(-constant)
@@ -122,14 +150,17 @@ def _solve_cell(
         for j in range(6):
             # Forces are -b, and A w = b - defect.
             C[i, j] -= (b[:, i] * w[:, j]).sum() + (w[:, i] * r[:, j]).sum(dtype=torch.float64)
-    C = (C + C.T) / 2 / float(rho.numel())
+    C = (C + C.T) / 2 / float(rho.numel())  # a brick's volume is one
     return C.cpu().numpy(), residual, iterations, converged
 
 
-def _unit_strains(grid: Grid, device: torch.device) -> Tensor:
+def _unit_strains(grid: Grid, device: torch.device, edges: Edges = CUBE) -> Tensor:
     """Affine displacements (3, 6, 1, nx+1, ny+1, nz+1) of unit Voigt strains."""
     nx, ny, nz = grid.shape
-    at = [torch.arange(n + 1, dtype=torch.float64, device=device) for n in (nx, ny, nz)]
+    at = [
+        torch.arange(n + 1, dtype=torch.float64, device=device) * edge
+        for n, edge in zip((nx, ny, nz), edges, strict=True)
+    ]
     x = torch.meshgrid(*at, indexing="ij")
     u = torch.zeros((3, 6, 1, nx + 1, ny + 1, nz + 1), dtype=torch.float64, device=device)
     for i in range(3):

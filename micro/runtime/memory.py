@@ -1,4 +1,4 @@
-"""Giving memory back to the system.
+"""What memory there is, refusing work that needs more, and giving memory back to the system.
 
 Solving thousands of cells, each with systems of its own size, leaves the C library's heap in pieces that it
 keeps: a process homogenising octants of 64^3 voxels grew by 3 MB a cell though nothing was held.
@@ -7,8 +7,73 @@ keeps: a process homogenising octants of 64^3 voxels grew by 3 MB a cell though 
 from __future__ import annotations
 
 import ctypes
+import resource
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
+
+import psutil
+
+from micro.runtime.errors import InputError
+
+SHARE = 0.9
+"""Of the memory that is free, what work may take."""
+
+
+def total_and_available() -> tuple[int, int]:
+    """Bytes of memory, and those that are free: the machine's, or a container's own where that is less."""
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
+    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
+    if limit is not None and limit < total:
+        total = limit
+        free = min(free, total - used if used is not None else total)
+    return total, max(0, free)
+
+
+def available() -> int:
+    """Bytes that this process may still take: what is free, within its own limit (``ulimit -v``)."""
+    free = total_and_available()[1]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        free = min(free, max(0, limit - psutil.Process().memory_info().vms))
+    return free
+
+
+def _cgroup(name: str) -> int | None:
+    try:
+        text = Path("/sys/fs/cgroup", name).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def require(need: float, what: str, advice: str, *, key: str = "memory", limit: float | None = None) -> None:
+    """Refuse work that needs more memory than there is, before it begins.
+
+    Parameters
+    ----------
+    need : float
+        Bytes.
+    what : str
+        What is to be done, the subject of the message.
+    advice : str
+        What would fit.
+    key : str
+        The option or key to name.
+    limit : float, optional
+        Bytes that may be taken; :data:`SHARE` of what is free by default.
+
+    Raises
+    ------
+    InputError
+        If it does not fit.
+    """
+    allowed = SHARE * available() if limit is None else limit
+    if need > allowed:
+        raise InputError(
+            f"{what} needs about {need / 1e9:.2g} GB, {allowed / 1e9:.2g} GB may be taken; {advice}", key=key
+        )
 
 
 def trim() -> bool:

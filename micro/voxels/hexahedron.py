@@ -1,4 +1,4 @@
-"""The trilinear hexahedron (hex8) of unit edge, for cubic materials.
+"""The trilinear hexahedron (hex8), a brick of any edges, for cubic materials.
 
 Local node ``a = 4*dx + 2*dy + dz`` is the corner (dx, dy, dz); degree of
 freedom ``3*a + component`` (drawn in ``docs/architecture.md``).
@@ -26,15 +26,19 @@ CUBIC_BASIS[1, :3, :3] = 1.0 - np.eye(3)
 CUBIC_BASIS[2, [3, 4, 5], [3, 4, 5]] = 1.0
 
 
-def strain_displacement(point: NDArray[np.float64]) -> NDArray[np.float64]:
-    """B matrix (6, 24) at ``point`` (3,) in [0, 1]^3: Voigt strains, engineering shears."""
+Edges = tuple[float, float, float]
+CUBE: Edges = (1.0, 1.0, 1.0)
+
+
+def strain_displacement(point: NDArray[np.float64], edges: Edges = CUBE) -> NDArray[np.float64]:
+    """B matrix (6, 24) of a brick at ``point`` (3,) in [0, 1]^3: Voigt strains, engineering shears."""
     corners = np.array(CORNERS)
     sign = 2.0 * corners - 1.0
     factor = np.where(corners == 1, point, 1.0 - point)  # (8, 3): one-dimensional hat functions
     gradient = np.empty((8, 3))
     for axis in range(3):
         others = [b for b in range(3) if b != axis]
-        gradient[:, axis] = sign[:, axis] * factor[:, others].prod(axis=1)
+        gradient[:, axis] = sign[:, axis] * factor[:, others].prod(axis=1) / edges[axis]
     b = np.zeros((6, 24))
     for axis in range(3):
         b[axis, axis::3] = gradient[:, axis]
@@ -45,25 +49,25 @@ def strain_displacement(point: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @cache
-def element_matrices() -> NDArray[np.float64]:
-    """Stiffness matrices (3, 24, 24) of the unit cube per unit C11, C12, C44.
+def element_matrices(edges: Edges = CUBE) -> NDArray[np.float64]:
+    """Stiffness matrices (3, 24, 24) of a brick per unit C11, C12, C44; of the unit cube by default.
 
-    ``K_e = C11 K[0] + C12 K[1] + C44 K[2]`` for edge 1; an edge h multiplies by h.
-    Integrated by 2 x 2 x 2 Gauss points, which is exact on a cube.
+    ``K_e = C11 K[0] + C12 K[1] + C44 K[2]``; a brick h times larger multiplies by h.
+    Integrated by 2 x 2 x 2 Gauss points, which is exact on a brick.
     """
     point = 0.5 + np.array([-0.5, 0.5]) / np.sqrt(3.0)
     k = np.zeros((3, 24, 24))
     for x in point:
         for y in point:
             for z in point:
-                b = strain_displacement(np.array([x, y, z]))
-                k += np.einsum("pi,cpq,qj->cij", b, CUBIC_BASIS, b) / 8.0
+                b = strain_displacement(np.array([x, y, z]), edges)
+                k += np.einsum("pi,cpq,qj->cij", b, CUBIC_BASIS, b) * (np.prod(edges) / 8.0)
     k = (k + k.transpose(0, 2, 1)) / 2.0
     k.setflags(write=False)
     return k
 
 
-def unit_stiffness(nu: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Hex8 stiffness (24, 24) of a unit cube with Young's modulus 1 and Poisson's ratio ``nu``."""
-    c, k = isotropic(1.0, nu), element_matrices()
+def unit_stiffness(nu: float, dtype: torch.dtype = torch.float64, edges: Edges = CUBE) -> Tensor:
+    """Hex8 stiffness (24, 24) of a brick, a unit cube by default, of Young's modulus 1 and ratio ``nu``."""
+    c, k = isotropic(1.0, nu), element_matrices(edges)
     return torch.from_numpy(c[0] * k[0] + c[1] * k[1] + c[2] * k[2]).to(dtype)

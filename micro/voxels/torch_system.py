@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from micro.runtime import threads as parallel
-from micro.voxels.hexahedron import unit_stiffness
+from micro.voxels.hexahedron import CUBE, Edges, unit_stiffness
 from micro.voxels.replacement import REPLACE, Solution
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
@@ -178,16 +178,19 @@ class System:
     grid : Grid
     free : Tensor of bool, shape (3, K, 1, X, Y, Z)
         Free degrees of freedom of K load cases, or K = 1 if all are fixed alike.
+    edges : tuple
+        A voxel's edges along x, y, z.
     """
 
     moduli: Tensor
     nu: float
     grid: Grid
     free: Tensor
+    edges: Edges = CUBE
 
     def forces(self, u: Tensor) -> Tensor:
         """A u on all layers of nodes (3, L, B, nx + 1, ...), as if the grid were open; u has one cell."""
-        k = unit_stiffness(self.nu).to(self.moduli)
+        k = unit_stiffness(self.nu, edges=self.edges).to(self.moduli)
         field = u.expand(-1, -1, len(self.moduli), -1, -1, -1)
         return apply_stiffness(field, pad_moduli(self.moduli), k, Grid(self.grid.shape))
 
@@ -208,7 +211,7 @@ class System:
         Load cases of a group are solved together, and at most ``threads`` groups at once. ``progress`` is
         called with the number of load cases done.
         """
-        k = unit_stiffness(self.nu).to(self.moduli)
+        k = unit_stiffness(self.nu, edges=self.edges).to(self.moduli)
         multigrid = Multigrid.build(self.moduli.float(), k.float(), self.grid, self.free)
 
         def run(loads: slice) -> Solution:

@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
+from micro.cell.surface import inside, read_triangles
 from micro.runtime.arrays import Bools, Floats
-from multiscale.case.mesh import inside, read_triangles
 from multiscale.case.messages import unknown_key
 
 # Centres and nodes have half-integer coordinates, while radii such as 40/3 are rounded to the
@@ -177,7 +177,11 @@ class Mesh(Shape):
 
     type: Literal["mesh"]
     file: Annotated[str, Field(strict=True)]
-    """The mesh file (STL, OBJ or PLY), relative to the case file; its surface must be closed."""
+    """The mesh file, relative to the case file: STL, OBJ, PLY, 3MF, or a mesh of another program (Gmsh .msh,
+    Abaqus .inp, .vtu, .vtk, .med, Nastran .bdf, ...). Its surface, or its elements', is closed."""
+    group: Annotated[str, Field(strict=True)] | None = None
+    """The physical group, element set or family to take, by name; ARRAY=VALUE for cells by their data. The
+    whole mesh if left out."""
     scale: PositiveLength = 1.0
     """Elements per unit of the file: 0.2 for a file in mm and elements of 5 mm."""
     offset: Point = (0.0, 0.0, 0.0)
@@ -188,7 +192,7 @@ class Mesh(Shape):
     def load(self, path: Path) -> None:
         """Read the file, which is then found at ``path``; once."""
         if self._triangles is None:
-            self._triangles = read_triangles(path) * self.scale + np.array(self.offset)
+            self._triangles = read_triangles(path, self.group) * self.scale + np.array(self.offset)
 
     @property
     def triangles(self) -> Floats:

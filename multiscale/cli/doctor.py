@@ -24,6 +24,8 @@ import rich.console
 import rich.markup
 import rich.table
 
+from micro.runtime.memory import total_and_available
+
 DISTRIBUTION = "multiscale-metamaterials"
 
 RENDERING_PACKAGES = "libegl1 libgl1 libgl1-mesa-dri libxrender1"
@@ -203,15 +205,7 @@ def _mpi(library: str | None, missing: list[Missing]) -> dict[str, str | None]:
 
 
 def _machine() -> dict[str, Any]:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    limit = _cgroup("memory.max")
-    used = _cgroup("memory.current")
-    total, available = memory.total, memory.available
-    if limit and limit[0].isdigit() and int(limit[0]) < total:  # a container's own limit
-        total = int(limit[0])
-        available = min(available, total - int(used[0]) if used else total)
+    total, available = total_and_available()
     quota = _cgroup("cpu.max")
     cores = float(len(os.sched_getaffinity(0)))
     if len(quota) == 2 and quota[0].isdigit():

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from micro.cell.tensor import isotropic
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
+from micro.runtime.memory import require
 from micro.runtime.npz import write_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
@@ -258,23 +259,20 @@ def announce(
     voxels: int, reduction: Reduction, per_cell: int, max_memory: float | None, reporter: Reporter
 ) -> None:
     """Say what is going to be solved and how much memory it takes; refuse if that is too much."""
-    import psutil
-
     shape = " x ".join(str(m * per_cell) for m in reduction.shape)
     planes = "".join("xyz"[a] for a in reduction.axes) or "none"
     need = BYTES_PER_VOXEL * voxels + BYTES_BESIDES
-    limit = 0.9 * psutil.virtual_memory().available if max_memory is None else max_memory
     reporter.say(
         f"full scale: {shape} = {voxels} voxels (mirror planes: {planes}), "
         f"about {need / 1e9:.1f} GB of memory"
     )
-    if need > limit:
-        where = "--max-memory" if max_memory is not None else "memory"
-        raise InputError(
-            f"{per_cell} voxels per cell need about {need / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB "
-            "allowed: take fewer --voxels-per-cell",
-            key=where,
-        )
+    require(
+        need,
+        f"a lattice of {per_cell} voxels per cell",
+        "take fewer --voxels-per-cell",
+        key="--max-memory" if max_memory is not None else "memory",
+        limit=max_memory,
+    )
 
 
 def _metrics(comparison: Comparison, solved: dict[str, FullScale]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import pytest
 import pyvista as pv
 from examples import case_of, varied
 
+from micro.cell.surface import inside, read_triangles
 from micro.runtime.errors import InputError
 from multiscale.case.case import parse_case
-from multiscale.case.mesh import inside, read_triangles
 from multiscale.case.shapes import Mesh
 from multiscale.problem import grid
 from multiscale.problem.problem import build_problem
