@@ -183,7 +183,7 @@ def _warnings(report: Report) -> list[str]:
     if hanging["share_through_edges"] > _NEGLIGIBLE:
         lines.append(
             f"warning: {hanging['share_through_edges']:.1%} of the stiffness passes through edges and "
-            f"corners of voxels, which nothing made of it has: the solid falls into {hanging['pieces']} pieces"
+            f"corners of voxels, which nothing made has: the solid falls into {hanging['pieces']} pieces"
         )
     if hanging["floating"] > 0:
         own = report["volume_fraction"] * (1 - hanging["floating"])
