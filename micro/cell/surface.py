@@ -1,8 +1,8 @@
 """Closed surfaces of triangles: read from files, and which points of a grid lie inside.
 
 A point is inside where the surface winds round it: along a ray the crossings out of the body and into it do
-not cancel. Bodies that overlap are therefore one (a parity of crossings would make a hole of the overlap), and
-a cavity is a body whose surface is turned inside out, as modellers write it.
+not cancel. Bodies that overlap are therefore one (a parity of crossings would make a hole of the overlap),
+and a cavity is a body whose surface is turned inside out, as modellers write it.
 """
 
 from __future__ import annotations
