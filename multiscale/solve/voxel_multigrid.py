@@ -23,6 +23,7 @@ from scipy import linalg
 from micro.voxels.galerkin import _CHUNK, element_radius, interpolation
 from micro.voxels.hexahedron import CORNERS, element_matrices
 from multiscale.solve import voxel_kernels as kernels
+from multiscale.solve.local_solves import LocalSolves, slow_nodes
 from multiscale.solve.team import Field, Team
 
 #: Smoothing steps before and after each coarse correction.
@@ -74,6 +75,15 @@ class Level:
         if name not in self.room:
             self.room[name] = np.zeros(self.nodes, np.float32)
         return self.room[name]
+
+    def noise(self, u: Field) -> None:
+        """Fill ``u`` with noise by a hash of the position: the same on any machine; zero if fixed or void."""
+        for i, plane in enumerate(u):
+            number = np.arange(plane.size, dtype=np.uint64) + np.uint64(i * plane.size)
+            number = (number * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+            plane[:] = (number.astype(np.float32) / 2**23 - 1).reshape(plane.shape)
+            plane *= self.inverse[i] > 0
+        u.reshape(-1)[self.fixed] = 0
 
     def product(self, u: Field, out: Field, team: Team, minuend: Field | None = None) -> None:
         """``out`` = A u, or ``minuend`` - A u (which may be ``out`` itself), zero where fixed."""
@@ -128,7 +138,11 @@ class Multigrid:
 
     def __init__(self, solid: NDArray[np.uint8], tensor: Any, fixed: Sequence[NDArray[np.bool_]], team: Team):
         self.team = team
-        stiffness = np.tensordot(np.asarray(tensor, dtype=np.float64), element_matrices(), axes=1)
+        self.local: LocalSolves | None = None
+        self.searched = False
+        self.stiffness = stiffness = np.tensordot(
+            np.asarray(tensor, dtype=np.float64), element_matrices(), axes=1
+        )
         coefficients = kernels.walsh_coefficients(tensor, np.float32)
         inverse = _voxel_diagonal(solid, float(stiffness[0, 0]))
         finest = Level(solid, None, coefficients, inverse, element_radius(stiffness[None]), _flat(fixed[0]))
@@ -151,9 +165,22 @@ class Multigrid:
             level.radius = min(level.radius, _spectral_radius(level, team))
         self._factor = _direct(index, table, mask)
 
+    def solve_slow_regions(self, room: Sequence[Field]) -> None:
+        """End every cycle by exact solves where it is slow (:mod:`multiscale.solve.local_solves`).
+
+        ``room`` are four float32 fields of the finest grid to work in.
+        """
+        self.local, self.searched = None, True
+        nodes = slow_nodes(self.levels, self.stiffness, self.precondition, self.team, room)
+        if nodes is not None:
+            finest = self.levels[0]
+            self.local = LocalSolves(nodes, finest.index, finest.fixed, self.stiffness, self.team)
+
     def precondition(self, r: Field, out: Field) -> None:
         """``out`` = one V-cycle from zero for the residual r, which is kept."""
         self._cycle(0, r, out)
+        if self.local is not None:
+            self.local.finish(r, out)
 
     def _cycle(self, k: int, r: Field, u: Field) -> None:
         level, team = self.levels[k], self.team
@@ -219,14 +246,8 @@ def _spectral_radius(level: Level, team: Team) -> float:
     The power method from noise comes within a tenth in these few steps; the margin makes up for it, and the
     smoother stands an overshoot of a few hundredths.
     """
-    u, v = level.vector("u"), level.vector("residual")
-    # Noise by a hash of the position: the same on any machine, and never in memory twice.
-    for i, plane in enumerate(u):
-        number = np.arange(plane.size, dtype=np.uint64) + np.uint64(i * plane.size)
-        number = (number * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-        plane[:] = (number.astype(np.float32) / 2**23 - 1).reshape(plane.shape)
-        plane *= level.inverse[i] > 0
-    u.reshape(-1)[level.fixed] = 0
+    u, v = np.zeros(level.nodes, np.float32), level.vector("residual")
+    level.noise(u)
     radius = 0.0
     for _ in range(_POWER_STEPS):
         norm = np.sqrt(team.dot(u, u))

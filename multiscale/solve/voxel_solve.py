@@ -1,14 +1,16 @@
-"""Conjugate gradients for voxel models: float32 fields inside, float64 solution and residual outside.
+"""Conjugate gradients for voxel models: float32 fields, with the accuracy of float64.
 
 The recursive float32 residual is replaced by the true float64 one each time it has fallen by two digits,
 keeping the search direction (van der Vorst and Ye, 2000), so the accuracy is that of float64 and the memory
-nearly that of float32.
+that of float32: the solution is kept as a float32 field and what it lacks, another one, to which the steps
+are added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from micro.runtime.errors import NotConverged
 from micro.runtime.threads import one_thread
 from micro.voxels.hexahedron import element_matrices
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
+from multiscale.solve.local_solves import SEARCH_CYCLES
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid
 
@@ -26,6 +29,8 @@ from multiscale.solve.voxel_multigrid import Multigrid
 _REPLACE = 1e-2
 #: Replacements that gain less than a factor of two before the solve gives up.
 _STALLS = 3
+#: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves.
+_WINDOW, _HOPED = 6, 0.6
 #: Planes of voxels whose float64 residual is evaluated at once.
 _SLAB = 4
 
@@ -41,6 +46,7 @@ class Solution:
     residual : float
         Norm of f - A u on the free degrees of freedom over that of the load, in float64.
     iterations : int
+        Cycles of the preconditioner: conjugate gradient iterations, and the search for slow regions.
     """
 
     u: Floats
@@ -82,21 +88,48 @@ def solve(
     finest = multigrid.levels[0]
     shape = finest.nodes
     stiffness = np.tensordot(np.asarray(tensor, dtype=np.float64), element_matrices(), axes=1)
-    x = np.zeros(shape)
+    # The displacement is x + scale dx; scale keeps the fields away from float32's limits.
+    x, dx, r = (np.zeros(shape, np.float32) for _ in range(3))
+    scale = float(np.abs(prescribed[1]).max(initial=0.0)) or 1.0
     x.reshape(-1)[prescribed[0]] = prescribed[1]
-    r = np.zeros(shape, np.float32)
+    dx.reshape(-1)[prescribed[0]] = (prescribed[1] - x.reshape(-1)[prescribed[0]]) / scale
 
     def true_residual() -> float:
-        return _residual(x, finest.index, stiffness, load, finest.fixed, r, team, scale)
+        return _residual(x, dx, finest.index, stiffness, load, finest.fixed, r, team, scale)
 
-    scale = 1.0
-    scale = true_residual()  # the load's norm: fields are kept relative to it, away from float32's limits
-    if scale == 0.0:
-        return Solution(x, 0.0, 0)
+    def rescale(new: float) -> None:
+        """Move what ``dx`` holds to ``x`` as far as float32 can, and count in a new scale from there."""
+
+        def work(first: int, last: int) -> None:
+            for i in range(first, last):
+                exact = x[i] + scale * dx[i].astype(np.float64)
+                x[i] = exact
+                dx[i] = (exact - x[i]) / new
+
+        team.run(work, len(x))
+
+    norm = true_residual() * scale  # of the load
+    if norm == 0.0:
+        return Solution(_sum(x, dx, scale), 0.0, 0)
+    rescale(norm)
+    scale = norm
     size = true_residual()
-    p, ap, dx, z = (np.zeros(shape, np.float32) for _ in range(4))
+    p, ap, z = (np.zeros(shape, np.float32) for _ in range(3))
     pap, anchor, best, stalls, fresh = 1.0, size, size, 0, True
-    for iteration in range(1, max_iterations + 1):
+    history: list[float] = []
+    cycles = 0
+
+    def settle() -> None:
+        """Solve the slow regions: the cycle is symmetric for residuals that vanish in them."""
+        if multigrid.local is not None:
+            z[:] = 0
+            multigrid.local.finish(r, z, subtract=False)
+            finest.product(z, r, team, r)
+            team.combine(z, 1.0, dx)
+
+    settle()
+    while cycles < max_iterations:
+        cycles += 1
         multigrid.precondition(r, z)
         # Conjugacy to the last direction is imposed as such, which survives residual replacement.
         beta = 0.0 if fresh else -team.dot(z, ap) / pap
@@ -104,37 +137,59 @@ def solve(
         finest.product(p, ap, team)
         pap = team.dot(p, ap)
         if not pap > 0:
-            raise NotConverged(_failure(iteration, best, rtol))
+            raise NotConverged(_failure(cycles, best, rtol))
         alpha = team.dot(r, p) / pap
         team.combine(p, alpha, dx)
         team.combine(ap, -alpha, r)
         fresh = False
         size = float(np.sqrt(team.dot(r, r)))
+        history.append(size)
         if progress is not None:
-            progress(iteration, size)
-        if size <= 0.7 * rtol or size <= _REPLACE * anchor or not np.isfinite(size):
+            progress(cycles, size)
+        slow = not multigrid.searched and _worth_a_search(history, rtol)
+        if slow or size <= 0.7 * rtol or size <= _REPLACE * anchor or not np.isfinite(size):
             usable = bool(np.isfinite(size))
-
-            def add(first: int, last: int, usable: bool = usable) -> None:
-                if usable:
-                    x[first:last] += scale * dx[first:last]
-                dx[first:last] = 0
-
-            team.run(add, len(x))
+            if not usable:
+                dx[:] = 0
+            rescale(scale)
+            if slow:
+                # The directions end here, so their fields are free to search with.
+                multigrid.solve_slow_regions((p, ap, z, dx))
+                cycles += SEARCH_CYCLES
+                dx[:] = 0
             size = anchor = true_residual()
             if size <= rtol:
-                # Coarse corrections reach into the void, where they mean nothing.
-                for plane, inverse in zip(x, finest.inverse, strict=True):
-                    plane *= inverse > 0
-                return Solution(x, size, iteration)
-            stalls = stalls + 1 if size > 0.5 * best or not usable else 0
-            fresh = stalls > 0
+                del p, ap, z
+                return Solution(_sum(x, dx, scale, finest.inverse), size, cycles)
+            settle()
+            if not slow:
+                stalls = stalls + 1 if size > 0.5 * best or not usable else 0
+            fresh = slow or stalls > 0
             if fresh:
                 p[:] = 0
             best = min(best, size)
             if stalls > _STALLS:
-                raise NotConverged(_failure(iteration, best, rtol))
+                raise NotConverged(_failure(cycles, best, rtol))
     raise NotConverged(_failure(max_iterations, best, rtol))
+
+
+def _sum(x: NDArray[np.float32], dx: NDArray[np.float32], scale: float, inverse: Any = None) -> Floats:
+    """x + scale dx, zero where ``inverse`` is: coarse corrections in the void mean nothing."""
+    out = np.empty(x.shape)
+    for i in range(len(x)):
+        out[i] = x[i] + scale * dx[i].astype(np.float64)
+        if inverse is not None:
+            out[i] *= inverse[i] > 0
+    return out
+
+
+def _worth_a_search(history: list[float], rtol: float) -> bool:
+    """Whether the iterations left, at their present rate, outnumber a search and those left after it."""
+    if len(history) <= _WINDOW or not 0 < history[-1] < np.inf:
+        return False
+    rate = min((history[-1] / history[-1 - _WINDOW]) ** (1 / _WINDOW), 1 - 1e-9)
+    digits = np.log(rtol / history[-1])
+    return bool(digits / np.log(rate) > SEARCH_CYCLES + digits / np.log(_HOPED))
 
 
 def _failure(iterations: int, residual: float, rtol: float) -> str:
@@ -145,7 +200,8 @@ def _failure(iterations: int, residual: float, rtol: float) -> str:
 
 
 def _residual(
-    x: Floats,
+    x: NDArray[np.float32],
+    dx: NDArray[np.float32],
     solid: NDArray,
     stiffness: Floats,
     load: tuple[NDArray[np.int64], Floats],
@@ -154,7 +210,7 @@ def _residual(
     team: Team,
     scale: float,
 ) -> float:
-    """(f - A x) / scale evaluated in float64 and rounded into ``out``, zero where fixed; its norm."""
+    """(f - A (x + scale dx)) / scale in float64, rounded into ``out``, zero where fixed; its norm."""
     nx, ny, nz = solid.shape
     k = torch.from_numpy(stiffness)
     plane = out[0].size
@@ -168,7 +224,9 @@ def _residual(
         for low in range(first, last, _SLAB):
             high = min(low + _SLAB, last)
             begin, end = max(low - 1, 0), min(high, nx)
-            part = torch.from_numpy(np.ascontiguousarray(x[begin : end + 1].transpose(2, 0, 1, 3)))
+            planes = slice(begin, end + 1)
+            exact = x[planes] + scale * dx[planes].astype(np.float64)
+            part = torch.from_numpy(np.ascontiguousarray(exact.transpose(2, 0, 1, 3)))
             moduli = pad_moduli(torch.from_numpy(solid[begin:end].astype(np.float64))[None])
             force = apply_stiffness(part[:, None, None], moduli, k, Grid((end - begin, ny, nz)))
             values = -force[:, 0, 0, low - begin : high - begin].permute(1, 2, 0, 3).contiguous().numpy()

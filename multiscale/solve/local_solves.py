@@ -1,0 +1,294 @@
+"""Exact solves where a lattice's pieces hang by little: what multigrid leaves, taken out directly.
+
+Where unlike cells meet, thin pieces hang by a voxel or two. They swing nearly freely, no coarse grid of
+linear elements can follow them (it sees the gap as solid), and each adds a slow mode to the V-cycle. These
+modes are local and many. They are found by what the cycle itself leaves of noise, a region of voxels is put
+around each, and the stiffness of the region, everything else held, is factorised. A cycle z = M r then ends
+with an exact solve of what is left in the regions R,
+
+    z <- z + P (r - A z),    P = (A_RR)^-1 on R, zero elsewhere.
+
+That is the balancing preconditioner (Mandel 1993) with R in place of a coarse space: symmetric as long as
+the residual the iteration starts from is zero in R (Tang, Nabben, Vuik and Erlangga 2009, "Comparison of
+two-level preconditioners derived from deflation, domain decomposition and multigrid methods", A-DEF2), which
+:meth:`LocalSolves.start` sees to. Regions don't touch, so they are solved one by one, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from micro.runtime.errors import NotConverged
+from micro.voxels.hexahedron import CORNERS
+from multiscale.solve import local_kernels
+
+Bools = NDArray[np.bool_]
+Field = NDArray[Any]
+
+#: Edge of the blocks of voxels that are judged, and how far a region reaches beyond them, in voxels.
+_EDGE, _GROW = 4, 2
+#: Plain cycles on noise, then steps of Chebyshev's iteration that damp modes whose Rayleigh quotient under
+#: the cycle lies between these bounds and leave those below.
+_PLAIN, _STEPS, _DAMPED = 3, 7, (0.12, 1.0)
+#: Cycles that a search takes.
+SEARCH_CYCLES = _PLAIN + _STEPS
+#: A block is slow if it keeps this many times the median energy; at most this share of the blocks.
+_ABOVE, _SHARE = 10.0, 0.04
+#: Nodes of a region; a larger one is cut in two where that takes fewest.
+_LARGEST = 2500
+#: Columns of a dense panel of a factor.
+_PANEL = 32
+#: Relative shift of a region's operator.
+_SHIFT = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A set of nodes with its factor; every place in the lattice with the same voxels shares it.
+
+    Attributes
+    ----------
+    dofs : int64 (n,)
+        Offsets of the unknowns, in the factor's order, from the region's place in a flat field.
+    bases : int64 (e,)
+        Offsets of the first corners of the voxels around them.
+    places : int32 (e, 24)
+        Positions of a voxel's degrees of freedom in ``dofs``; -1 where it isn't one.
+    factor : Factor
+    """
+
+    dofs: NDArray[np.int64]
+    bases: NDArray[np.int64]
+    places: NDArray[np.int32]
+    factor: local_kernels.Factor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        return sum(a.nbytes for a in (self.dofs, self.bases, self.places, *self.factor))
+
+
+class LocalSolves:
+    """The regions of a lattice.
+
+    Parameters
+    ----------
+    nodes : bool (X, Y, Z)
+        Nodes to be solved exactly; changed in place (large sets are cut apart).
+    solid : uint8 (nx, ny, nz)
+    fixed : int64 array
+        Constrained degrees of freedom, flat in (X, Y, 3, Z).
+    stiffness : float64 (24, 24)
+    team : Team
+    """
+
+    def __init__(
+        self, nodes: Bools, solid: NDArray[np.uint8], fixed: NDArray[np.int64], stiffness: Any, team: Any
+    ):
+        self.team = team
+        shape = nodes.shape
+        self._stride = np.array([shape[1] * 3 * shape[2], 3 * shape[2], 1], dtype=np.int64)
+        self._component = shape[2]
+        corners = (CORNERS @ self._stride)[:, None] + self._component * np.arange(3)
+        self._corners = corners.reshape(-1)
+        self._stiffness = np.ascontiguousarray(stiffness, dtype=np.float64).reshape(-1)
+        held = np.zeros((shape[0], shape[1], 3, shape[2]), dtype=bool)
+        held.reshape(-1)[fixed] = True
+        kinds: dict[bytes, list[Any]] = {}
+        for low, mask in _pieces(nodes):
+            high = low + mask.shape
+            around = _window(solid, low - 1, high)
+            bound = held[low[0] : high[0], low[1] : high[1], :, low[2] : high[2]]
+            bound = bound.transpose(0, 1, 3, 2) & mask[..., None]
+            around = around * _touched(mask)
+            key = b"".join(
+                [np.array(mask.shape).tobytes(), *(np.packbits(a).tobytes() for a in (mask, around, bound))]
+            )
+            kinds.setdefault(key, [mask, around, bound, []])[3].append(int(low @ self._stride))
+        jobs = list(kinds.values())
+
+        def build(first: int, last: int) -> list[Region]:
+            return [
+                self._region(mask, around, bound, stiffness) for mask, around, bound, _ in jobs[first:last]
+            ]
+
+        parts = team.run(build, len(jobs)) if jobs else []
+        self.regions = [region for part in parts for region in part]
+        self.origins = [job[3] for job in jobs]
+        self._order = [(k, o) for k, some in enumerate(self.origins) for o in some]
+        self.unknowns = sum(len(self.regions[k].dofs) for k, _ in self._order)
+        self.nbytes = sum(region.nbytes for region in self.regions)
+        self._largest = max((len(region.dofs) for region in self.regions), default=0)
+
+    def _region(self, mask: Bools, around: Any, bound: Bools, stiffness: Any) -> Region:
+        node = np.full(np.array(mask.shape) + 2, -1, dtype=np.int64)
+        node[1:-1, 1:-1, 1:-1][mask] = np.arange(int(mask.sum()))
+        element = np.argwhere(around)
+        corner = node[tuple((element[:, None, :] + CORNERS).transpose(2, 0, 1))]
+        free = ~bound[mask].reshape(-1)
+        number = np.where(free, np.cumsum(free) - 1, -1)
+        dof = np.where(corner[..., None] >= 0, 3 * corner[..., None] + np.arange(3), -1).reshape(-1, 24)
+        place = np.where(dof >= 0, number[dof], -1)
+        row, column = np.repeat(place, 24, axis=1).reshape(-1), np.tile(place, (1, 24)).reshape(-1)
+        value = np.broadcast_to(stiffness.reshape(-1), (len(place), 576)).reshape(-1)
+        inside = (row >= 0) & (column >= 0)
+        count = int(free.sum())
+        a = sparse.coo_array((value[inside], (row[inside], column[inside])), shape=(count, count)).tocsc()
+        a.setdiag(a.diagonal() * (1 + _SHIFT))
+        factor = splu(a, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        pivot = factor.U.diagonal()
+        if not (pivot > 0).all() or not np.array_equal(factor.perm_r, factor.perm_c):
+            raise NotConverged(
+                "a region around weakly held voxels has no Cholesky factor: its solid is loose"
+            )
+        order = np.argsort(factor.perm_c)
+        lower = factor.L
+        lower.sort_indices()
+        panel: Any = local_kernels.panels(
+            lower.indptr.astype(np.int64), lower.indices.astype(np.int32), lower.data, _PANEL
+        )
+        position = np.append(factor.perm_c, -1).astype(np.int32)
+        offset = np.argwhere(mask) @ self._stride
+        offsets = (offset[:, None] + self._component * np.arange(3)).reshape(-1)[free]
+        return Region(
+            offsets[order],
+            (element - 1) @ self._stride,
+            position[place],
+            local_kernels.Factor._make([*panel, (1 / pivot).astype(np.float32)]),
+        )
+
+    def finish(self, r: Field, z: Field, *, subtract: bool = True) -> None:
+        """z += P (r - A z); ``subtract`` false where A z is known to be zero."""
+        flat_r, flat_z = r.reshape(-1), z.reshape(-1)
+
+        def work(first: int, last: int) -> None:
+            b, room = np.zeros(self._largest), np.zeros(self._largest)
+            for kind, origin in self._order[first:last]:
+                region = self.regions[kind]
+                local_kernels.finish(
+                    flat_r, flat_z, origin, region.dofs, region.bases, region.places, self._corners,
+                    self._stiffness, region.factor, subtract, b, room,
+                )  # fmt: skip
+
+        self.team.run(work, len(self._order))
+
+
+def slow_nodes(
+    levels: list[Any],
+    stiffness: NDArray[np.float64],
+    precondition: Callable[[Field, Field], None],
+    team: Any,
+    room: Sequence[Field],
+) -> Bools | None:
+    """Nodes around the blocks of voxels where the cycle leaves most of a noise's energy; None if none do.
+
+    ``room`` are four float32 fields of the finest grid to work in.
+
+    The energy is averaged over blocks with the same surroundings, so that like places are judged alike.
+    """
+    finest = levels[0]
+    if len(levels) < 4:
+        return None
+    e, r, z, step = room
+    finest.noise(e)
+    for _ in range(_PLAIN):
+        finest.product(e, r, team)
+        precondition(r, z)
+        team.combine(z, -1.0, e)
+    low, high = _DAMPED
+    middle, half = (high + low) / 2, (high - low) / 2
+    rho = half / middle
+    for k in range(_STEPS):
+        finest.product(e, r, team)
+        precondition(r, z)
+        if k == 0:
+            step[:] = 0
+            team.combine(z, -1 / middle, step)
+        else:
+            new = 1 / (2 * middle / half - rho)
+            team.combine(z, -2 * new / half, step, new * rho)
+            rho = new
+        team.combine(step, 1.0, e)
+    solid = levels[2].index > 0
+    energy = np.zeros(solid.shape)
+    team.run(
+        lambda i, j: local_kernels.block_energy(e, finest.index, stiffness, _EDGE, energy, i, j), len(energy)
+    )
+    kind = _surroundings(levels[2].index)
+    total = np.bincount(kind[solid], weights=energy[solid]) / np.maximum(np.bincount(kind[solid]), 1)
+    energy = np.where(solid, total[np.minimum(kind, len(total) - 1)], 0.0)
+    if not (energy > 0).any():
+        return None
+    least = max(
+        _ABOVE * float(np.median(energy[energy > 0])),
+        float(np.quantile(energy[solid], 1 - _SHARE)),
+    )
+    nodes = np.zeros(finest.inverse.shape[:2] + finest.inverse.shape[3:], dtype=bool)
+    for block in np.argwhere(energy > least):
+        box = tuple(slice(max(_EDGE * b - _GROW, 0), _EDGE * (b + 1) + _GROW + 1) for b in block)
+        nodes[box] = True
+    nodes &= finest.inverse[:, :, 0] > 0
+    return nodes if nodes.any() else None
+
+
+def _surroundings(index: NDArray[np.integer]) -> NDArray[np.int64]:
+    """A number for every block, equal where its 27 neighbours, itself among them, are equal."""
+    factor = np.random.default_rng(0).integers(1, 2**63, size=27, dtype=np.uint64)
+    padded = np.pad(index, 1).astype(np.uint64)
+    code = np.zeros(index.shape, dtype=np.uint64)
+    nx, ny, nz = index.shape
+    for number, (dx, dy, dz) in enumerate(np.ndindex(3, 3, 3)):
+        code += factor[number] * padded[dx : dx + nx, dy : dy + ny, dz : dz + nz]
+    return np.unique(code, return_inverse=True)[1].reshape(index.shape)
+
+
+def _window(field: NDArray[Any], low: Any, high: Any) -> NDArray[Any]:
+    """``field[low:high]``, zero outside of it."""
+    inner = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, field.shape, strict=True))
+    widths = [(max(-a, 0), max(b - n, 0)) for a, b, n in zip(low, high, field.shape, strict=True)]
+    return np.pad(field[inner], widths)
+
+
+def _touched(mask: Bools) -> Bools:
+    """Voxels with a marked corner: one more an axis than nodes."""
+    out = np.pad(mask, 1)
+    for axis in range(3):
+        out = np.take(out, range(out.shape[axis] - 1), axis) | np.take(out, range(1, out.shape[axis]), axis)
+    return out
+
+
+def _pieces(nodes: Bools) -> list[tuple[NDArray[np.int64], Bools]]:
+    """Sets of nodes that share no voxel with one another: corner of their box, and nodes in it."""
+    waiting = [(np.zeros(3, dtype=np.int64), nodes)]
+    found = []
+    while waiting:
+        low, some = waiting.pop()
+        labels = cc3d.connected_components(some.astype(np.uint8), connectivity=26)
+        boxes = cc3d.statistics(labels)["bounding_boxes"]
+        for label in range(1, len(boxes)):
+            mask = labels[boxes[label]] == label
+            at = low + [s.start for s in boxes[label]]
+            if np.count_nonzero(mask) <= _LARGEST:
+                found.append((at, mask))
+            else:
+                waiting.append((at, _cut(mask)))
+    return sorted(found, key=lambda piece: tuple(piece[0]))
+
+
+def _cut(mask: Bools) -> Bools:
+    """The set without its thinnest plane in the middle half of its longest axis."""
+    axis = int(np.argmax(mask.shape))
+    size = mask.shape[axis]
+    count = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
+    begin, end = size // 4, max(size - size // 4, size // 4 + 1)
+    out = mask.copy()
+    np.moveaxis(out, axis, 0)[begin + int(np.argmin(count[begin:end]))] = False
+    return out

@@ -1,0 +1,147 @@
+"""Exact solves where multigrid is slow: against the operator itself, symmetry, and what they gain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from micro.cell.tensor import SOLID
+from multiscale.solve import local_solves
+from multiscale.solve.local_solves import LocalSolves
+from multiscale.solve.team import Team
+from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks
+from multiscale.solve.voxel_solve import solve
+
+
+@pytest.fixture(scope="module")
+def hierarchy():
+    """Random voxels held at one end, in one piece by a solid plate along them."""
+    solid = (np.random.default_rng(0).random((13, 10, 21)) < 0.6).astype(np.uint8)
+    solid[:, 0] = 1
+    fixed = np.zeros((14, 11, 22, 3), dtype=bool)
+    fixed[0] = True
+    fixed[..., 0, 2] = True
+    return Multigrid(solid, SOLID, [fixed], Team(1))
+
+
+def marked(level, *boxes):
+    nodes = np.zeros(level.inverse[:, :, 0].shape, dtype=bool)
+    for box in boxes:
+        nodes[tuple(slice(a, b) for a, b in box)] = True
+    return nodes & (level.inverse[:, :, 0] > 0)
+
+
+def noise(level, seed):
+    u = np.random.default_rng(seed).standard_normal(level.nodes).astype(np.float32)
+    u.reshape(-1)[level.fixed] = 0
+    return u * (level.inverse > 0)
+
+
+BOXES = (((0, 5), (0, 6), (0, 7)), ((7, 12), (2, 10), (9, 16)), ((2, 6), (3, 9), (17, 22)))
+
+
+@pytest.mark.parametrize("largest", [2500, 60])
+def test_nothing_is_left_in_the_regions(hierarchy, monkeypatch, largest):
+    """After z += P (r - A z) the residual vanishes in them, and z is as it was outside, on any threads."""
+    monkeypatch.setattr(local_solves, "_LARGEST", largest)
+    finest = hierarchy.levels[0]
+    nodes = marked(finest, *BOXES)
+    before = nodes.copy()
+    r, found = noise(finest, 1), []
+    for threads in (1, 2):
+        team = Team(threads)
+        local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, team)
+        z = noise(finest, 2)
+        local.finish(r, z)
+        found.append(z)
+        team.close()
+    assert np.array_equal(nodes, before)
+    assert np.array_equal(*found)
+    moved = z != noise(finest, 2)
+    if largest == 2500:
+        assert local.unknowns > 1000
+        free = np.ones(finest.nodes, dtype=bool)
+        free.reshape(-1)[finest.fixed] = False
+        assert np.array_equal(moved.any(axis=2), (nodes[:, :, None] & free).any(axis=2))
+    else:
+        assert max(len(region.dofs) for region in local.regions) <= 3 * largest
+        assert not moved[~np.broadcast_to(nodes[:, :, None], moved.shape)].any()
+    left = np.zeros_like(z)
+    finest.product(z, left, Team(1), r)
+    # Float32, and pieces that hang by little: rounding times the condition of a region.
+    assert np.abs(left[moved]).max() < 1e-4 * np.abs(r).max()
+
+
+def test_like_regions_share_a_factor():
+    cell = np.random.default_rng(3).random((6, 6, 6)) < 0.7
+    cell[:, 2:4, 2:4] = True
+    solid = np.tile(cell, (3, 1, 2)).astype(np.uint8)
+    hierarchy = Multigrid(solid, SOLID, [np.zeros((19, 7, 13, 3), dtype=bool)], Team(1))
+    finest = hierarchy.levels[0]
+    boxes = [((i, i + 4), (1, 6), (k, k + 4)) for i in (1, 7, 13) for k in (1, 7)]
+    nodes = marked(finest, *boxes)
+    local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, Team(1))
+    assert len(local.regions) == 1
+    assert local.unknowns == 6 * len(local.regions[0].dofs)
+
+
+def test_the_cycle_stays_symmetric_and_positive(hierarchy):
+    """For residuals that vanish in the regions, which is all that the iteration meets."""
+    finest = hierarchy.levels[0]
+    nodes = marked(finest, *BOXES)
+    hierarchy.local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, Team(1))
+    a, b = (noise(finest, seed) * ~nodes[:, :, None] for seed in (3, 4))
+    ma, mb = np.zeros_like(a), np.zeros_like(b)
+    hierarchy.precondition(a, ma)
+    hierarchy.precondition(b, mb)
+    hierarchy.local = None
+    ab, ba, aa, bb = ((x.astype(np.float64) * y).sum() for x, y in ((a, mb), (b, ma), (a, ma), (b, mb)))
+    assert aa > 0 < bb
+    assert abs(ab - ba) < 1e-5 * np.sqrt(aa * bb)
+
+
+def flags(loose):
+    """A frame of thick struts; ``loose``: with plates in its openings that hang by a voxel."""
+    near = np.arange(33)[:-1] % 16 < 6
+    strut = near[:, None, None].astype(int) + near[None, :, None] + np.resize(near, 48)[None, None, :]
+    solid = (strut >= 2).astype(np.uint8)
+    if loose:
+        for x, y, z in np.ndindex(2, 2, 3):
+            plate = slice(16 * x + 7, 16 * x + 14), slice(16 * y + 7, 16 * y + 14), 16 * z + 3
+            solid[plate] = 1
+            solid[16 * x + 7, 16 * y + 6, 16 * z + 3] = 1
+    held = np.zeros((5, 5, 7, 3), dtype=bool)
+    held[..., 0, :] = True
+    return solid, coarse_masks(held, 8)
+
+
+def pulled(loose, search=True):
+    """Solution under a force on every solid node of some planes, and the hierarchy."""
+    solid, fixed = flags(loose)
+    team = Team(1)
+    multigrid = Multigrid(solid, SOLID, fixed, team)
+    multigrid.searched = not search
+    finest = multigrid.levels[0]
+    force = np.zeros(finest.nodes)
+    force[:, :, 0] = 1e-3 * (finest.inverse[:, :, 0] > 0)
+    where = np.flatnonzero(force)
+    nothing = np.zeros(0, dtype=np.int64), np.zeros(0)
+    solution = solve(multigrid, SOLID, (where, force.reshape(-1)[where]), nothing, team, rtol=1e-6)
+    return solution, multigrid
+
+
+def test_plates_that_hang_by_a_voxel_are_found_and_solved():
+    plain, _ = pulled(True, search=False)
+    helped, multigrid = pulled(True)
+    assert multigrid.local is not None
+    # The plates are a small part of the solid.
+    assert multigrid.local.unknowns < 0.3 * np.count_nonzero(multigrid.levels[0].inverse) * 3
+    assert helped.iterations < 0.3 * plain.iterations
+    # Both to 1e-6 of the load; plates that swing freely magnify what is left.
+    assert np.abs(helped.u - plain.u).max() < 1e-3 * np.abs(plain.u).max()
+
+
+def test_where_multigrid_is_fast_nothing_is_searched():
+    _, multigrid = pulled(False)
+    assert not multigrid.searched
+    assert multigrid.local is None
