@@ -6,13 +6,15 @@ PYTHON ?= $(or $(wildcard .venv/bin/python3),python3)
 BIN := .venv/bin
 RUNS ?= runs
 
-.PHONY: help setup cloak cloak-small test test-all lint docs format doctor clean
+.PHONY: help setup cloak cloak-small test test-all test-wheel test-oldest lint docs format doctor clean
 
 help:
 	@echo "make setup        build .venv (minutes the first time, nothing the second)"
 	@echo "make cloak        set up, then run the flagship case into $(RUNS)/cloak"
 	@echo "make cloak-small  the same on a coarse grid, in under a minute"
 	@echo "make test         set up, then run the tests; test-all adds the slow ones"
+	@echo "make test-wheel   build the wheel and use it in an empty environment"
+	@echo "make test-oldest  the tests with the oldest releases that pyproject.toml allows"
 	@echo "make lint         set up, then check style, types and the import contract"
 	@echo "make docs         set up, then build the web pages into build/docs, running every example"
 	@echo "make doctor       versions, and what is missing with the command that mends it"
@@ -32,6 +34,12 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+test-wheel: setup
+	$(BIN)/python tools/installed.py wheel
+
+test-oldest: setup
+	$(BIN)/python tools/installed.py oldest $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
