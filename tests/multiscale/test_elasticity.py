@@ -43,7 +43,7 @@ def test_element_matrix_has_exactly_the_rigid_body_modes():
 def test_element_energy_of_a_uniform_strain():
     # 1/2 u K u = 1/2 C11 for a unit strain e11 on the unit cube.
     u = np.zeros((8, 3))
-    u[:, 0] = CORNERS[:, 0]
+    u[:, 0] = np.array(CORNERS)[:, 0]
     u = u.reshape(-1)
     assert np.einsum("i,cij,j->c", u, element_matrices(), u) == pytest.approx([1.0, 0.0, 0.0], abs=1e-14)
 
