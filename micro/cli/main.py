@@ -15,7 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from micro.cli.dataset import app as dataset_app
+from micro.cli.extreme import extreme
 from micro.cli.generate import register as register_generator
+from micro.cli.interpolate import interpolate
 from micro.cli.library import app as library_app
 from micro.cli.optimize import optimize
 from micro.runtime.errors import InputError, NotConverged, file_error
@@ -42,8 +44,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Cells of a metamaterial: their stiffness, and how to come by them.
 
-`homogenize` measures a cell. `optimize` finds the cell that is best at something, `generate` draws cells
-for given tensors from a diffusion model, `library nearest` looks among cells made by formula. `dataset`,
+`homogenize` measures a cell. `optimize` finds the cell that is best at something, `extreme` the best from
+many starts, `generate` draws cells for given tensors from a diffusion model, `interpolate` leads from one
+cell to another, `library nearest` looks among cells made by formula. `dataset`,
 `train` and `active` build the data set and the generator that learns from it; both are packaged, so nothing
 has to be built first.
 
@@ -59,6 +62,8 @@ def _common(version: Annotated[bool, version_option("micro")] = False) -> None:
 
 
 app.command()(optimize)
+app.command()(extreme)
+app.command()(interpolate)
 app.add_typer(library_app, name="library")
 app.add_typer(dataset_app, name="dataset")
 register_generator(app)

@@ -271,6 +271,10 @@ class Generator:
         kept, _, touches = self._solids(z, n)
         return kept, touches & kept.any(axis=(1, 2, 3))
 
+    def samples_of(self, z: Singles, resolution: int) -> Samples:
+        """The cells of given coordinates (m, d), as :meth:`sample` delivers them; each is its own target."""
+        return self._delivered(z.astype(np.float32), np.arange(len(z)), resolution)
+
     def _delivered(self, z: Singles, row: NDArray[np.intp], n: int) -> Samples:
         kept, clean, touches = self._solids(z, n)
         predicted = predict(self.model.surrogate, z)

@@ -252,6 +252,49 @@ def export(
 
 
 @app.command()
+def bar(
+    cells: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CELLS",
+            show_default=False,
+            help="Cells in order, as `micro interpolate` writes them.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", show_default=False, help="Lattice to write (a .zarr).")],
+    across: Annotated[int, typer.Option("--across", help="Cells side by side, in both directions.")] = 2,
+    repeat: Annotated[int, typer.Option("--repeat", help="How often each cell comes one after another.")] = 1,
+    cell_size: Annotated[float, typer.Option("--cell-size", metavar="MM", help="Edge of a cell.")] = 10.0,
+    young: Annotated[float, typer.Option("--young", metavar="MPA", help="Of the base material.")] = 1000.0,
+) -> None:
+    """A graded bar of a sequence of cells, as a lattice that `export` and `printability` take.
+
+    micro interpolate dataset:100 dataset:2000 --out sequence
+    multiscale bar sequence/cells.zarr.zip --out bar.zarr
+    multiscale export bar.zarr --out bar.stl
+    """
+    with reporting("multiscale bar"):
+        from micro.cell.cellset import CellSet
+        from multiscale.lattice.sequence import graded_bar
+
+        if first_rank():
+            check_writable(out.parent, "--out")
+            lattice = graded_bar(
+                CellSet.load(cells),
+                across=across,
+                repeat=repeat,
+                cell_size_m=cell_size / 1000,
+                young_pa=young * 1e6,
+            )
+            lattice.save(out)
+            contacts, pieces = lattice.contacts(), lattice.components()
+            _console().print(
+                f"{' x '.join(map(str, lattice.shape))} cells in {pieces} piece{'s' * (pieces != 1)}, "
+                f"{contacts.unconnected} of {contacts.count} contacts without solid"
+            )
+
+
+@app.command()
 def printability(
     run_dir: Annotated[
         Path,

@@ -1,0 +1,281 @@
+"""From one cell to another in steps that fit: noise along an arc, targets along a path, likeness, refinement.
+
+Both cells' noises are found by DDIM backwards; between them the noise is turned along an arc while the target
+tensor goes along in equal ratios of its moduli (Yang et al. 2024, Fig. 5, move the noise alone). Every
+estimate of the sampler is guided by an energy of the whole sequence, s times the sum of the squared distances
+of neighbours, by its proximal step: a smoothing of the coordinates along the sequence between its given ends,
+stronger in the directions that move the outer face. The network makes cells of it; then each is moved onto
+its target by the homogeniser's own slopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.octant import connectivity, face, similarity
+from micro.diffusion import process
+from micro.diffusion.conditions import Conditions
+from micro.generator.face_guidance import FaceGuide
+from micro.generator.generator import Generator
+from micro.inverse import match_target
+from micro.runtime.arrays import Bools, Floats
+from micro.runtime.errors import InputError
+from micro.shape.space import ShapeSpace, signed_distance
+
+MOST = process.BLOCK + 2
+"""Steps at most: those between the ends are drawn together."""
+
+LIKENESS, FACES = 8.0, 50.0
+"""Weights s of the energy: of the cells, and of the directions that move their outer faces."""
+
+_STEPS = 24
+"""Of the sampler, forwards and backwards."""
+
+_SAME_MODULUS = 1e-3
+"""Change of a modulus, relative to the solid's, below which it counts as standing still."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A sequence of cells and what it is worth.
+
+    Attributes
+    ----------
+    cells : CellSet
+        All steps, the given ends included.
+    targets : array, shape (m, 3)
+        Tensors asked for; NaN where none was.
+    homogenisations : int
+    """
+
+    cells: CellSet
+    targets: Floats
+    homogenisations: int
+
+    @property
+    def errors(self) -> Floats:
+        """Tensor errors (Eq. 4) to the path, (m,)."""
+        return np.asarray(tensor.tensor_error(self.cells.C, self.targets))
+
+    @property
+    def likeness(self) -> Floats:
+        """Similarity (Eq. 5) of neighbours, (m - 1,)."""
+        octants = self.cells.octants()
+        return np.asarray(similarity(octants[1:], octants[:-1]))
+
+    @property
+    def nested(self) -> Floats:
+        """The similarity that their volumes alone allow: of a cell within its neighbour, (m - 1,)."""
+        v = self.cells.volume
+        return np.asarray(np.sqrt(np.minimum(v[1:], v[:-1]) / np.maximum(v[1:], v[:-1])))
+
+    @property
+    def faces(self) -> Floats:
+        """Overlap (Eq. 5, in the plane) of neighbours' outer faces, (m - 1,)."""
+        return overlap(self.cells.octants())
+
+    @property
+    def faces_by_area(self) -> Floats:
+        """The overlap that the areas of their faces alone allow, (m - 1,)."""
+        area = face(self.cells.octants()).mean(axis=(1, 2))
+        return np.asarray(np.sqrt(np.minimum(area[1:], area[:-1]) / np.maximum(area[1:], area[:-1])))
+
+    @property
+    def monotone(self) -> bool:
+        """Whether no modulus turns back on its way by more than a thousandth of the solid's."""
+        steps = np.diff(tensor.scaled_moduli(self.cells.C), axis=0)
+        forth = np.sign(steps.sum(axis=0))
+        return bool((steps * forth >= -_SAME_MODULUS).all())
+
+    def report(self) -> dict[str, Any]:
+        """Figures as JSON values."""
+        asked = bool(np.isfinite(self.targets).all())
+        inner = self.errors[1:-1]
+        return {
+            "steps": len(self.cells),
+            "error_mean": float(inner.mean()) if asked and len(inner) else None,
+            "error_worst": float(inner.max()) if asked and len(inner) else None,
+            "similarity_mean": float(self.likeness.mean()),
+            "similarity_least": float(self.likeness.min()),
+            "similarity_by_volume_mean": float(self.nested.mean()),
+            "faces_mean": float(self.faces.mean()),
+            "faces_least": float(self.faces.min()),
+            "faces_by_area_mean": float(self.faces_by_area.mean()),
+            "monotone": self.monotone,
+            "connected": all(connectivity(o).connected for o in self.cells.octants()),
+            "homogenisations": self.homogenisations,
+            "C": self.cells.C.tolist(),
+            "volume": self.cells.volume.tolist(),
+        }
+
+
+def overlap(octants: Bools) -> Floats:
+    """Overlap (Eq. 5, in the plane) of the outer faces of neighbours among octants (m, n, n, n); (m - 1,)."""
+    faces = face(octants)
+    both = (faces[1:] & faces[:-1]).sum(axis=(1, 2))
+    size = np.sqrt(faces[1:].sum(axis=(1, 2)) * faces[:-1].sum(axis=(1, 2)))
+    return np.asarray(both / np.maximum(size, 1))
+
+
+def path_of_tensors(first: Floats, last: Floats, steps: int) -> Floats:
+    """Tensors (steps, 3) from one to another, each modulus (K, mu', G) in equal ratios."""
+    share = np.linspace(0, 1, steps)[:, None]
+    low, high = np.log(tensor.to_moduli(np.stack([first, last])))
+    return tensor.from_moduli(np.exp((1 - share) * low + share * high))
+
+
+def interpolate(
+    generator: Generator,
+    ends: CellSet,
+    steps: int = 9,
+    *,
+    along: str = "tensor",
+    tolerance: float = 2e-3,
+    trials: int = 8,
+    progress: Callable[[str, int, int, float], None] | None = None,
+) -> Sequence:
+    """Cells on the way from one to another.
+
+    Parameters
+    ----------
+    generator : Generator
+    ends : CellSet
+        The two cells, homogenised; they are the sequence's ends as they are.
+    steps : int
+        Cells, the ends included; at most :data:`MOST`.
+    along : str
+        ``tensor``: noise and target go along, and each cell is moved onto its target. ``noise``: the noise
+        alone, unconditional and unrefined; what the cells' tensors are, shows.
+    tolerance : float
+        Tensor error (Eq. 4) at which a cell is left alone.
+    trials : int
+        Homogenisations of a cell by the shape space's slopes, and as many again voxel by voxel if it is not
+        there yet.
+
+    Raises
+    ------
+    InputError
+        If there are not two cells, or too many or too few steps.
+    """
+    if len(ends) != 2:
+        raise InputError("two cells are needed", key="ends", value=len(ends))
+    if not 3 <= steps <= MOST:
+        raise InputError(f"lies between 3 and {MOST}", key="steps", value=steps)
+    if along not in ("tensor", "noise"):
+        raise InputError("is tensor or noise", key="along", value=along)
+    targets = path_of_tensors(ends.C[0], ends.C[1], steps)
+    asked = targets if along == "tensor" else np.full_like(targets, np.nan)
+    z = drawn(generator, ends, Conditions.of(asked, None), steps)
+    samples = generator.samples_of(z, ends.n)
+    if along == "noise":
+        octants, count = samples.octants(), 0
+        octants, C, count = _moved(octants, samples.connected, ends, targets, np.inf, 1)
+    else:
+        done = generator.refined(samples, targets[1:-1], tolerance=tolerance, trials=trials)
+        octants, C, more = _moved(done.octants, done.known, ends, targets, tolerance, trials, done.C)
+        count = int(done.trials.sum()) + more
+    first, last = ends.octants()
+    return Sequence(
+        CellSet.from_octants(
+            np.concatenate([first[None], octants, last[None]]),
+            np.concatenate([ends.C[:1], C, ends.C[1:]]),
+            family="interpolated",
+        ),
+        targets,
+        count,
+    )
+
+
+def drawn(generator: Generator, ends: CellSet, asked: Conditions, steps: int, extra: Any = None) -> Any:
+    """Coordinates (steps - 2, d) between two cells, guided towards likeness; ``extra`` is a further guide."""
+    model = generator.model
+    octants = at_resolution(ends.octants(), model.space.n)
+    z = torch.from_numpy(model.space.encode(signed_distance(octants)))
+    outer = asked.rows(torch.tensor([0, steps - 1]))
+    noise = process.invert(model.denoiser, z, outer, steps=_STEPS).double()
+    angle = np.linspace(0, np.pi / 2, steps)[1:-1]
+    way = torch.stack([np.cos(a) * noise[0] + np.sin(a) * noise[1] for a in angle]).float()
+    likeness = Likeness(model.space, z)
+    inner = asked.rows(torch.arange(1, steps - 1))
+
+    def pull(clean: Tensor, rows: Tensor) -> Tensor:
+        return likeness(clean if extra is None else extra(clean, rows), rows)
+
+    return process.sample(model.denoiser, way, inner, steps=_STEPS, pull=pull).cpu().numpy()
+
+
+class Likeness:
+    """The proximal step of the energy of likeness on a sequence between two fixed ends.
+
+    Parameters
+    ----------
+    space : ShapeSpace
+    ends : Tensor, shape (2, d)
+    """
+
+    def __init__(self, space: ShapeSpace, ends: Tensor, likeness: float = LIKENESS, faces: float = FACES):
+        self._ends = ends.double().cpu()
+        n = space.n
+        free = FaceGuide(space, np.zeros((1, n, n), dtype=bool)).free
+        self._parts = (
+            (likeness, torch.from_numpy(free)),
+            (faces, torch.eye(len(free), dtype=torch.float64) - torch.from_numpy(free)),
+        )
+
+    def __call__(self, clean: Tensor, rows: Tensor) -> Tensor:
+        """Coordinates of the sequence's cells, all in one block, whose row 0 fills what is left of it."""
+        count = int(rows.max()) + 1
+        at = clean[:count].double().cpu()
+        out = torch.zeros_like(at)
+        chain = 2 * torch.eye(count, dtype=torch.float64)
+        chain -= torch.diag(torch.ones(count - 1, dtype=torch.float64), 1)
+        chain -= torch.diag(torch.ones(count - 1, dtype=torch.float64), -1)
+        for weight, part in self._parts:
+            right = at @ part
+            right[0] += weight * self._ends[0] @ part
+            right[-1] += weight * self._ends[1] @ part
+            out += torch.linalg.solve(torch.eye(count, dtype=torch.float64) + weight * chain, right)
+        smooth = clean.clone()
+        smooth[:count] = out.to(clean)
+        smooth[count:] = smooth[0]
+        return smooth
+
+
+def _moved(
+    octants: Bools,
+    known: Any,
+    ends: CellSet,
+    targets: Floats,
+    tolerance: float,
+    trials: int,
+    C: Floats | None = None,
+) -> tuple[Bools, Floats, int]:
+    """Cells off their targets moved voxel by voxel; one in pieces begins as its nearest whole neighbour."""
+    first, last = ends.octants()
+    octants, count = octants.copy(), 0
+    whole = [-1, *np.flatnonzero(known).tolist(), len(octants)]
+    found = np.full((len(octants), 3), np.nan) if C is None else C.copy()
+    for i in range(len(octants)):
+        near = min(whole, key=lambda j: abs(j - i))
+        start = first if near < 0 else last if near == len(octants) else octants[near]
+        error = tensor.tensor_error(found[i], targets[i + 1])
+        if np.isfinite(error) and error <= tolerance:
+            continue
+        match = match_target(start, targets[i + 1], tolerance=tolerance, iterations=trials, rtol=1e-4)
+        octants[i], found[i], count = match.octant, match.C, count + match.homogenisations
+    return octants, found, count
+
+
+def at_resolution(octants: Bools, n: int) -> Bools:
+    """Octants (m, k, k, k) at another resolution, each voxel that of the nearest centre."""
+    m = octants.shape[-1]
+    at = np.minimum((np.arange(n) + 0.5) * m / n, m - 0.5).astype(int)
+    return octants[:, at][:, :, at][:, :, :, at]

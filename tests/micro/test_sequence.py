@@ -1,0 +1,123 @@
+"""From one cell to another: guidance towards likeness, the path, what is given, the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from typer.testing import CliRunner
+
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.octant import connectivity, similarity
+from micro.cli.main import app
+from micro.data.packaged import load_dataset
+from micro.dataset.dataset import part
+from micro.explore.given import given_cell
+from micro.explore.sequence import Likeness, Sequence, interpolate, path_of_tensors
+from micro.generator.generator import Generator
+from micro.homogenize.octants import homogenize_octants
+from micro.runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return Generator.load()
+
+
+@pytest.fixture(scope="module")
+def ends() -> CellSet:
+    return part(load_dataset(), "test").subset([443, 480])
+
+
+def test_likeness_is_the_proximal_step_of_its_energy(generator: Generator, ends: CellSet) -> None:
+    """The gradient of |z - x|^2 / 2 + s / 2 sum |z_i - z_i+1|^2 vanishes; blocks are filled by row 0."""
+    space = generator.model.space
+    rng = np.random.default_rng(0)
+    outer = torch.from_numpy(rng.standard_normal((2, space.dimension)))
+    x = torch.from_numpy(rng.standard_normal((4, space.dimension)))
+    rows = torch.tensor([0, 1, 2, 3, 0, 0])
+    z = Likeness(space, outer, likeness=3.0, faces=3.0)(x[rows], rows)
+    assert torch.equal(z[4], z[0])
+    chain = torch.cat([outer[:1], z[:4], outer[1:]])
+    gradient = z[:4] - x + 3.0 * (2 * chain[1:-1] - chain[:-2] - chain[2:])
+    # The projectors are computed in double precision from single precision bases.
+    assert_allclose(gradient.numpy(), 0, atol=1e-6)
+    stiff = Likeness(space, outer, likeness=1e9, faces=1e9)(x[rows], rows)[:4]
+    line = outer[0] + torch.arange(1, 5)[:, None] / 5 * (outer[1] - outer[0])
+    assert_allclose(stiff.numpy(), line.numpy(), atol=1e-5)
+
+
+def test_path_keeps_the_ratios_of_moduli() -> None:
+    first, last = tensor.isotropic(0.01, 0.1), tensor.isotropic(0.5, 0.3)
+    path = path_of_tensors(first, last, 5)
+    assert_allclose(path[[0, -1]], [first, last])
+    ratio = tensor.to_moduli(path[1:]) / tensor.to_moduli(path[:-1])
+    assert_allclose(ratio, np.broadcast_to(ratio[0], ratio.shape))
+
+
+@pytest.fixture(scope="module")
+def sequence(generator: Generator, ends: CellSet) -> Sequence:
+    return interpolate(generator, ends, 5)
+
+
+def test_steps_are_connected_on_the_path_and_alike(sequence: Sequence, ends: CellSet) -> None:
+    octants = sequence.cells.octants()
+    assert np.array_equal(octants[[0, -1]], ends.octants())
+    assert all(connectivity(octant).connected for octant in octants)
+    assert_allclose(sequence.cells.C, homogenize_octants(octants).C, atol=2e-4)
+    assert sequence.errors.max() < 0.01
+    straight = float(similarity(octants[0], octants[-1]))
+    assert (sequence.likeness > straight + 0.05).all()
+    assert (sequence.likeness <= sequence.nested + 1e-9).all()
+    assert (sequence.faces <= sequence.faces_by_area + 1e-9).all()
+    report = sequence.report()
+    assert report["connected"]
+    assert_allclose(report["error_worst"], sequence.errors[1:-1].max())
+
+
+def test_noise_alone_wanders_off_the_path(generator: Generator, ends: CellSet, sequence: Sequence) -> None:
+    wandering = interpolate(generator, ends, 5, along="noise")
+    assert wandering.errors.mean() > 3 * sequence.errors.mean()
+    assert all(connectivity(octant).connected for octant in wandering.cells.octants())
+
+
+@pytest.mark.parametrize(
+    ("change", "key"), [({"steps": 2}, "steps"), ({"steps": 19}, "steps"), ({"along": "x"}, "along")]
+)
+def test_what_it_refuses(generator: Generator, ends: CellSet, change: Any, key: str) -> None:
+    with pytest.raises(InputError) as refused:
+        interpolate(generator, ends, **change)
+    assert refused.value.key == key
+    with pytest.raises(InputError, match="two cells"):
+        interpolate(generator, ends.subset([0]))
+
+
+def test_cells_by_name(generator: Generator, ends: CellSet, tmp_path: Path) -> None:
+    assert given_cell("dataset:7", generator, 16).digest() == load_dataset().subset([7]).digest()
+    ends.save(tmp_path / "set.zarr.zip")
+    assert_allclose(given_cell(f"{tmp_path}/set.zarr.zip:1", generator, 16).C, ends.C[1:])
+    np.save(tmp_path / "octant.npy", ends.octants()[0])
+    assert_allclose(given_cell(str(tmp_path / "octant.npy"), generator, 16).C, ends.C[:1], atol=1e-4)
+    drawn = given_cell("0.30,0.13,0.09", generator, 16)
+    assert tensor.tensor_error(drawn.C[0], [0.30, 0.13, 0.09]) < 0.02
+    np.save(tmp_path / "pieces.npy", np.zeros((4, 4, 4), dtype=bool))
+    for wrong in ("dataset:99999999", "1,2,x", str(tmp_path / "pieces.npy"), str(tmp_path / "none.npy")):
+        with pytest.raises(InputError):
+            given_cell(wrong, generator, 16)
+
+
+def test_command(tmp_path: Path) -> None:
+    out = tmp_path / "sequence"
+    line = ["interpolate", "dataset:100", "dataset:2000", "--steps", "3", "--trials", "2", "--out", str(out)]
+    result = CliRunner().invoke(app, [*line, "--json"])
+    assert result.exception is None, result.exception
+    written = json.loads((out / "sequence.json").read_text())
+    assert json.loads(result.stdout)["C"] == written["C"]
+    assert len(CellSet.load(out / "cells.zarr.zip")) == 3
+    assert (out / "sequence.png").read_bytes().startswith(b"\x89PNG")
