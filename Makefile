@@ -29,9 +29,9 @@ cloak: setup
 cloak-small: setup
 	$(BIN)/multiscale run cases/cloak_small.toml --out $(RUNS)/cloak_small
 
-# Files of tests are shared out over the cores; what they compute takes one thread each.
+# Files of tests are shared out over the cores (tests/conftest.py: one thread each).
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-all: setup
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
