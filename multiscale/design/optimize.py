@@ -1,10 +1,9 @@
 """The optimisation loop: L-BFGS-B or nlopt inside a stage, projection between stages.
 
 The optimiser is an explicit state (:class:`State`) and a step (:func:`run_stage`):
-``state -> stage -> projected state``. The state is written after every
-evaluation, so the same command goes on after a kill; optimisers themselves cannot
-be checkpointed, therefore a resumed stage restarts from its best point with the
-evaluations it has left.
+``state -> stage -> projected state``. Every evaluation is kept on disk, and a
+command that goes on after a kill is answered from there:
+:mod:`multiscale.design.evaluations`.
 
 Stage 0 moves one tensor for the whole design region (three variables), which
 costs little and finds the right basin; the later stages move every element.
@@ -20,7 +19,6 @@ norm: a sum of squares of displacement differences is smooth, their norm is not.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,8 +29,8 @@ import numpy as np
 
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
 from multiscale.design import quasi_newton
+from multiscale.design.evaluations import FOLDER, Evaluation, Evaluations
 from multiscale.design.feasibility import (
     FeasibilityConstraint,
     FeasibleProjection,
@@ -42,7 +40,6 @@ from multiscale.design.feasibility import (
 from multiscale.design.mass import LIMIT_TOLERANCE, MassLimit
 from multiscale.design.space import DesignSpace
 from multiscale.design.state import Record, State
-from multiscale.objective.combination import Value
 from multiscale.objective.objective import Objective
 
 ALGORITHMS = ("lbfgs", "mma", "ccsaq")
@@ -99,11 +96,13 @@ class Optimiser:
     gamut : FeasibleSet
     settings : Settings
     directory : Path or None
-        Where ``state.npz`` and ``history.jsonl`` are kept; None keeps nothing (other MPI ranks).
+        Where ``history.jsonl`` and the evaluations are kept; None keeps nothing.
     report : callable, optional
         Called with each record as it is made.
     limit : MassLimit, optional
         A further constraint, on the projected tensors.
+    write : bool
+        Whether this process writes what is kept (one rank does, all read).
     """
 
     def __init__(
@@ -115,6 +114,7 @@ class Optimiser:
         directory: Path | None = None,
         report: Callable[[Record], None] | None = None,
         limit: MassLimit | None = None,
+        write: bool = True,
     ):
         if settings.algorithm not in ALGORITHMS:
             raise InputError(
@@ -127,17 +127,16 @@ class Optimiser:
         self.gamut = gamut
         self.projection = FeasibleProjection(gamut, settings.margin)
         self.settings = settings
-        self.directory = directory
         self.report = report
         self.limit = limit
-        self._start = time.monotonic()
+        folder = None if directory is None else directory / FOLDER
+        self.evaluations = Evaluations(objective, space, folder, write)
+        self._history = None if directory is None or not write else directory / "history.jsonl"
 
     # ------------------------------------------------------------------ run
     def run(self, state: State) -> State:
         """Go through the stages that ``state`` has not finished; returns the final state."""
         last = self.settings.stages
-        if state.records:  # the clock runs on from where an earlier command stopped
-            self._start = time.monotonic() - float(state.records[-1]["seconds"])  # type: ignore[arg-type]
         while state.stage <= last:
             budget = self.settings.evaluations if state.stage else self.settings.uniform_evaluations
             if budget > state.evaluation:
@@ -157,17 +156,6 @@ class Optimiser:
                 low, high = (low, middle) if self.limit.density(start) > self.limit.limit else (middle, high)
             start = self.gamut.project(low * tensors, self.settings.margin)
         return State(self.space.variables(start))
-
-    def load_state(self, directory: Path) -> State | None:
-        """The state left by an earlier run in ``directory``, if any."""
-        path, history = directory / "state.npz", directory / "history.jsonl"
-        if not path.exists():
-            return None
-        state = State.load(path, history, self.space.size)
-        if self.directory is not None:  # drop lines that a kill left behind the state
-            with atomic_path(history) as temporary:
-                temporary.write_text("".join(json.dumps(r) + "\n" for r in state.records), encoding="utf-8")
-        return state
 
     # ---------------------------------------------------------------- stage
     def _run_stage(self, state: State, budget: int) -> State:
@@ -210,8 +198,9 @@ class Optimiser:
         """Project every element onto the gamut, keep the design if it is the best so far."""
         raw = self.space.forward(state.x)
         projected = self.projection.forward(raw)
-        value = self.objective.value(self.space.field(projected))
-        record = self._record(state, value, projected, projection=True)
+        evaluation = self.evaluations.evaluate(projected, slope=False)
+        value = evaluation.value
+        record = self._record(state, evaluation, projected, projection=True)
         if value.total < state.best_value and self._excess(projected) == 0.0:
             state = replace(state, best=projected, best_value=value.total)
         # The variables move by what the projection moved, so that filtering does not blur them again.
@@ -227,8 +216,10 @@ class Optimiser:
         return max(0.0, self.limit.density(tensors) / self.limit.limit - 1 - LIMIT_TOLERANCE)
 
     # --------------------------------------------------------------- records
-    def _record(self, state: State, value: Value, tensors: Floats, projection: bool = False) -> Record:
-        phi = self.gamut.phi(tensors)
+    def _record(
+        self, state: State, evaluation: Evaluation, tensors: Floats, projection: bool = False
+    ) -> Record:
+        phi, value = self.gamut.phi(tensors), evaluation.value
         limited = {} if self.limit is None else {self.limit.name: self.limit.density(tensors)}
         return {
             "stage": state.stage,
@@ -240,16 +231,14 @@ class Optimiser:
             **limited,
             "constraint": float(self.settings.margin - phi.min()),
             "violations": count_violations(phi, self.settings.margin),
-            "seconds": round(time.monotonic() - self._start, 3),
+            "seconds": round(evaluation.seconds, 3),
         }
 
     def _keep(self, state: State, record: Record) -> None:
-        if self.directory is not None:
-            path = self.directory / "history.jsonl"
+        if self._history is not None:
             mode = "w" if len(state.records) == 1 else "a"
-            with path.open(mode, encoding="utf-8") as stream:
+            with self._history.open(mode, encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
-            state.save(self.directory / "state.npz")
         if self.report is not None:
             self.report(record)
 
@@ -270,14 +259,15 @@ class _Search:
         owner = self.owner
         variables = owner._expand(x, self.uniform)
         raw, tensors = self._design(x)
-        value, sensitivity = owner.objective.value_and_gradient(owner.space.field(tensors))
+        evaluation = owner.evaluations.evaluate(tensors, slope=True)
+        value, sensitivity = evaluation.value, evaluation.sensitivity
         self._scale = self._scale or value.total
-        if gradient.size:
-            pulled = owner.projection.backward(raw, tensors, sensitivity[owner.space.design])
+        if gradient.size and sensitivity is not None:
+            pulled = owner.projection.backward(raw, tensors, sensitivity)
             power = owner.objective.exponent
             slope = power * (value.total / self._scale) ** (power - 1) / self._scale
             gradient[:] = self._flat(owner.space.backward(pulled)) * slope
-        self._note(variables, raw, tensors, value)
+        self._note(variables, raw, tensors, evaluation)
         return (value.total / self._scale) ** owner.objective.exponent
 
     def _design(self, x: Floats) -> tuple[Floats, Floats]:
@@ -312,7 +302,7 @@ class _Search:
     def _flat(self, gradient: Floats) -> Floats:
         return gradient.sum(axis=0) if self.uniform else gradient.reshape(-1)
 
-    def _note(self, variables: Floats, raw: Floats, tensors: Floats, value: Value) -> None:
+    def _note(self, variables: Floats, raw: Floats, tensors: Floats, evaluation: Evaluation) -> None:
         """Count the evaluation; the state's x follows the best point.
 
         Every evaluated design is feasible after its projection, so the lowest J counts, but points
@@ -320,9 +310,9 @@ class _Search:
         and so do those that are too heavy.
         """
         state = replace(self.state, evaluation=self.state.evaluation + 1)
-        record = self.owner._record(state, value, tensors)
+        record = self.owner._record(state, evaluation, tensors)
         beyond = max(0.0, self.aggregate.value(raw) - self.owner.settings.slack)
-        merit = (beyond + self.owner._excess(tensors), value.total)
+        merit = (beyond + self.owner._excess(tensors), evaluation.value.total)
         x = self.state.x
         if merit < self._best_merit:
             self._best_merit = merit

@@ -166,6 +166,14 @@ class Objective(ABC):
                 gradient -= share * operator.energies(adjoint, displacements[i])
         return value, gradient
 
+    def warm_starts(self) -> list[Floats | None]:
+        """The displacements of each load that the next solve starts from; None starts cold."""
+        return list(self._last)
+
+    def start_from(self, displacements: list[Floats]) -> None:
+        """Let the next solves start from these displacements, one field a load on the reduced grid."""
+        self._last = list(displacements)
+
     def forget(self) -> None:
         """Drop the warm starts (before fields that have nothing to do with the last ones)."""
         self._last = [None] * len(self.loads)

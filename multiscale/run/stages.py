@@ -55,19 +55,16 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
         f"{objective.quantity} {what} {plain.total:.4g}"
     )
     objective.forget()
-    keep = directory.path if parallel.is_root() else None
+    root = parallel.is_root()
     quantity = objective.quantity
-    optimiser = Optimiser(objective, space, session.gamut, settings, keep, None, session.limit)
-    state = optimiser.load_state(directory.path)
-    if state is None:
-        initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
-        state = optimiser.initial_state(initial)
-    else:
-        reporter.say(f"resuming at stage {state.stage}, evaluation {state.evaluation}")
-    made = sum(record["kind"] != "projection" for record in state.records)
+    optimiser = Optimiser(
+        objective, space, session.gamut, settings, directory.path, None, session.limit, write=root
+    )
+    if optimiser.evaluations.kept:
+        reporter.say(f"resuming after {optimiser.evaluations.kept} evaluations, which are kept")
     with (
-        reporter.task("design", budget, made) as task,
-        board.open_board(keep if session.tensorboard else None, state.records) as write,
+        reporter.task("design", budget) as task,
+        board.open_board(directory.path if root and session.tensorboard else None, ()) as write,
     ):
 
         def show(record: Record) -> None:
@@ -79,7 +76,8 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
             write(record)
 
         optimiser.report = show
-        state = optimiser.run(state)
+        initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
+        state = optimiser.run(optimiser.initial_state(initial))
     if state.best is None:
         raise NotConverged(
             "no design within the mass limit was found: give [optimizer] more iterations, or a larger "
@@ -90,7 +88,7 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
     whole = objective.reduction.expand_elements(field)
     # All ranks read the file in the next stage: on_root makes them wait for it.
     parallel.on_root(lambda: save_tensors(directory.path / "design.npz", whole))
-    solves = objective.iterations
+    solves = optimiser.evaluations.iterations
     weight = objective.reduction.element_weight
     reporter.say(f"design: {quantity} {state.best_value:.4g} after {len(state.records)} evaluations")
     mass = {}
@@ -173,6 +171,7 @@ def evaluate_stage(session: Session, directory: RunDirectory) -> None:
     else:
         fields = {baseline.name: session.plain_field, **fields}
     results: dict[str, Value] = {}
+    objective.forget()  # the same figures whether this command solved the earlier stages or not
     displacements: dict[str, list[Floats]] = {}
     if objective.reference is not None:
         displacements["reference"] = objective.reference

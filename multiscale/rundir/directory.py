@@ -5,7 +5,7 @@ case.toml                 the resolved case, all defaults filled in
 run.json                  stages done: :mod:`multiscale.rundir.record`
 metrics.json              every figure of the run, merged from its stages
 history.jsonl             one line an evaluation of the optimiser
-state.npz                 where the optimiser stands
+evaluations/              every evaluation of the optimiser, which an interrupted run goes on from
 design.npz                C11, C12, C44 of the designed field, whole grid
 displacements.npz         displacements by load and field, whole grid
 fields.vti, fields.vtu    all fields for ParaView, on the whole grid and on the solid elements
