@@ -12,8 +12,8 @@ family   (m,) uint16       index into the attribute ``families``
 params   (m, p) float64    parameters of the family, NaN beyond its own number
 ======== ================= ==================================================================
 
-Attributes: ``format`` and ``version``, the resolution ``n``, ``families``, ``digest``
-(SHA-256 of the content, checked on reading) and the set's own ``attrs``.
+Attributes: ``format`` and ``version``, the resolution ``n``, the base material's ``poisson``,
+``families``, ``digest`` (SHA-256 of the content, checked on reading) and the set's own ``attrs``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from zarr.storage import LocalStore, ZipStore
 
 from micro.cell import octant as cell
 from micro.cell.chamber import pack, packed_bytes, unpack, unpack_face
+from micro.cell.tensor import POISSON
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
 
@@ -63,6 +64,8 @@ class CellSet:
         Parameters of the family; NaN beyond its own number.
     attrs : dict
         Provenance, anything that JSON holds.
+    poisson : float
+        Poisson's ratio of the base material for which ``C`` holds.
     """
 
     n: int
@@ -72,6 +75,7 @@ class CellSet:
     family: NDArray[np.str_]
     params: NDArray[np.float64]
     attrs: dict[str, Any] = field(default_factory=dict)
+    poisson: float = POISSON
 
     def __post_init__(self) -> None:
         m = len(self.packed)
@@ -87,6 +91,18 @@ class CellSet:
             raise InputError("packed octants are uint8", key="packed", value=self.packed.dtype.name)
         if not (np.isfinite(self.C).all() and np.isfinite(self.volume).all()):
             raise InputError("tensors and volumes must be finite numbers", key="C")
+        if not -1 < self.poisson < 0.5:
+            raise InputError("must lie between -1 and 0.5", key="poisson", value=self.poisson)
+
+    def require_poisson(self, poisson: float, file: str | PathLike[str] | None = None) -> None:
+        """Refuse a base material that the tensors do not hold for.
+
+        Raises
+        ------
+        InputError
+            If its Poisson's ratio is another than the set's.
+        """
+        require_poisson("cells", self.poisson, poisson, file)
 
     @classmethod
     def from_octants(
@@ -97,10 +113,12 @@ class CellSet:
         family: str | Sequence[str] = "unknown",
         params: ArrayLike | None = None,
         attrs: dict[str, Any] | None = None,
+        poisson: float = POISSON,
     ) -> CellSet:
         """Pack octants (m, n, n, n), bool and symmetric, with their tensors (m, 3).
 
-        ``family`` is one name for all or one a cell; ``params`` (m, p) may be left out.
+        ``family`` is one name for all or one a cell; ``params`` (m, p) may be left out; ``poisson`` is the
+        ratio of the base material that the tensors were homogenised with.
         """
         solid = np.asarray(octants, dtype=bool)
         packed = pack(solid)
@@ -114,6 +132,7 @@ class CellSet:
             family=np.array(names, dtype=np.str_),
             params=np.empty((m, 0)) if params is None else np.array(params, dtype=np.float64),
             attrs=dict(attrs or {}),
+            poisson=poisson,
         )
 
     def __len__(self) -> int:
@@ -144,6 +163,10 @@ class CellSet:
             params=self.params[rows],
         )
 
+    def without_parameters(self) -> CellSet:
+        """The cells alone, so that sets of different origin can be joined."""
+        return replace(self, params=np.empty((len(self), 0)), attrs={})
+
     @staticmethod
     def concat(sets: Sequence[CellSet], attrs: dict[str, Any] | None = None) -> CellSet:
         """One set after another; all of one resolution. ``attrs`` are the first set's unless given."""
@@ -153,6 +176,8 @@ class CellSet:
             raise InputError(
                 "sets of different resolution cannot be joined", value=sorted({s.n for s in sets})
             )
+        for other in sets[1:]:
+            other.require_poisson(sets[0].poisson)
         width = max(s.params.shape[1] for s in sets)
         padded = [
             np.pad(s.params, ((0, 0), (0, width - s.params.shape[1])), constant_values=np.nan) for s in sets
@@ -165,6 +190,7 @@ class CellSet:
             family=np.concatenate([s.family for s in sets]),
             params=np.concatenate(padded),
             attrs=dict(sets[0].attrs if attrs is None else attrs),
+            poisson=sets[0].poisson,
         )
 
     def digest(self) -> str:
@@ -183,6 +209,7 @@ class CellSet:
             "version": VERSION,
             "n": int(self.n),
             "count": len(self),
+            "poisson": float(self.poisson),
             "families": families.tolist(),
             "digest": self.digest(),
             "attrs": json.loads(json.dumps(self.attrs)),
@@ -281,6 +308,31 @@ def _check_header(attributes: dict[str, Any], source: Path) -> None:
         raise InputError("the resolution must be a positive integer", file=source, key="n", value=n)
 
 
+def require_poisson(what: str, own: float, wanted: float, file: str | PathLike[str] | None = None) -> None:
+    """Refuse a base material that something made by homogenisation does not hold for.
+
+    Raises
+    ------
+    InputError
+        If the two Poisson's ratios differ.
+    """
+    if abs(own - wanted) > 1e-9:
+        raise InputError(
+            f"{what} of a base material with Poisson's ratio {own:g} do not hold for {wanted:g}",
+            file=file,
+            key="poisson",
+            value=own,
+        )
+
+
+def _poisson(attributes: dict[str, Any]) -> float:
+    """Of a set's header; files of 0.1.0 have it among the set's own attributes, or were made for 0.3."""
+    own = attributes.get("attrs", {})
+    settings = own.get("settings", {})
+    older = own.get("poisson", settings.get("nu", POISSON) if isinstance(settings, dict) else POISSON)
+    return float(attributes.get("poisson", older))
+
+
 def _checked(attributes: dict[str, Any], arrays: dict[str, NDArray], source: Path) -> CellSet:
     families = np.array(attributes.get("families", []), dtype=np.str_)
     codes = arrays["family"]
@@ -295,6 +347,7 @@ def _checked(attributes: dict[str, Any], arrays: dict[str, NDArray], source: Pat
             family=families[codes] if codes.size else np.empty(0, dtype=np.str_),
             params=arrays["params"].astype(np.float64),
             attrs=dict(attributes.get("attrs", {})),
+            poisson=_poisson(attributes),
         )
     except InputError as error:
         raise InputError(error.reason, file=source, key=error.key, value=error.value) from error

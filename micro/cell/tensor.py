@@ -58,8 +58,11 @@ def isotropic(young: ArrayLike, poisson: ArrayLike) -> Floats:
     return np.stack([lame + 2 * shear, lame, shear], axis=-1)
 
 
-SOLID: Floats = isotropic(1.0, 0.3)
-"""Tensor of the base material (E_s = 1, nu_s = 0.3)."""
+POISSON = 0.3
+"""Poisson's ratio of the base material where nothing else is said: that of the packaged cells."""
+
+SOLID: Floats = isotropic(1.0, POISSON)
+"""Tensor of the base material (E_s = 1, nu_s = 0.3), and the unit of scaled moduli for any base material."""
 SOLID.setflags(write=False)
 
 PAPER_RANGE: Floats = np.array([[0.0118, 1.3426], [-0.0924, 0.5749], [0.00043, 0.38379]])

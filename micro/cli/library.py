@@ -36,6 +36,7 @@ def build(
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 500,
     reach: Annotated[int, typer.Option(help="Goals searched for by all shape parameters.")] = 40,
     focus: Annotated[float, typer.Option(help="How much denser cells stand where designs need them.")] = 2.0,
+    nu: Annotated[float, typer.Option(help="Poisson's ratio of the base material.")] = 0.3,
     gamut: Annotated[Path | None, typer.Option(help="Also write the library's gamut to this file.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
     cache: Annotated[Path | None, typer.Option(help="Work directory; kept to resume.")] = None,
@@ -44,7 +45,7 @@ def build(
     from micro.gamut.gamut import Gamut
     from micro.library.build import Recipe, build as build_library, recipe_arguments
 
-    recipe = Recipe(n, count, seed, coarse, pool, round_size, reach, focus)
+    recipe = Recipe(n, count, seed, coarse, pool, round_size, reach, focus, nu)
     recipe.check()
     if workers is not None and workers < 1:
         raise InputError("at least one process is needed", key="--workers", value=workers)
@@ -55,7 +56,7 @@ def build(
     cells.save(out)
     print(f"{out}: {len(cells)} cells of n = {cells.n}, {_size(out) / 1e6:.2f} MB")
     if gamut is not None:
-        Gamut.fit(cells.C, source=cells.digest()).save(gamut)
+        Gamut.fit(cells.C, source=cells.digest(), poisson=cells.poisson).save(gamut)
         print(f"{gamut}: phi of these cells, {_size(gamut) / 1e6:.2f} MB")
 
 
@@ -70,7 +71,10 @@ def show(library: LibraryOption = None) -> None:
         spans = [_span(cells.volume[rows]), *(_span(moduli[rows, i]) for i in range(3))]
         families.add_row(name, str(int(rows.sum())), *spans)
     console = Console()
-    console.print(f"{len(cells)} cells of n = {cells.n}, digest {cells.digest()[:16]}")
+    console.print(
+        f"{len(cells)} cells of n = {cells.n}, base material nu = {cells.poisson:g}, "
+        f"digest {cells.digest()[:16]}"
+    )
     for key, value in cells.attrs.items():
         console.print(f"{key}: {value}", markup=False)
     console.print(families)

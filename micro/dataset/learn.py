@@ -52,6 +52,7 @@ def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 
         fitted.radius,
         cells.digest(),
         {**fitted.attrs, "coverage": coverage, "feasible": feasible},
+        cells.poisson,
     )
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from micro.cell.tensor import POISSON
 from micro.diffusion.network import Denoiser
 from micro.diffusion.surrogate import Surrogate
 from micro.runtime.errors import InputError
@@ -35,13 +36,19 @@ class Model:
     denoiser : Denoiser
     surrogate : Surrogate
     card : dict
-        Provenance and metrics: data digest, command, samples seen, validation figures.
+        Provenance and metrics: data digest, ``poisson`` of its base material (0.3 if it does not say),
+        command, samples seen, validation figures.
     """
 
     space: ShapeSpace
     denoiser: Denoiser
     surrogate: Surrogate
     card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def poisson(self) -> float:
+        """Poisson's ratio of the base material of the cells it was trained on."""
+        return float(self.card.get("poisson", POISSON))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write atomically; weights and basis as bfloat16 (three significant digits are kept)."""

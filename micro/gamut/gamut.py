@@ -30,7 +30,7 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
 from micro.cell import tensor
-from micro.cell.tensor import SCALE, from_scaled_moduli, scaled_moduli
+from micro.cell.tensor import POISSON, SCALE, from_scaled_moduli, scaled_moduli
 from micro.gamut.spline import TricubicSpline
 from micro.gamut.spline_file import load_spline, save_spline
 from micro.runtime.arrays import Floats
@@ -55,12 +55,15 @@ class Gamut:
         Digest of the :class:`micro.cell.cellset.CellSet` it was learned from.
     attrs : dict
         How it was made and how well it is calibrated.
+    poisson : float
+        Poisson's ratio of the cells' base material.
     """
 
     spline: TricubicSpline
     radius: float
     source: str
     attrs: dict[str, Any]
+    poisson: float = POISSON
 
     @staticmethod
     def fit(
@@ -73,6 +76,7 @@ class Gamut:
         smoothing: float = 1.0,
         source: str = "",
         attrs: dict[str, Any] | None = None,
+        poisson: float = POISSON,
     ) -> Gamut:
         """Learn phi from the tensors (m, 3) of known cells.
 
@@ -91,6 +95,8 @@ class Gamut:
             Standard deviation of the Gaussian, in grid spacings.
         source, attrs
             Provenance.
+        poisson : float
+            Poisson's ratio of the base material that the tensors hold for.
 
         Raises
         ------
@@ -116,7 +122,9 @@ class Gamut:
             exact = TricubicSpline.interpolate(kept, low + room * spacing, spacing)
             slack = max(0.0, float(-np.quantile(exact.value(m), 1 - coverage)))
         made = {"cells": len(m), "spacing": spacing, "smoothing": smoothing, "slack": slack, **(attrs or {})}
-        return Gamut(TricubicSpline.interpolate(kept + slack, low + room * spacing, spacing), r, source, made)
+        return Gamut(
+            TricubicSpline.interpolate(kept + slack, low + room * spacing, spacing), r, source, made, poisson
+        )
 
     def phi(self, C: ArrayLike) -> Floats:
         """Signed distance to the gamut's boundary in scaled moduli, positive inside; (..., 3) to (...)."""
@@ -170,7 +178,9 @@ class Gamut:
         inside = nodes[self.spline.value(nodes) > 0]
         low, high = inside.min(axis=0) - self.spline.spacing, inside.max(axis=0) + self.spline.spacing
         # The moduli of the softest cells are below one spacing: stay positive.
-        return np.maximum(low, 1e-3) * SCALE, np.minimum(high, 1.0) * SCALE
+        return np.maximum(low, 1e-3) * SCALE, np.minimum(
+            high * SCALE, tensor.to_moduli(tensor.isotropic(1.0, self.poisson))
+        )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write as safetensors with JSON metadata, atomically."""
@@ -183,6 +193,7 @@ class Gamut:
             attrs=self.attrs,
             radius=repr(self.radius),
             scale=json.dumps(SCALE.tolist()),
+            poisson=repr(self.poisson),
         )
 
     @staticmethod
@@ -197,11 +208,13 @@ class Gamut:
         spline, source, attrs, metadata = load_spline(path, kind=FORMAT, version=VERSION)
         try:
             radius, scale = float(metadata["radius"]), json.loads(metadata["scale"])
+            # Files of version 0.1 do not say: they were made for 0.3.
+            poisson = float(metadata.get("poisson", POISSON))
         except (KeyError, ValueError) as error:
             raise InputError(f"not a readable {FORMAT}: {error!r}", file=path) from error
         if not np.allclose(scale, SCALE, rtol=1e-12):
-            raise InputError("made for another base material", file=path, key="scale", value=scale)
-        return Gamut(spline, radius, source, attrs)
+            raise InputError("scaled by another base material", file=path, key="scale", value=scale)
+        return Gamut(spline, radius, source, attrs, poisson)
 
 
 def closing_radius(C: ArrayLike) -> float:

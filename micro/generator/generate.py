@@ -110,7 +110,11 @@ def generate(
         rows = np.flatnonzero(good)
         params = np.stack([samples.target[rows], rows, np.ones(len(rows))], axis=1).astype(np.float64)
         cells = CellSet.from_octants(
-            samples.octants()[good], result.C[good], family="generated", params=params
+            samples.octants()[good],
+            result.C[good],
+            family="generated",
+            params=params,
+            poisson=samples.poisson,
         )
         C = result.C
     delivered = np.full(len(samples), np.nan)

@@ -172,7 +172,13 @@ class Generator:
         )
         good = done.known
         params = np.stack([samples.target, np.arange(len(samples)), done.trials], axis=1).astype(np.float64)
-        return CellSet.from_octants(done.octants[good], done.C[good], family="generated", params=params[good])
+        return CellSet.from_octants(
+            done.octants[good],
+            done.C[good],
+            family="generated",
+            params=params[good],
+            poisson=self.model.poisson,
+        )
 
     def refined(
         self,
@@ -195,6 +201,7 @@ class Generator:
             tolerance=tolerance,
             relative=relative,
             trials=trials,
+            nu=self.model.poisson,
             free=free,
             progress=progress,
         )
@@ -278,7 +285,8 @@ class Generator:
     def _delivered(self, z: Singles, row: NDArray[np.intp], n: int) -> Samples:
         kept, clean, touches = self._solids(z, n)
         predicted = predict(self.model.surrogate, z)
-        return Samples(n, z, pack(kept), row, predicted, clean, touches & kept.any(axis=(1, 2, 3)))
+        connected = touches & kept.any(axis=(1, 2, 3))
+        return Samples(n, z, pack(kept), row, predicted, clean, connected, self.model.poisson)
 
 
 def _checked(

@@ -85,6 +85,7 @@ def refine(
     tolerance: float = 2e-3,
     relative: float = RELATIVE,
     trials: int = 6,
+    nu: float = tensor.POISSON,
     free: Floats | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Refinement:
@@ -102,6 +103,8 @@ def refine(
         Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
     trials : int
         Homogenisations of a cell at most, the first one included.
+    nu : float
+        Poisson's ratio of the base material.
     free : array, shape (d, d), optional
         Projector onto the directions that steps may take.
     progress : callable, optional
@@ -110,7 +113,7 @@ def refine(
     z = z.astype(np.float32).copy()
     bounds = tensor.Bounds(tolerance, relative)
     octants, connected = deliver(z)
-    C, slope = _evaluated(space, z, octants, connected)
+    C, slope = _evaluated(space, z, octants, connected, nu)
     start, start_C = octants.copy(), C.copy()
     used = np.ones(len(z), dtype=np.int64)
     longest = np.full(len(z), _LONGEST)
@@ -130,7 +133,7 @@ def refine(
         step[~known] = _THICKER / (2 * space.n) * space.shift()
         tried = (z[rows] + step).astype(np.float32)
         new, connected = deliver(tried)
-        C_new, slope_new = _evaluated(space, tried, new, connected)
+        C_new, slope_new = _evaluated(space, tried, new, connected, nu)
         used[rows] += 1
         for i, row in enumerate(rows):
             solved = bool(np.isfinite(C_new[i]).all())
@@ -146,14 +149,14 @@ def refine(
 
 
 def _evaluated(
-    space: ShapeSpace, z: Singles, octants: NDArray[np.bool_], connected: NDArray[np.bool_]
+    space: ShapeSpace, z: Singles, octants: NDArray[np.bool_], connected: NDArray[np.bool_], nu: float
 ) -> tuple[Floats, Floats]:
     """Tensors (m, 3) and their slopes (m, 3, d), NaN where a cell is in pieces or its solve failed."""
     C = np.full((len(octants), 3), np.nan)
     slope = np.full((len(octants), 3, space.dimension), np.nan)
     for rows in np.array_split(np.flatnonzero(connected), -(-int(connected.sum()) // _TOGETHER) or 1):
         if len(rows):
-            result = sensitivities(octants[rows], rtol=_RTOL)
+            result = sensitivities(octants[rows], nu=nu, rtol=_RTOL)
             good = result.status == Status.OK
             C[rows[good]] = result.C[good]
             solved = rows[good]

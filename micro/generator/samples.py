@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from micro.cell.chamber import unpack
+from micro.cell.tensor import POISSON
 from micro.homogenize.octants import OctantResult, homogenize_octants
 from micro.runtime.arrays import Floats, Singles
 
@@ -36,6 +37,8 @@ class Samples:
         Share of the solid in the largest component before the rest was dropped.
     connected : bool array, shape (m,)
         Whether the cell meets its faces and mid-planes.
+    poisson : float
+        Poisson's ratio of the base material that the tensors hold for.
     """
 
     n: int
@@ -45,6 +48,7 @@ class Samples:
     predicted: Floats
     raw_clean: Floats
     connected: NDArray[np.bool_]
+    poisson: float = POISSON
 
     def __len__(self) -> int:
         return len(self.z)
@@ -61,10 +65,13 @@ class Samples:
         self, rtol: float = 1e-3, device: str = "cpu", progress: Callable[[int], None] | None = None
     ) -> OctantResult:
         """The cells' own tensors (:func:`micro.homogenize.octants.homogenize_octants`)."""
-        return homogenize_octants(self.octants(), rtol=rtol, device=device, progress=progress)
+        return homogenize_octants(
+            self.octants(), nu=self.poisson, rtol=rtol, device=device, progress=progress
+        )
 
 
 def joined(parts: list[Samples], n: int, index: Any = slice(None)) -> Samples:
     """Samples of several batches as one, in the order of ``index``."""
     names = ("z", "packed", "target", "predicted", "raw_clean", "connected")
-    return Samples(n, *(np.concatenate([getattr(p, name) for p in parts])[index] for name in names))
+    arrays = {name: np.concatenate([getattr(p, name) for p in parts])[index] for name in names}
+    return Samples(n, **arrays, poisson=parts[0].poisson)

@@ -162,6 +162,8 @@ class Result:
     solves : int
     seconds : float
     state : State
+    nu : float
+        Poisson's ratio of the base material.
     """
 
     octant: NDArray[np.bool_]
@@ -171,6 +173,7 @@ class Result:
     solves: int
     seconds: float
     state: State
+    nu: float
 
     @property
     def volume(self) -> float:
@@ -182,7 +185,7 @@ class Result:
         same = [c for c in self.state.cells if c.octant.shape == self.octant.shape]
         octants = np.stack([self.octant, *(c.octant for c in same)])
         C = np.stack([self.C, *(c.C for c in same)])
-        return CellSet.from_octants(octants, C, family="optimised", attrs=attrs)
+        return CellSet.from_octants(octants, C, family="optimised", attrs=attrs, poisson=self.nu)
 
 
 def begin(settings: Settings) -> State:
@@ -252,7 +255,8 @@ def finish(state: State, settings: Settings, seconds: float = 0.0) -> Result:
     # The search's own tensors are right to 1e-6 of a stiff cell; a soft one's bulk modulus needs more.
     C = homogenize_octants(octant, nu=settings.nu, rtol=_FINAL_RTOL).C[0]
     solves += 1
-    return Result(octant, C, goal.value(C), goal.met(C, float(octant.mean())), solves, seconds, state)
+    met = goal.met(C, float(octant.mean()))
+    return Result(octant, C, goal.value(C), met, solves, seconds, state, settings.nu)
 
 
 def optimise(

@@ -30,7 +30,7 @@ from scipy.spatial import cKDTree
 
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
-from micro.cell.tensor import scaled_moduli
+from micro.cell.tensor import POISSON, scaled_moduli
 from micro.families.families import (
     FAMILIES,
     GRAIN,
@@ -75,6 +75,8 @@ class Recipe:
         Number of goals that are searched for by all shape parameters.
     focus : float
         How much denser (in length) cells are chosen inside :data:`FOCUS`.
+    nu : float
+        Poisson's ratio of the base material.
     """
 
     n: int = 32
@@ -85,6 +87,7 @@ class Recipe:
     round_size: int = 500
     reach: int = 40
     focus: float = 2.0
+    nu: float = POISSON
 
     def check(self) -> None:
         """Refuse what cannot be built."""
@@ -100,6 +103,8 @@ class Recipe:
             raise InputError("the pool must hold at least `count` candidates", key="pool", value=self.pool)
         if self.focus < 1:
             raise InputError("must be at least 1", key="focus", value=self.focus)
+        if not -1 < self.nu < 0.5:
+            raise InputError("lies between -1 and 0.5", key="nu", value=self.nu)
 
     def key(self) -> str:
         """A short hash of what the candidates depend on (not the number chosen)."""
@@ -215,7 +220,7 @@ def build(
     folder = Path(work) / recipe.key()
     started = time.time()
     count = os.cpu_count() or 1 if workers is None else workers
-    with Shards(count, report) as shards:
+    with Shards(count, report, recipe.nu) as shards:
         pool = label_pool(recipe, folder, shards)
         pool = Labels.concat([pool, _reached(recipe, pool, folder, shards)])
         candidates = pool.take(pool.good)
@@ -235,7 +240,6 @@ def build(
         "title": "Cubic cells by formula",
         "command": command or shlex.join(["micro", "library", "build", *recipe_arguments(recipe)]),
         "recipe": asdict(recipe),
-        "poisson": 0.3,
         "seconds": round(time.time() - started, 1),
     }
     return CellSet.from_octants(
@@ -244,6 +248,7 @@ def build(
         family=final.names[order].tolist(),
         params=final.params[order],
         attrs=attrs,
+        poisson=recipe.nu,
     )
 
 
@@ -295,7 +300,7 @@ def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: Shards) -> Labe
         name, params = str(known.names[p]), known.params[p]
         if name == "plates":
             name, params = "wavy", wavy_from_plates(params)
-        jobs.append((folder / f"{i:04d}.npz", name, params, aim, recipe.coarse))
+        jobs.append((folder / f"{i:04d}.npz", name, params, aim, recipe.coarse, recipe.nu))
     return shards.reach(jobs)
 
 

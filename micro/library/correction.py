@@ -132,16 +132,21 @@ class Search:
             self.jacobian = np.where(free, self.jacobian + update, 0.0)
 
 
-def run(searches: list[Search], steps: int, progress: Callable[[int, int], None] | None = None) -> None:
-    """Advance all searches until they are within their bounds or ``steps`` trials are done."""
-    _differences([s for s in searches if s.far])
+def run(
+    searches: list[Search], steps: int, nu: float, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Advance all searches until they are within their bounds or ``steps`` trials are done.
+
+    ``nu`` is the base material's Poisson's ratio.
+    """
+    _differences([s for s in searches if s.far], nu)
     for step in range(steps):
         active = [s for s in searches if s.far and s.radius > 1e-2]
         if progress:
             progress(step, len(active))
         if not active:
             return
-        _advance(active)
+        _advance(active, nu)
 
 
 def _half(n: int) -> int:
@@ -178,7 +183,7 @@ def _coordinates(family: Family, params: Floats, level: Floats, unit: float, n: 
     return chosen
 
 
-def _differences(searches: list[Search]) -> None:
+def _differences(searches: list[Search], nu: float) -> None:
     """First Jacobians by one-sided differences at half the resolution, all in one batch."""
     if not searches:
         return
@@ -193,7 +198,7 @@ def _differences(searches: list[Search]) -> None:
             octant = search.family.octant(search.at(z, n), n)
             octants.append(octant)
             places.append((number, axis, sign, float(octant.mean())))
-    result = homogenize_octants(np.stack(octants), rtol=1e-3)
+    result = homogenize_octants(np.stack(octants), nu=nu, rtol=1e-3)
     base: dict[int, tuple[Floats, float]] = {}
     for (number, axis, _, volume), C, status in zip(places, result.C, result.status, strict=True):
         search = searches[number]
@@ -213,7 +218,7 @@ def _differences(searches: list[Search]) -> None:
             search.jacobian[:, 0] = 2 * search.C / search.volume * search.steps[0]
 
 
-def _advance(searches: list[Search]) -> None:
+def _advance(searches: list[Search], nu: float) -> None:
     """One trial of each search, homogenised in one batch."""
     trials = []
     for search in searches:
@@ -227,7 +232,7 @@ def _advance(searches: list[Search]) -> None:
             search.radius *= 0.3
     if not trials:
         return
-    result = homogenize_octants(np.stack([t[3] for t in trials]), rtol=_RTOL)
+    result = homogenize_octants(np.stack([t[3] for t in trials]), nu=nu, rtol=_RTOL)
     for (search, z, params, octant), C, status in zip(trials, result.C, result.status, strict=True):
         if status != Status.OK:
             search.radius *= 0.3

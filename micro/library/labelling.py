@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from micro.cell import octant as cell, tensor
-from micro.cell.tensor import scaled_moduli
+from micro.cell.tensor import POISSON, scaled_moduli
 from micro.families.families import FAMILIES, family
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
@@ -89,7 +89,7 @@ def padded(params: Floats) -> Floats:
     return np.concatenate([params, np.full(PARAMS - len(params), np.nan)])
 
 
-def label(names: Sequence[str], params: Floats, n: int, rtol: float) -> Labels:
+def label(names: Sequence[str], params: Floats, n: int, rtol: float, nu: float = POISSON) -> Labels:
     """Evaluate candidates at resolution n and homogenise the good ones.
 
     A good cell is presentable at n or :data:`FINE`, whichever is finer, and connected at n.
@@ -100,7 +100,7 @@ def label(names: Sequence[str], params: Floats, n: int, rtol: float) -> Labels:
         good[i] = presentable(octants[i] if n >= FINE else family(names[i]).octant(params[i], FINE))
     C = np.zeros((len(names), 3))
     if good.any():
-        result = homogenize_octants(octants[good], rtol=rtol)
+        result = homogenize_octants(octants[good], nu=nu, rtol=rtol)
         C[good] = result.C
         good[good] = result.status == Status.OK
     good &= (tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=1)
@@ -108,11 +108,11 @@ def label(names: Sequence[str], params: Floats, n: int, rtol: float) -> Labels:
     return Labels(np.array(names, dtype=np.str_), np.asarray(params), C, volume, good)
 
 
-Job = tuple[Path, list[str], Floats, int, float]
-"""File, families, parameters, resolution, tolerance."""
+Job = tuple[Path, list[str], Floats, int, float, float]
+"""File, families, parameters, resolution, tolerance, Poisson's ratio of the base material."""
 
-Goal = tuple[Path, str, Floats, Floats, int]
-"""File, family and parameters of the start, scaled moduli of the goal, resolution."""
+Goal = tuple[Path, str, Floats, Floats, int, float]
+"""File, family and parameters of the start, scaled moduli of the goal, resolution, Poisson's ratio."""
 
 
 class Shards:
@@ -120,8 +120,9 @@ class Shards:
 
     size = 50
 
-    def __init__(self, workers: int, report: Report | None):
+    def __init__(self, workers: int, report: Report | None, nu: float = POISSON):
         self.workers = workers
+        self.nu = nu
         self.report = report
 
     def __enter__(self) -> Shards:
@@ -150,7 +151,9 @@ class Shards:
         spans = [slice(i, i + self.size) for i in range(0, len(names), self.size)]
         paths = [folder / f"{span.start:06d}.npz" for span in spans]
         missing = [i for i, path in enumerate(paths) if not path.exists()]
-        jobs = [(paths[i], [str(f) for f in names[spans[i]]], params[spans[i]], n, rtol) for i in missing]
+        jobs = [
+            (paths[i], [str(f) for f in names[spans[i]]], params[spans[i]], n, rtol, self.nu) for i in missing
+        ]
         started = time.time()
         done = len(names) - sum(len(job[1]) for job in jobs)
         for number, count in enumerate(self.run(_label_shard, jobs), start=1):
@@ -191,12 +194,12 @@ def _exit_with(sentinel: int) -> None:
 
 
 def _reach_shard(job: Goal) -> int:
-    path, name, params, goal, n = job
+    path, name, params, goal, n, nu = job
     tried: list[Labels] = []
 
     def evaluate(candidates: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
         rows = np.stack([padded(c) for c in candidates])
-        tried.append(label([name] * len(rows), rows, n, COARSE_RTOL))
+        tried.append(label([name] * len(rows), rows, n, COARSE_RTOL, nu))
         return scaled_moduli(tried[-1].C), tried[-1].good
 
     reach(name, params, goal, FINE, evaluate)
@@ -206,8 +209,8 @@ def _reach_shard(job: Goal) -> int:
 
 
 def _label_shard(job: Job) -> int:
-    path, names, params, n, rtol = job
-    labels = label(names, params, n, rtol)
+    path, names, params, n, rtol, nu = job
+    labels = label(names, params, n, rtol, nu)
     _save(path, labels)
     return len(names)
 

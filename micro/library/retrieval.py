@@ -73,7 +73,7 @@ def correctable(
     index, before = nearest(cells, wanted, min(neighbours, len(cells)))
     if not 1 <= k <= index.shape[1]:
         raise InputError(f"must lie in 1..{index.shape[1]}", key="k", value=k)
-    solid = tensor.to_moduli(tensor.SOLID)
+    solid = tensor.to_moduli(tensor.isotropic(1.0, cells.poisson))
     m = np.clip(tensor.to_moduli(cells.C) / solid, 1e-6, 1.0)
     gap = np.maximum(1 - cells.volume, 0.02)[:, None]
     slope = tensor.from_moduli(3 * m ** (2 / 3) * (1 - m ** (1 / 3)) / gap * solid)
@@ -141,7 +141,7 @@ def correct(
         )
         for i in range(len(rows))
     ]
-    run(searches, steps, progress)
+    run(searches, steps, cells.poisson, progress)
     packed, C = start.packed.copy(), start.C.copy()
     params, volume = start.params.copy(), start.volume.copy()
     for i, search in enumerate(searches):

@@ -68,6 +68,7 @@ def active_round(
     progress : callable, optional
         Called with (targets done, count).
     """
+    known.require_poisson(generator.model.poisson)
     targets = aims(known.C, count, np.random.default_rng([seed, count]))
     parts: list[tuple[NDArray[np.bool_], Floats]] = []
     for start in range(0, count, _CHUNK):
@@ -84,7 +85,9 @@ def active_round(
     octants, C = (np.concatenate(column) for column in zip(*parts, strict=True))
     _, first = np.unique(pack(octants), axis=0, return_index=True)
     rows = np.sort(first)
-    return CellSet.from_octants(octants[rows], C[rows], family="generated", attrs={"seed": seed})
+    return CellSet.from_octants(
+        octants[rows], C[rows], family="generated", attrs={"seed": seed}, poisson=known.poisson
+    )
 
 
 def _homogenised(
@@ -97,6 +100,6 @@ def _homogenised(
     octants = samples.octants()[samples.connected]
     if not len(octants):
         return octants, np.empty((0, 3))
-    result = homogenize_octants(octants, rtol=COARSE_RTOL)
+    result = homogenize_octants(octants, nu=samples.poisson, rtol=COARSE_RTOL)
     good = result.status == Status.OK
     return octants[good], result.C[good]

@@ -117,6 +117,7 @@ def train(
         slopes.to(place) if slopes else None,
     )
     card: dict[str, Any] = {
+        "poisson": cells.poisson,
         "data": cells.digest(),
         "cells": len(parts["train"]),
         "command": command,
@@ -209,7 +210,7 @@ def _slopes(folder: Path, cells: CellSet, space: ShapeSpace, settings: Settings,
         started = time.monotonic()
         for done, rows in enumerate(blocks, start=1):
             octants = cells.octants(rows)
-            gradient = sensitivities(octants, rtol=_SLOPE_RTOL).gradient
+            gradient = sensitivities(octants, nu=cells.poisson, rtol=_SLOPE_RTOL).gradient
             values = shape_slopes.slopes(space, space.encode(signed_distance(octants)), octants, gradient)
             path = folder / f"{keys[rows[0]]:016x}.npz"
             with atomic_path(path) as temporary, open(temporary, "wb") as file:

@@ -187,11 +187,17 @@ class Case(Table):
         """Raise a finding where the cells that are named can't serve."""
         poisson = self.base_material.poisson
         packaged = [f"[{table}] source" for table, source, known in self._sources() if source in known]
-        if packaged and abs(poisson - PACKAGED_POISSON) > 1e-3:
+        if packaged and abs(poisson - PACKAGED_POISSON) > 1e-9:
             raise finding(
                 "base_material.poisson",
                 f"the packaged cells are homogenised for {PACKAGED_POISSON}; another ratio needs cells and a "
                 f"gamut of its own ({' and '.join(packaged)} must then be files)",
+                poisson,
+            )
+        if abs(poisson - PACKAGED_POISSON) > 1e-9 and self.objective.mass_limit is not None:
+            raise finding(
+                "base_material.poisson",
+                f"the least volume that a mass_limit counts with is known for {PACKAGED_POISSON} alone",
                 poisson,
             )
         source = self.fill.source

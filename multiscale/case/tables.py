@@ -78,7 +78,7 @@ class BaseMaterial(Table):
     young_modulus_mpa: Positive
     """Young's modulus E_s, in MPa."""
     poisson: PoissonRatio = 0.3
-    """Poisson's ratio nu_s; the packaged cell library is homogenised for 0.3."""
+    """Poisson's ratio nu_s; the packaged cells are homogenised for 0.3, other cells and gamuts say theirs."""
     density_kg_m3: Positive = 1000.0
     """Density, in kg/m^3, for masses."""
 

@@ -329,5 +329,4 @@ def joined(sets: list[CellSet]) -> CellSet:
     """Cells of different origins as one set; parameters are kept if all have them."""
     if len({s.params.shape[1] for s in sets}) == 1:
         return CellSet.concat(sets, attrs={})
-    plain = [CellSet.from_octants(s.octants(), s.C, family=s.family.tolist()) for s in sets]
-    return CellSet.concat(plain, attrs={})
+    return CellSet.concat([s.without_parameters() for s in sets], attrs={})

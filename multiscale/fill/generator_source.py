@@ -7,15 +7,14 @@ from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
-from micro.cell.tensor import SOLID, Bounds, tensor_error
+from micro.cell.tensor import Bounds, tensor_error
 from micro.generator.generator import Generator
 from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples
 from micro.runtime.arrays import Bools, Floats, Ints
-from multiscale.fill.set_source import FAR, SetSource, solid_cell, without_parameters
+from multiscale.fill.set_source import FAR, SetSource, solid_cell
 from multiscale.fill.source import (
     GENERATED,
-    IS_SOLID,
     Candidates,
     Faced,
     Finished,
@@ -65,19 +64,23 @@ class GeneratorSource:
         self.seed, self.draws = seed, draws
         self.resolution = spare.cells.n
         self.known = spare.known
+        self.poisson = generator.model.poisson
         self.name = "the generator"
         self._samples: Samples | None = None
 
     def material(self, target: Floats) -> CellSet:
         """As :class:`CellSource`: the best of the generated ones and the spare source's."""
-        if tensor_error(target, SOLID) < IS_SOLID:
-            return solid_cell(self.resolution)
+        solid = solid_cell(target, self.resolution, self.poisson)
+        if solid is not None:
+            return solid
         wanted = np.asarray(target, dtype=np.float64).reshape(1, 3)
         samples = self.generator.sample(wanted, _MATERIAL_SAMPLES, seed=self.seed, resolution=self.resolution)
         refined = self.generator.refine(samples, wanted, tolerance=2e-4, trials=_MATERIAL_TRIALS)
         if self.spare.avoid_cavities:
             refined = refined.subset(~encloses(refined.octants()))
-        made = CellSet.concat([without_parameters(refined), without_parameters(self.spare.material(target))])
+        made = CellSet.concat(
+            [refined.without_parameters(), self.spare.material(target).without_parameters()]
+        )
         return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
 
     def candidates(self, targets: Floats, say: Say) -> Candidates:
@@ -129,8 +132,8 @@ class GeneratorSource:
             before[lost], C_before[lost] = spare.before.octants(), spare.before.C
         family = np.where(generated, GENERATED, "spare").tolist()
         return Finished(
-            CellSet.from_octants(before, C_before, family=family),
-            CellSet.from_octants(octants, C, family=family),
+            CellSet.from_octants(before, C_before, family=family, poisson=self.poisson),
+            CellSet.from_octants(octants, C, family=family, poisson=self.poisson),
         )
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
@@ -154,7 +157,12 @@ class GeneratorSource:
             progress=lambda trial, left: say(left, f"cells that continue their neighbours, round {trial}"),
         )
         rows = np.flatnonzero(found.known)  # the others came out in pieces
-        return Faced(CellSet.from_octants(found.octants[rows], found.C[rows], family=GENERATED), rows)
+        return Faced(self._generated(found, rows), rows)
+
+    def _generated(self, found: Refinement, rows: Ints) -> CellSet:
+        return CellSet.from_octants(
+            found.octants[rows], found.C[rows], family=GENERATED, poisson=self.poisson
+        )
 
     def nearer(self, targets: Floats, bounds: Bounds, say: Say) -> Faced:
         """Cells for targets (m, 3) that no other cell came near, with the effort that soft tensors need."""
@@ -172,7 +180,7 @@ class GeneratorSource:
         if self.spare.avoid_cavities:
             good = good & ~encloses(found.octants)
         rows = np.flatnonzero(good)
-        return Faced(CellSet.from_octants(found.octants[rows], found.C[rows], family=GENERATED), rows)
+        return Faced(self._generated(found, rows), rows)
 
     def _again(
         self, found: Refinement, targets: Floats, bounds: Bounds, say: Say
@@ -216,7 +224,7 @@ class JoinedSource(SetSource):
         better = np.flatnonzero(bounds.error(made.cells.C, targets[of]) < error[of])
         pick = np.arange(len(error))
         pick[of[better]] = len(error) + better
-        after = CellSet.concat([without_parameters(done.after), made.cells])
+        after = CellSet.concat([done.after.without_parameters(), made.cells])
         return Finished(done.before, after.subset(pick))
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from micro.cell.cellset import CellSet
+from micro.cell.cellset import CellSet, require_poisson
 from micro.data.packaged import load_dataset, load_library
 from micro.generator.generator import Generator
 from multiscale.case.settings import FILL_SOURCES, FillSettings
@@ -14,18 +14,28 @@ from multiscale.fill.set_source import SetSource
 from multiscale.fill.source import CellSource
 
 
-def make_source(settings: FillSettings, path: Callable[[str], Path]) -> CellSource:
-    """The source that a case asks for; ``path`` finds a file that it names.
+def make_source(settings: FillSettings, path: Callable[[str], Path], poisson: float) -> CellSource:
+    """The source that a case asks for.
+
+    Parameters
+    ----------
+    settings : FillSettings
+    path : callable
+        Finds a file that the settings name.
+    poisson : float
+        Poisson's ratio of the case's base material.
 
     Raises
     ------
     InputError
-        If that file can't be used.
+        If that file can't be used, or its cells are of another base material.
     """
     avoid = settings.cavities == "avoid"
 
     def generator(name: str | Path | None, spare: CellSet) -> GeneratorSource:
         loaded = Generator.load() if name is None else Generator.load(name)
+        require_poisson("generated cells", loaded.model.poisson, poisson, name)
+        spare.require_poisson(poisson)
         return GeneratorSource(loaded, SetSource(spare, 16, avoid), settings.generated, settings.seed)
 
     if settings.source == "generator":
@@ -39,4 +49,6 @@ def make_source(settings: FillSettings, path: Callable[[str], Path]) -> CellSour
     file = path(settings.source)
     if file.suffix == ".safetensors":
         return generator(file, load_dataset())
-    return SetSource(CellSet.load(file), settings.candidates, avoid)
+    cells = CellSet.load(file)
+    cells.require_poisson(poisson, file)
+    return SetSource(cells, settings.candidates, avoid)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
-from micro.cell.tensor import SOLID, Bounds, tensor_error
+from micro.cell.tensor import Bounds, isotropic, tensor_error
 from micro.families.families import FAMILIES
 from micro.gamut.least_volume import EXCESS, LeastVolume
 from micro.library import retrieval as library
@@ -32,9 +32,12 @@ FAR = 2.0
 """Error, in tolerances, from which a chosen cell is corrected or made anew; less is for the selection."""
 
 
-def solid_cell(n: int) -> CellSet:
-    """The cell without void, of octant edge n."""
-    return CellSet.from_octants(np.ones((1, n, n, n), dtype=bool), SOLID[None], family=["solid"])
+def solid_cell(target: Floats, n: int, poisson: float) -> CellSet | None:
+    """The cell without void, of octant edge n, if the target is the base material itself."""
+    solid = isotropic(1.0, poisson)
+    if tensor_error(target, solid) > IS_SOLID:
+        return None
+    return CellSet.from_octants(np.ones((1, n, n, n), bool), solid[None], family="solid", poisson=poisson)
 
 
 class SetSource:
@@ -58,8 +61,9 @@ class SetSource:
 
     def material(self, target: Floats) -> CellSet:
         """As :class:`CellSource`; the base material itself is a cell without void."""
-        if tensor_error(target, SOLID) < IS_SOLID:
-            return solid_cell(self.cells.n)
+        solid = solid_cell(target, self.cells.n, self.cells.poisson)
+        if solid is not None:
+            return solid
         wanted = np.reshape(target, (1, 3))
         made = self._open_near(self.cells, wanted).subset([0])
         by_formula = self.cells.subset(np.isin(self.cells.family, list(FAMILIES)))
@@ -67,7 +71,7 @@ class SetSource:
             # What a formula gives can be corrected by its parameters.
             near = self._open_near(by_formula, wanted)
             matched = library.match(near, target, neighbours=4, steps=6)
-            made = CellSet.concat([without_parameters(matched), without_parameters(made)])
+            made = CellSet.concat([matched.without_parameters(), made.without_parameters()])
         return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
 
     def _open_near(self, cells: CellSet, wanted: Floats) -> CellSet:
@@ -131,11 +135,6 @@ class SetSource:
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
         """None: a set makes nothing."""
         return None
-
-
-def without_parameters(cells: CellSet) -> CellSet:
-    """The cells without parameters, so that cells of different origin can be joined."""
-    return CellSet.from_octants(cells.octants(), cells.C, family=cells.family.tolist())
 
 
 def lightened(source: CellSource, least: LeastVolume, excess: float = EXCESS) -> CellSource:

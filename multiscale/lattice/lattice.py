@@ -88,6 +88,7 @@ class Lattice:
                 raise InputError("must be a positive number", key=key, value=value)
         if not -1 < self.poisson < 0.5:
             raise InputError("must lie between -1 and 0.5", key="poisson", value=self.poisson)
+        self.cells.require_poisson(self.poisson)
 
     @property
     def shape(self) -> Triple:

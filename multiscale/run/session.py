@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.cell.cellset import require_poisson
 from micro.data.packaged import load_gamut, load_least_volume
 from micro.gamut.gamut import Gamut
 from micro.runtime.arrays import Floats
@@ -57,12 +58,15 @@ class Session:
         source = self.case.gamut.source
         if source in ("library", "dataset"):
             return load_gamut("dataset" if source == "dataset" else "library")
-        return Gamut.load(self.case.path(source))
+        file = self.case.path(source)
+        gamut = Gamut.load(file)
+        require_poisson("the gamut's cells", gamut.poisson, self.case.base_material.poisson, file)
+        return gamut
 
     @cached_property
     def cells(self) -> CellSource:
         """Where the lattice's cells come from."""
-        source = make_source(self.case.fill, self.case.path)
+        source = make_source(self.case.fill, self.case.path, self.case.base_material.poisson)
         return source if self.limit is None else lightened(source, load_least_volume())
 
     @property

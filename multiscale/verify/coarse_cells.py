@@ -101,7 +101,9 @@ def coarse_lattice(
     kept = kept_contacts(lattice, per_cell)
     octants, C = fitted(fractions, kept, cells.C, beam, lattice.poisson, progress)
     changed = sum(not connectivity(f >= 0.5).connected for f in fractions)
-    coarse = CellSet.from_octants(octants, C, family=[str(name) for name in cells.family])
+    coarse = CellSet.from_octants(
+        octants, C, family=[str(name) for name in cells.family], poisson=cells.poisson
+    )
     new = Lattice(
         coarse, lattice.index, lattice.cell_size_m, lattice.young_pa, lattice.poisson, lattice.attrs
     )

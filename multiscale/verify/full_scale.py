@@ -166,6 +166,7 @@ def verify(
     case = run.case
     _check_case(case)
     problem, original = run.problem, run.lattice
+    original.cells.require_poisson(problem.poisson, run.path)
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
     announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
