@@ -163,6 +163,12 @@ class CellSet:
             params=self.params[rows],
         )
 
+    def read_only(self) -> CellSet:
+        """The set itself, its arrays protected from being written to: one that several share."""
+        for name in ("packed", "C", "volume", "family", "params"):
+            getattr(self, name).setflags(write=False)
+        return self
+
     def without_parameters(self) -> CellSet:
         """The cells alone, so that sets of different origin can be joined."""
         return replace(self, params=np.empty((len(self), 0)), attrs={})

@@ -23,9 +23,9 @@ def load_least_volume() -> LeastVolume:
 
 @lru_cache(maxsize=1)
 def load_dataset() -> CellSet:
-    """The packaged data set, read once and checked."""
+    """The packaged data set, read once and checked; its arrays are read-only."""
     with packaged_file() as path:
-        return CellSet.load(path)
+        return CellSet.load(path).read_only()
 
 
 def packaged_file() -> AbstractContextManager[Path]:
@@ -35,9 +35,9 @@ def packaged_file() -> AbstractContextManager[Path]:
 
 @lru_cache(maxsize=1)
 def load_library() -> CellSet:
-    """The packaged library, read once and checked."""
+    """The packaged library, read once and checked; its arrays are read-only."""
     with as_file(files("micro") / "data" / "library.zarr.zip") as path:
-        return CellSet.load(path)
+        return CellSet.load(path).read_only()
 
 
 @lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -102,8 +103,14 @@ class Model:
         return Model(space, denoiser, surrogate, json.loads(header["card"]))
 
     def to(self, device: str | torch.device) -> Model:
-        """The same with its networks on another device."""
-        return Model(self.space, self.denoiser.to(device), self.surrogate.to(device), self.card)
+        """The same with its networks on another device; this one stays where it is."""
+        there = torch.device(device)
+
+        def moved(network: nn.Module) -> Any:
+            here = next(network.parameters()).device
+            return network if here == there else copy.deepcopy(network).to(there)
+
+        return Model(self.space, moved(self.denoiser), moved(self.surrogate), self.card)
 
 
 def _restore(network: nn.Module, tensors: dict[str, Tensor], name: str) -> None:

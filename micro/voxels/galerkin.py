@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from micro.runtime.errors import NotConverged
 from micro.voxels.hexahedron import unit_stiffness
 
 Array = NDArray[Any]
@@ -20,6 +21,13 @@ most, and more smoothing on the coarse grids saves a third of them on thin cells
 FINE_RADIUS, COARSE_RADIUS = 0.8, 1.0
 """Radii in units of the element bound. A single step smooths best when it underestimates the spectrum;
 it stays a contraction up to 1.5 times its radius."""
+#: What is added to the diagonal of a scaled coarsest operator, one after the other until it is definite; its
+#: eigenvalues are at most its size, so the last one does for every finite matrix of this program.
+SHIFTS = tuple(10.0**k for k in range(-5, 6))
+NO_SHIFT = (
+    "the coarsest operator of a voxel solve is not definite whatever is added to it: the moduli hold numbers "
+    "that are infinite or undefined"
+)
 #: Matrices worked on at once in the set-up (4.6 kB each in float64, and a few copies).
 _CHUNK = 4096
 
@@ -29,16 +37,20 @@ def shifted_inverse(a: Array) -> Array:
 
     Free pieces and mechanisms leave zero eigenvalues, which float32 matrices turn into slightly negative
     ones; a shift, raised only where it must be, keeps their part of the inverse bounded.
+
+    Raises
+    ------
+    NotConverged
+        If no shift makes it definite: the matrix holds infinite or undefined numbers.
     """
-    shift = 1e-5
-    while True:
+    for shift in SHIFTS if np.isfinite(a).all() else ():
         shifted = a + shift * np.eye(len(a))
         try:
             np.linalg.cholesky(shifted)
         except np.linalg.LinAlgError:
-            shift *= 10
             continue
         return np.linalg.inv(shifted)
+    raise NotConverged(NO_SHIFT)
 
 
 @cache

@@ -10,8 +10,8 @@ A voxel's product uses the structure of the hexahedron's matrix. With the sums a
 values along each axis (a Walsh transform, w = 4 wx + 2 wy + wz marking the differences) it falls apart into
 blocks of at most three: 45 numbers instead of 576.
 
-Everything releases Python's lock. Compiled code is kept beside this file and made anew when the file changes
-(half a minute); it is one file because the compiler does not see that a function of another has changed.
+Everything releases Python's lock. Compiled code is kept beside this file and made anew when a kernel changes
+(half a minute; :mod:`micro.voxels.compilation`).
 """
 
 # mypy: allow-untyped-defs
@@ -22,8 +22,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from micro.voxels.compilation import njit
 
 #: Voxels handled at once: 24 rows of them stay in the nearest cache. A constant lets the compiler vectorise.
 BLOCK = 64

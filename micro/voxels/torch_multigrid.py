@@ -18,7 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from micro.voxels.galerkin import COARSE_RADIUS, DEGREES, FINE_RADIUS, child_interpolation, element_bound
+from micro.runtime.errors import NotConverged
+from micro.voxels.galerkin import (
+    COARSE_RADIUS,
+    DEGREES,
+    FINE_RADIUS,
+    NO_SHIFT,
+    SHIFTS,
+    child_interpolation,
+    element_bound,
+)
 from micro.voxels.hexahedron import CORNERS
 from micro.voxels.torch_operator import Grid, apply_stiffness, corner, diagonal_blocks, pad_moduli
 
@@ -354,13 +363,15 @@ def _direct(matrices: Tensor, grid: Grid, free: Tensor) -> Tensor:
     scaled = a * scale.unsqueeze(-1) * scale.unsqueeze(-2)
     # Free pieces and mechanisms leave zero eigenvalues, which float32 matrices turn into slightly
     # negative ones; a shift, raised only where it must be, keeps their part of the inverse bounded.
-    shift = torch.full(scaled.shape[:-2], 1e-5, dtype=scaled.dtype, device=scaled.device)
-    while True:
+    shift = torch.full(scaled.shape[:-2], SHIFTS[0], dtype=scaled.dtype, device=scaled.device)
+    for _ in SHIFTS:
         diagonal_shift = torch.where(present, shift.unsqueeze(-1), 1.0)
         lower, failed = torch.linalg.cholesky_ex(scaled + torch.diag_embed(diagonal_shift))
         if not bool(failed.any()):
             break
         shift = torch.where(failed > 0, 10 * shift, shift)
+    else:
+        raise NotConverged(NO_SHIFT)
     inverse = torch.cholesky_inverse(lower) * scale.unsqueeze(-1) * scale.unsqueeze(-2)
     if grid.periodic:
         # Nothing holds a periodic cell: translations, which rounding would feed, are taken out.

@@ -48,6 +48,7 @@ def fill_lattice(
     show: Callable[[int, int, str], None] | None = None,
     *,
     steered: bool = True,
+    rtol: float | None = None,
 ) -> tuple[Filling | None, Polish]:
     """Fill a design and polish the lattice; the filling is on rank 0 alone.
 
@@ -68,6 +69,8 @@ def fill_lattice(
     steered : bool
         Whether the objective chooses among cells. Under a mass limit it must not: it would buy stiffness
         by mass. Tensor errors then count alike, and nothing is polished.
+    rtol : float, optional
+        Relative residual of the solves whose values are reported; the objective's own if left out.
     """
     problem, reduction = objective.problem, objective.reduction
     design = reduction.elements(problem.role) == Role.DESIGN
@@ -97,9 +100,9 @@ def fill_lattice(
 
     field = built()
     if model is None:
-        return filling, Polish(objective.value(wanted).total, [objective.value(field).total])
+        return filling, Polish(objective.value(wanted, rtol).total, [objective.value(field, rtol).total])
     foretold = float(model.value(model.amplitudes(field)))
-    values = [objective.value(field).total]
+    values = [objective.value(field, rtol).total]
     others = rest()
     for number in range(settings.polish):
         model = influence(objective, field, design, seed=settings.seed)
@@ -109,7 +112,7 @@ def fill_lattice(
         before, field = field, built()
         if np.array_equal(field, before):
             break
-        value = objective.value(field).total
+        value = objective.value(field, rtol).total
         gain = values[-1] + others - value - rest()
         # Rank 0 decides for all.
         if parallel.from_root(np.array([gain]), (1,))[0] <= 0:

@@ -117,7 +117,8 @@ class Session:
 
     def evaluate_refined(self, field: Floats) -> Value:
         """Value of the same structure on a mesh twice as fine."""
-        fine = make_objective(self.case, build_problem(self.case, refine=_REFINE))
+        problem = build_problem(self.case, refine=_REFINE)
+        fine = make_objective(self.case, problem, self.case.solver.rtol_evaluate)
         for axis in range(3):
             field = np.repeat(field, _REFINE, axis=axis)
         return fine.value(field)

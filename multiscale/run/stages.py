@@ -137,6 +137,7 @@ def fill_stage(session: Session, directory: RunDirectory) -> None:
             session.reporter,
             show,
             steered=session.limit is None,
+            rtol=case.solver.rtol_evaluate,
         )
 
     def work() -> dict[str, Any]:

@@ -45,7 +45,7 @@ _COARSE_UNKNOWNS = 3000
 
 
 #: PETSc options of the algebraic alternative carry this prefix (-gamg_mg_levels_pc_type ...).
-_GAMG_PREFIX = "gamg_"
+_PREFIX = {"gmg": "multiscale_gmg_", "gamg": "multiscale_gamg_"}
 _GAMG_DEFAULTS = {
     "pc_gamg_use_sa_esteig": "false",
     "mg_levels_ksp_type": "chebyshev",
@@ -283,6 +283,8 @@ class Elasticity:
         ksp = PETSc.KSP().create(self.comm)
         ksp.setType(PETSc.KSP.Type.CG)
         ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
+        prefix = _PREFIX[o.preconditioner]
+        ksp.setOptionsPrefix(prefix)
         ksp.setInitialGuessNonzero(True)
         pc = ksp.getPC()
         if o.preconditioner == "gamg":
@@ -290,8 +292,7 @@ class Elasticity:
             pc.setType(PETSc.PC.Type.GAMG)
             # The default estimate of the largest eigenvalue (ten steps of CG, shared with the smoothed
             # aggregation) comes out too low for strong contrasts, and the smoother indefinite.
-            ksp.setOptionsPrefix(_GAMG_PREFIX)
-            defaults = PETSc.Options(_GAMG_PREFIX)
+            defaults = PETSc.Options(prefix)
             for key, value in _GAMG_DEFAULTS.items():
                 if key not in defaults:
                     defaults[key] = value

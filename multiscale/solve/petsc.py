@@ -1,7 +1,8 @@
 """PETSc, started without its signal handlers.
 
 They would turn a broken pipe (the reader of our output gone, a drawing process dead), which Python reports
-as an exception, into the end of the program. PETSc's own options can be given in ``PETSC_OPTIONS``.
+as an exception, into the end of the program. PETSc's own options can be given in ``PETSC_OPTIONS``,
+those of our solver with its prefix: ``-multiscale_gmg_ksp_monitor``, ``-multiscale_gamg_...``.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ A voxel's product is that of :mod:`micro.voxels.kernels`, by the structure of th
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from micro.voxels.compilation import njit
 from micro.voxels.kernels import BLOCK as _BLOCK, stiffness_of_rows, walsh_coefficients as walsh_coefficients
 
 

@@ -102,7 +102,7 @@ def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, A
     plain = np.where(problem.design[..., None], problem.reference, problem.tensor)
     built = np.where(problem.filled[..., None], lattice.tensors(), problem.tensor)
     fields = {"void": plain, "design": run.design, "lattice": built}
-    options = solver_options(run.case)
+    options = solver_options(run.case, run.case.solver.rtol_evaluate)
     found = unseen_distortions(problem, {name: fields[name] for name in STRUCTURES}, options, reporter)
     run.add("unseen", found, reads=("design.npz", "lattice.zarr"))
     worst = max(found, key=lambda load: found[load]["lattice"])

@@ -33,6 +33,25 @@ def uniform(shape, C):
     return np.broadcast_to(np.asarray(C), (*shape, 3)).copy()
 
 
+def test_options_of_other_solvers_in_the_process_do_not_reach_it():
+    """PETSc's options are the process's; ours have a prefix, for both preconditioners."""
+    from petsc4py import PETSc
+
+    options = PETSc.Options()
+    options["ksp_type"] = "preonly"
+    options["gamg_pc_type"] = "none"
+    try:
+        for preconditioner in ("gmg", "gamg"):
+            fixed = boundary((4, 4, 4))
+            solver = Elasticity((4, 4, 4), fixed, SolverOptions(preconditioner, rtol=1e-10))
+            solver.assemble(uniform((4, 4, 4), tensor.SOLID))
+            moved = np.where(fixed, nodes((4, 4, 4)), 0.0)
+            assert solver.solve(np.zeros_like(moved), moved) == pytest.approx(nodes((4, 4, 4)), abs=1e-7)
+    finally:
+        options.delValue("ksp_type")
+        options.delValue("gamg_pc_type")
+
+
 def test_element_matrix_has_exactly_the_rigid_body_modes():
     k = np.tensordot(tensor.SOLID, element_matrices(), axes=1)
     values = np.linalg.eigvalsh(k)
