@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +64,58 @@ def build(
 
 
 @app.command()
+def refine(
+    out: Annotated[
+        Path, typer.Option(help="File to write: the data set, or with --part all that is finished, to go on.")
+    ],
+    n: Annotated[int, typer.Option("--n", help="Voxels along an octant's edge.")] = 64,
+    file: Annotated[
+        Path | None, typer.Option("--data", help="The first edition (default: the packaged data set).")
+    ] = None,
+    blocks: Annotated[
+        int | None, typer.Option(help="Blocks of about 58 cells to have in all (default: every one).")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Blocks finished elsewhere, a file written with --part.")
+    ] = None,
+    part: Annotated[
+        bool, typer.Option("--part", help="Write what is finished as it is, to go on from.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    work: WorkOption = None,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Only gather what is finished; make nothing new.")
+    ] = False,
+) -> None:
+    """Make a data set again at a finer resolution, each closed cell with an opened twin, and thin cells.
+
+    The same command resumes a killed one; what is finished at any time covers the whole.
+    """
+    from micro.dataset.finer import assembled, build as build_finer
+
+    if blocks is not None and blocks < 1:
+        raise InputError("at least one block is needed", key="--blocks", value=blocks)
+    first = _cells(file)
+    if n <= first.n:
+        raise InputError(f"must be finer than the data's {first.n}", key="--n", value=n)
+    cells = build_finer(
+        first,
+        n,
+        folder=work,
+        blocks=blocks,
+        start=None if start is None else CellSet.load(start),
+        workers=workers,
+        make_new=not finished,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    if not part:
+        command = f"micro dataset refine --n={n} --blocks={cells.attrs['blocks']}"
+        cells = assembled(cells, {"command": command, "first": first.digest()})
+    cells.save(out)
+    print(f"{out}: {len(cells)} cells of n = {cells.n}")
+
+
+@app.command()
 def gamut(
     out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
     file: Annotated[
@@ -99,7 +152,7 @@ def info(
     file: Annotated[Path | None, typer.Argument(help="A data set (default: the packaged one).")] = None,
 ) -> None:
     """Parts, sources, families and ranges of a data set."""
-    from micro.dataset.dataset import masks, sources
+    from micro.dataset.dataset import masks, openness, sources
 
     cells = _cells(file)
     console = Console()
@@ -108,6 +161,8 @@ def info(
         console.print(f"{key}: {cells.attrs.get(key)}", markup=False)
     parts = masks(cells)
     console.print(", ".join(f"{int(rows.sum())} {name}" for name, rows in parts.items()))
+    if "open" in cells.attrs:
+        console.print(f"{int(openness(cells).sum())} enclose no void in a lattice of their own kind")
     for title, column in (("source", sources(cells)), ("family", cells.family)):
         table = Table(title, "cells", "volume", "K / K_s", "mu' / G_s", "G / G_s")
         for name in np.unique(column).tolist():

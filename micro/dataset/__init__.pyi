@@ -1,5 +1,6 @@
 from .dataset import (
     masks as masks,
+    openness as openness,
     part as part,
     sources as sources,
     split as split,

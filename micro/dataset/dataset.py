@@ -9,6 +9,7 @@ attribute  content
 sources    names of the sources, such as ``library``, ``pool 003`` or ``active 001``
 source     for each cell the letter of its source (a, b, ... in the order above)
 split      for each cell ``t``, ``v`` or ``e``: training, validation or test
+open       for each cell ``o`` or ``c``: open, or closing void in; only where cells are labelled so
 ========== ==========================================================================
 """
 
@@ -30,6 +31,7 @@ from micro.runtime.errors import InputError
 
 PARTS = ("train", "validation", "test")
 _PART_LETTERS = "tve"
+_OPEN_LETTERS = "co"
 _SOURCE_LETTERS = string.ascii_letters + string.digits
 
 SHARE = 0.05
@@ -123,6 +125,11 @@ def sources(cells: CellSet) -> NDArray[np.str_]:
     return np.array(names, dtype=np.str_)[letters]
 
 
+def openness(cells: CellSet) -> NDArray[np.bool_]:
+    """Which cells of a labelled data set enclose no void in a lattice of their own kind; (m,)."""
+    return _letters(cells, "open", _OPEN_LETTERS) == 1
+
+
 def masks(cells: CellSet) -> dict[str, NDArray[np.bool_]]:
     """Which cells of a data set are for ``train``, ``validation`` and ``test``; each bool (m,)."""
     letters = _letters(cells, "split", _PART_LETTERS)
@@ -140,7 +147,9 @@ def take(cells: CellSet, rows: ArrayLike) -> CellSet:
     """The cells at ``rows`` (integers) as a data set: sources and parts go with them."""
     index = np.asarray(rows, dtype=np.intp)
     attrs = dict(cells.attrs)
-    for key, letters in (("source", _SOURCE_LETTERS), ("split", _PART_LETTERS)):
+    for key, letters in (("source", _SOURCE_LETTERS), ("split", _PART_LETTERS), ("open", _OPEN_LETTERS)):
+        if key == "open" and key not in attrs:
+            continue
         attrs[key] = "".join(letters[i] for i in _letters(cells, key, letters)[index])
     return replace(cells.subset(index), attrs=attrs)
 
