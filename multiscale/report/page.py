@@ -209,7 +209,7 @@ def _tiles(run: RunDirectory) -> str:
         if value is not None:
             tiles.append(("", label, percent(value)))
     full = value_at(metrics, f"verify.{purpose.quantity}")
-    if full is not None:
+    if full is not None and value_at(metrics, "verify.trusted") is not False:
         tiles.append(("", "at full scale, voxel by voxel", show(full)))
     for key, label in (
         ("cells.unique", "different cells"),

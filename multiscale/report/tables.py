@@ -171,6 +171,7 @@ _ELSEWHERE = (
     "versions.",
     "seeds.",
     "case_sha256",
+    "verify.at.",
     "verify.per_load.",
     "verify.size_effect.",
     "printability.solid.",

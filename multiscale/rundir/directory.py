@@ -13,7 +13,7 @@ lattice.zarr              the filled lattice
 region.stl                a part of it, as a mesh in millimetres
 ``figures/*.png, *.svg``
 report.html, report.md    all of it for a reader
-verify.npz                displacements of the cells' corners at full scale, after `multiscale verify`
+verify_N.npz              displacements of the cells' corners at full scale, after `multiscale verify`
 tensorboard/              the design's history for TensorBoard, with `multiscale run --tensorboard`
 earlier/N                 results that another filling or a repair replaced
 ========================  =====================================================
@@ -224,9 +224,7 @@ class RunDirectory:
         data = self._data
         out = record.merged([data["stages"][s] for s in STAGES if record.stands(data, s)])
         out |= {key: data[key] for key in ("case_sha256", "seeds")}
-        return out | {
-            name: entry["metrics"] for name, entry in data["added"].items() if record.stands(data, name)
-        }
+        return out | record.added_sections(data)
 
     @property
     def finished(self) -> str:
@@ -371,7 +369,8 @@ class RunDirectory:
     def _command(self, maker: str | None = None) -> str:
         """The command that makes what a stage or an addition left."""
         if maker is not None and maker not in STAGES:
-            return f"`multiscale {maker} {self.path}`"
+            command, _, number = maker.partition("/")
+            return f"`multiscale {command} {self.path}{number and f' --voxels-per-cell {number}'}`"
         return f"`multiscale run {self._data.get('case_file') or 'CASE'} --out {self.path}`"
 
     # ------------------------------------------------------------- refusals

@@ -101,6 +101,29 @@ def stands(data: Mapping[str, Any], name: str) -> bool:
     return True
 
 
+def added_sections(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of the additions that stand, by name.
+
+    Of several variants (``verify/8``, ``verify/16``) the section is that of the largest number among the
+    trusted ones, or among all if none is; its ``at`` has a few figures of each.
+    """
+    out: dict[str, Any] = {}
+    variants: dict[str, list[tuple[bool, int, Entry]]] = {}
+    for name, entry in data["added"].items():
+        if not stands(data, name):
+            continue
+        kind, _, number = name.partition("/")
+        if number:
+            trusted = bool(entry["metrics"].get("trusted", True))
+            variants.setdefault(kind, []).append((trusted, int(number), entry["metrics"]))
+        else:
+            out[name] = entry["metrics"]
+    for kind, found in variants.items():
+        found.sort(key=lambda item: item[:2])
+        out[kind] = found[-1][2] | {"at": {k: v for item in found for k, v in item[2].get("at", {}).items()}}
+    return out
+
+
 def value_at(metrics: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key, or None."""
     here: Any = metrics

@@ -87,12 +87,14 @@ def unseen_distortions(
 def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, Any]:
     """Distortions of a finished run's cloak under the standard set; adds ``unseen`` to its metrics.
 
+    Silent without a reporter.
+
     Raises
     ------
     InputError
         If the directory is not that of a finished run, or its objective is not a distortion.
     """
-    reporter = reporter or Reporter()
+    reporter = reporter or Reporter(False)
     run = RunDirectory.open(run_dir)
     run.require("evaluate")
     run.check_addable()

@@ -322,7 +322,7 @@ def test_printability_and_verify_at_once_leave_both_sections(tmp_path, root):
     assert [command.returncode for command in commands] == [0, 0], said
     found = metrics_of(run)
     assert {"printability", "verify", "distortion"} <= set(found)
-    assert RunDirectory.open(run).file("verify.npz").is_file()
+    assert RunDirectory.open(run).file("verify_4.npz").is_file()
 
 
 def test_what_was_measured_of_another_lattice_is_not_added(case, tmp_path):

@@ -382,8 +382,29 @@ def test_verify_adds_to_the_metrics(run_dir, run_cli):
     for key in ("distortion", "distortion_void"):
         assert v[key] > 0.01
         assert v[key] == pytest.approx(v[f"{key}_homogenised"], rel=0.5)
-    with np.load(run_dir / "verify.npz", allow_pickle=False) as fields:
+    with np.load(run_dir / "verify_4.npz", allow_pickle=False) as fields:
         assert fields["shear.lattice"].shape == (5, 5, 3, 3)
+
+
+def test_too_few_voxels_are_said_and_do_not_replace_a_better_result(run_dir, run_cli):
+    """At 2 voxels every cell is solid."""
+    before = json.loads((run_dir / "metrics.json").read_text())["verify"]
+    assert before["trusted"]
+    done = run_cli("multiscale", "verify", run_dir, "--voxels-per-cell", 2)
+    assert done.returncode == 0, done.stderr
+    assert "not this lattice: at 2 voxels its cells are off by" in done.stdout.splitlines()[-1]
+    after = json.loads((run_dir / "metrics.json").read_text())
+    assert not undescribed(after)
+    at = after["verify"].pop("at")
+    assert after["verify"] == {k: v for k, v in before.items() if k != "at"}
+    assert [at[n]["trusted"] for n in ("4", "2")] == [True, False]
+    assert at["4"] == before["at"]["4"]
+    assert RunDirectory.open(run_dir).file("verify_2.npz").is_file()
+    (run_dir / "verify_2.npz").unlink()
+    with pytest.raises(
+        InputError, match=r"verify_2.npz: is missing: `multiscale verify .* --voxels-per-cell 2`"
+    ):
+        RunDirectory.open(run_dir).file("verify_2.npz")
 
 
 def test_memory_is_bounded_before_the_work(run_dir):
