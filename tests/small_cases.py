@@ -20,7 +20,7 @@ def small(name: str, factor: int, *, iterations: int = 8, uniform: int = 6) -> C
     grid = data["grid"]
     grid["elements"] = [max(2, n // factor) for n in grid["elements"]]
     grid["cell_size_mm"] *= factor
-    for key in ("regions", "loads", "objective"):
+    for key in {"regions", "loads", "objective"} & data.keys():
         data[key] = _scaled(data[key], 1 / factor)
     data["filter"] = {"radius": 1.0}
     data["optimizer"] = {"uniform_iterations": uniform, "stages": 1, "iterations": iterations}

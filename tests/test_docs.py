@@ -39,8 +39,10 @@ def _sections(schema):
     """Every table of the schema with the heading it is to stand under."""
     top = {"#/$defs/Material": "`[materials.NAME]`"}
     for key, value in schema["properties"].items():
-        if "$ref" in value:
-            top[value["$ref"]] = f"`[{key}]`"
+        choices = [value, *value.get("anyOf", [])]  # a table that may be left out is a choice with null
+        ref = next((v["$ref"] for v in choices if "$ref" in v), None)
+        if ref is not None:
+            top[ref] = f"`[{key}]`"
         elif "items" in value:
             top[value["items"]["$ref"]] = f"`[[{key}]]`"
     for name, table in schema["$defs"].items():
@@ -185,7 +187,7 @@ def test_contracts_name_every_field(kind):
 
 
 # ----------------------------------------------------------------- references
-PERSON = r"(?:(?:van der|von|de) )?[A-Z][a-zé]+(?:-[A-Z][a-z]+)?"
+PERSON = r"(?:(?:van der|von|de) )?[A-Z][a-zéü]+(?:-[A-Z][a-z]+)?"
 NAMES = rf"({PERSON}(?:(?:, | and |, and ){PERSON}| et al\.)*)(?:'s)?"
 CITED = rf"{NAMES}(?:,? \(?| update \(| function \()((?:19|20)\d\d)\b"
 

@@ -66,7 +66,8 @@ def _section(key: str, value: Schema) -> tuple[str, str]:
 
 
 def _named(value: Schema) -> str:
-    return str(value["$ref"]).removeprefix("#/$defs/")
+    choices = [value, *value.get("anyOf", [])]  # a table that may be left out is a choice with null
+    return next(str(v["$ref"]).removeprefix("#/$defs/") for v in choices if "$ref" in v)
 
 
 def _titled(name: str, definitions: Schema) -> str:

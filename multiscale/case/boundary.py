@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
 from multiscale.case.messages import finding
-from multiscale.case.shapes import AnyShape, Name, Number, Table, Vector
+from multiscale.case.shapes import AnyShape, Axis, Name, Number, Table, Vector
 
 Face = Literal["x-", "x+", "y-", "y+", "z-", "z+"]
 Positive = Annotated[float, Field(strict=True, gt=0)]
@@ -126,6 +128,37 @@ class Displacement(Table):
         return self
 
 
+class FarField(Table):
+    """The tractions of a stress field on all six faces of the block: what it feels far from its ends.
+
+    The load is in equilibrium by itself and takes no supports.
+    """
+
+    stress_mpa: tuple[Number, Number, Number, Number, Number, Number]
+    """Stress [xx, yy, zz, yz, xz, xy] (Voigt order), in MPa."""
+    along: Axis | None = None
+    """Axis along which the stress grows linearly, from minus this at the low face to this at the high one
+    (bending, torsion); uniform if left out."""
+
+    @model_validator(mode="after")
+    def _equilibrium(self) -> FarField:
+        stress = self.matrix()
+        if not np.any(stress):
+            raise finding("stress_mpa", "the stress must not be zero", list(self.stress_mpa))
+        if self.along is not None and np.any(stress["xyz".index(self.along)]):
+            raise finding(
+                "along",
+                "a stress on planes across this axis can't grow along it without body forces",
+                self.along,
+            )
+        return self
+
+    def matrix(self) -> NDArray[np.float64]:
+        """The stress as a symmetric matrix (3, 3), MPa."""
+        xx, yy, zz, yz, xz, xy = self.stress_mpa
+        return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+
+
 class Load(Table):
     """One load case: its own supports, tractions and prescribed displacements."""
 
@@ -134,7 +167,9 @@ class Load(Table):
     weight: Positive = 1.0
     """Weight in the objective, relative to the other loads."""
     fixed: tuple[Support, ...] = ()
-    """Supports."""
+    """Supports; none for forces that are in equilibrium by themselves: rigid motion is then taken out."""
+    far_field: FarField | None = None
+    """Instead of what follows: tractions of a stress field { stress_mpa = [...] } on all six faces."""
     tractions: tuple[Traction, ...] = ()
     """Surface loads."""
     pressures: tuple[Pressure, ...] = ()
@@ -147,6 +182,11 @@ class Load(Table):
     @model_validator(mode="after")
     def _acts(self) -> Load:
         moved = any(d.x_mm or d.y_mm or d.z_mm for d in self.displacements)
+        if self.far_field is not None:
+            for key in ("fixed", "tractions", "pressures", "body_forces", "displacements"):
+                if getattr(self, key):
+                    raise finding(key, "a far field acts alone, and without supports: leave it out")
+            return self
         if not (self.tractions or self.pressures or self.body_forces or moved):
             raise finding(
                 "tractions", "the load does nothing: give a force or a displacement other than zero"

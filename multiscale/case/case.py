@@ -19,6 +19,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from micro.runtime.errors import InputError
 from micro.runtime.files import content_digest
 from multiscale.case.boundary import Load
+from multiscale.case.load_space import LoadSpace
 from multiscale.case.messages import finding, first_error, unknown_name
 from multiscale.case.settings import (
     FILL_SOURCES,
@@ -59,8 +60,10 @@ class Case(Table):
     """Materials by name; "solid", the base material itself, is always there."""
     regions: Annotated[tuple[Region, ...], Field(min_length=1)]
     """Regions in painting order."""
-    loads: Annotated[tuple[Load, ...], Field(min_length=1)]
+    loads: tuple[Load, ...] = ()
     """Load cases."""
+    load_space: LoadSpace | None = None
+    """A basis of loads that need no listing, after the listed ones."""
     objective: Objective
     filter: FilterSettings = FilterSettings()
     gamut: GamutSettings = GamutSettings()
@@ -80,6 +83,11 @@ class Case(Table):
     def file(self) -> Path | None:
         """The file the case was read from, for messages and relative paths."""
         return self._file
+
+    @property
+    def load_cases(self) -> tuple[Load, ...]:
+        """Every load: the listed ones, then those of the load space."""
+        return (*self.loads, *(self.load_space.loads() if self.load_space else ()))
 
     def tensor_of(self, material: str) -> tuple[float, float, float]:
         """(C11, C12, C44) of a material by name, in units of E_s."""
@@ -130,7 +138,7 @@ class Case(Table):
             )
         for kind, names in (
             ("regions", [region.name for region in self.regions]),
-            ("loads", [load.name for load in self.loads]),
+            ("loads", [load.name for load in self.load_cases]),
         ):
             for index, name in enumerate(names):
                 if name in names[:index]:
@@ -165,14 +173,16 @@ class Case(Table):
 
     def _check_objective(self) -> None:
         """Raise a finding where the objective and the loads do not go together."""
-        loads = [load.name for load in self.loads]
+        if not self.load_cases:
+            raise finding("loads", "needs at least 1 ([[loads]], or a [load_space])", [])
+        loads = [load.name for load in self.load_cases]
         if self.optimizer.algorithm == "lbfgs" and self.objective.mass_limit is not None:
             raise finding("optimizer.algorithm", 'keeps no mass limit: leave it out, or take "mma"', "lbfgs")
         for index, target in enumerate(self.objective.targets):
             if target.load not in loads:
                 raise unknown_name("load", target.load, loads, f"objective.targets[{index}].load")
         voids = [region.name for region in self.regions if region.role == "void"]
-        for index, load in enumerate(self.loads):
+        for index, load in enumerate(self.load_cases):
             for number, pressure in enumerate(load.pressures):
                 if pressure.region is not None and pressure.region not in voids:
                     key = f"loads[{index}].pressures[{number}].region"
@@ -180,6 +190,15 @@ class Case(Table):
             if self.objective.purpose.forces_only and load.displacements:
                 reason = f"the objective {self.objective.type} is the work of forces: prescribe none"
                 raise finding(f"loads[{index}].displacements", reason)
+            if self.objective.targets and not (load.fixed or load.displacements):
+                raise finding(
+                    f"loads[{index}].fixed",
+                    "a target needs supports: without them the body may be anywhere",
+                )
+            if not self.objective.purpose.weighted and load.weight != 1:
+                raise finding(
+                    f"loads[{index}].weight", "means nothing where loads may be combined at will", load.weight
+                )
             if self.objective.targets and load.name not in [t.load for t in self.objective.targets]:
                 raise finding("objective.targets", f"load '{load.name}' has no target")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Purpose:
         Name of the figure that shows the values, if it is not the quantity.
     forces_only : bool
         Whether loads may prescribe no displacements.
+    weighted : bool
+        Whether the loads' weights mean something.
+    combinations : tuple of str
+        What ``objective.combine`` may be.
     """
 
     type: str
@@ -79,6 +84,8 @@ class Purpose:
     unit: str = ""
     figure: str = ""
     forces_only: bool = False
+    weighted: bool = True
+    combinations: tuple[str, ...] = ("mean_square", "sum", "worst")
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -106,22 +113,38 @@ def register(purpose: Purpose) -> Purpose:
     return purpose
 
 
+_CLOAK: dict[str, Any] = {
+    "quantity": "distortion",
+    "baseline": VOID,
+    "labels": {
+        "reference": "reference",
+        "void": "hole, no cloak",
+        "design": "cloak, designed",
+        "lattice": "cloak, cells as built",
+    },
+    "needs": ("observe", "reference"),
+    "figure": "distortions",
+}
+"""What all cloaks have in common."""
+
 register(
     Purpose(
         type="displacement_distortion",
         objective="multiscale.objective.objective:DistortionObjective",
-        quantity="distortion",
-        baseline=VOID,
-        labels={
-            "reference": "reference",
-            "void": "hole, no cloak",
-            "design": "cloak, designed",
-            "lattice": "cloak, cells as built",
-        },
-        needs=("observe", "reference"),
         heading="Displacement distortion over the observed region:",
         caption="Distortion without a cloak, as designed, on a refined mesh, and with the cells as built.",
-        figure="distortions",
+        **_CLOAK,
+    )
+)
+register(
+    Purpose(
+        type="any_load",
+        objective="multiscale.objective.any_load:AnyLoadObjective",
+        heading="Displacement distortion over the observed region, any combination of the loads:",
+        caption="Distortion by load of the basis; the worst combination can be worse than each of them.",
+        weighted=False,
+        combinations=("worst", "mean_square"),
+        **_CLOAK,
     )
 )
 register(

@@ -198,19 +198,21 @@ class Objective(Table):
     )
     """"displacement_distortion": ||u - u_ref|| / ||u_ref|| over the observed nodes, where u_ref is the
     displacement of the same grid and loads with the reference material everywhere (holes filled);
+    "any_load": the same over all linear combinations of the loads, which then are a basis;
     "compliance": the work of the loads, under a mass_limit; "target_displacement": ||u - u*|| / ||u*||
     over the targets."""
     observe: tuple[Name, ...] = ()
-    """displacement_distortion: names of the regions of which all nodes are observed."""
+    """displacement_distortion, any_load: names of the regions of which all nodes are observed."""
     reference: Name | None = None
-    """displacement_distortion: name of the reference material."""
+    """displacement_distortion, any_load: name of the reference material."""
     targets: tuple[Target, ...] = ()
     """target_displacement: what is wanted; every load needs at least one."""
     mass_limit: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
     """Largest mean volume fraction of the design regions; compliance needs one."""
     combine: Literal["mean_square", "sum", "worst"] = "mean_square"
     """How the loads' values, with their weights w, make one number: "mean_square" (sum w v^2 / sum w)^(1/2),
-    "sum" sum w v / sum w, "worst" the smooth maximum (sum (w v)^12)^(1/12), w relative to the largest."""
+    "sum" sum w v / sum w, "worst" the smooth maximum (sum (w v)^12)^(1/12), w relative to the largest.
+    any_load: "worst" the worst combination of all, "mean_square" the root mean square over them."""
 
     @model_validator(mode="after")
     def _keys_of_the_type(self) -> Objective:
@@ -226,6 +228,9 @@ class Objective(Table):
         for key, value in given.items():
             if key not in needs and key != "mass_limit" and value not in (None, ()):
                 raise finding(key, f"means nothing for the objective {self.type}")
+        if self.combine not in self.purpose.combinations:
+            known = " or ".join(f'"{name}"' for name in self.purpose.combinations)
+            raise finding("combine", f"must be {known} for the objective {self.type}", self.combine)
         return self
 
     @property

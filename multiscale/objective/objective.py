@@ -6,13 +6,14 @@ one more solve a load unless the problem is self-adjoint.
 
 :class:`DistortionObjective` is the displacement distortion ``v = ||u - u_ref|| / ||u_ref||`` (L2 over the
 nodes of the observed region, each node of the whole grid once); ``u_ref`` is the solution of the same grid
-and loads with the reference material in every element, holes filled.
+and loads with the reference material in every element, holes filled. Where a load has no supports both are
+compared without rigid motion.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,11 @@ from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from multiscale.case.settings import Kind
 from multiscale.objective.combination import Combination, Value
+from multiscale.objective.field_measures import compare_fields
 from multiscale.problem.grid import nodes_of
 from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import ReducedLoad, Reduction
+from multiscale.problem.rigid import RigidPart
 from multiscale.solve.elasticity import Elasticity, SolverOptions
 
 #: Reference solutions are computed once, so they are solved tightly.
@@ -78,6 +81,8 @@ class Objective(ABC):
                 self._operators.append(operator)
             self._operator_of.append(operator)
         self._last: list[Floats | None] = [None] * len(self.loads)
+        weight = self.reduction.node_weight * self.wanted_nodes
+        self._rigid = [RigidPart(load.motions, weight) for load in self.loads]
         self.prepare()
 
     reference: list[Floats] | None = None
@@ -107,23 +112,31 @@ class Objective(ABC):
     def solve(self, tensors: Floats, rtol: float) -> list[Floats]:
         """Displacements of every load from a cold start; warm starts stay as they are."""
         self._assemble(tensors)
-        return [
+        solutions = [
             operator.solve(load.force, load.prescribed, rtol=rtol)
             for operator, load in zip(self._operator_of, self.loads, strict=True)
         ]
+        return [self.settled(i, u) for i, u in enumerate(solutions)]
+
+    def settled(self, number: int, field: Floats) -> Floats:
+        """A displacement field of a load without its rigid motion, where nothing holds the body."""
+        return self._rigid[number].removed(field)
 
     def _assemble(self, tensors: Floats) -> None:
         for operator in self._operators:
             operator.assemble(tensors)
 
     def displacements(self, tensors: Floats, rtol: float | None = None) -> list[Floats]:
-        """Displacements of every load, reduced grid; ``tensors`` (mx, my, mz, 3), zero = void."""
+        """Displacements of every load, reduced grid; ``tensors`` (mx, my, mz, 3), zero = void.
+
+        Without supports they have no rigid motion (least squares over the observed nodes, or the solid's).
+        """
         self._assemble(tensors)
         self._last = [
             operator.solve(load.force, load.prescribed, guess=guess, rtol=rtol)
             for operator, load, guess in zip(self._operator_of, self.loads, self._last, strict=True)
         ]
-        return [u for u in self._last if u is not None]
+        return [self.settled(i, u) for i, u in enumerate(self._last) if u is not None]
 
     def value_of(self, displacements: list[Floats]) -> Value:
         """J and the loads' values of given displacement fields (one a load, reduced grid)."""
@@ -173,6 +186,10 @@ class Objective(ABC):
     def start_from(self, displacements: list[Floats]) -> None:
         """Let the next solves start from these displacements, one field a load on the reduced grid."""
         self._last = list(displacements)
+
+    def details(self, tensors: Floats, displacements: list[Floats]) -> dict[str, Any]:
+        """Sections of metrics.json beside the values: further figures of the field that was solved last."""
+        return {}
 
     def forget(self) -> None:
         """Drop the warm starts (before fields that have nothing to do with the last ones)."""
@@ -226,23 +243,46 @@ class DistortionObjective(Objective):
                 )
         self.forget()
 
+    def details(self, tensors: Floats, displacements: list[Floats]) -> dict[str, Any]:
+        """Further measures of the cloak, by load (:mod:`multiscale.objective.field_measures`)."""
+        return {
+            "measures": {
+                load.name: self.measures(tensors, i, displacements[i], self.reference[i])
+                for i, load in enumerate(self.loads)
+            }
+        }
+
+    def measures(self, tensors: Floats, number: int, u: Floats, reference: Floats) -> dict[str, float]:
+        """``strain_deviation`` and ``energy_mismatch`` of a field with the parity of load ``number``."""
+        observed, plain = (
+            self.reduction.elements(a) for a in (self.problem.observed, self.problem.reference)
+        )
+        return compare_fields(self._operator_of[number], observed, (tensors, plain), (u, reference))
+
     def _norm(self, field: Floats) -> float:
         return float(np.sqrt(np.einsum("xyz,xyzc,xyzc->", self._node_weight, field, field)))
 
+    def difference(self, number: int, displacement: Floats) -> Floats:
+        """``u - u_ref``, :meth:`settled`; reduced grid."""
+        return self.settled(number, displacement - self.reference[number])
+
     def measure(self, number: int, displacement: Floats) -> float:
         """``||u - u_ref|| / ||u_ref||``."""
-        return self._norm(displacement - self.reference[number]) / self._reference_norm[number]
+        return self._norm(self.difference(number, displacement)) / self._reference_norm[number]
 
     def value_elsewhere(
         self, displacements: list[Floats], work: list[float], reference: list[Floats] | None
     ) -> Value:
         """As :meth:`Objective.value_elsewhere`: against the other model's own reference."""
         assert reference is not None
-        values = {
-            load.name: self._norm(u - r) / self._norm(r)
-            for load, u, r in zip(self.loads, displacements, reference, strict=True)
+        return self.combination.of(self.values_against(displacements, reference))
+
+    def values_against(self, displacements: list[Floats], reference: list[Floats]) -> dict[str, float]:
+        """The loads' values against another model's reference."""
+        return {
+            load.name: self._norm(self.settled(i, u - r)) / self._norm(self.settled(i, r))
+            for i, (load, u, r) in enumerate(zip(self.loads, displacements, reference, strict=True))
         }
-        return self.combination.of(values)
 
     def slope(self, number: int, displacement: Floats) -> Floats | None:
         """``w (u - u_ref) / (v ||u_ref||^2)``."""
@@ -250,4 +290,5 @@ class DistortionObjective(Objective):
         if v == 0.0:
             return None
         factor = 1.0 / (v * self._reference_norm[number] ** 2)
-        return factor * self._node_weight[..., None] * (displacement - self.reference[number])
+        # Taking rigid motion out is an orthogonal projection in this norm, so its transpose adds nothing.
+        return factor * self._node_weight[..., None] * self.difference(number, displacement)

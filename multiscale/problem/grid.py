@@ -45,6 +45,11 @@ def node_size(size: Size) -> Size:
     return size[0] + 1, size[1] + 1, size[2] + 1
 
 
+def element_size(nodal: NDArray) -> Size:
+    """Numbers of elements along x, y, z of a node field (nx+1, ny+1, nz+1, ...)."""
+    return nodal.shape[0] - 1, nodal.shape[1] - 1, nodal.shape[2] - 1
+
+
 def face_axis(face: str) -> tuple[int, int]:
     """(axis, side) of a face name: ``"y+"`` is (1, 1), ``"x-"`` is (0, 0)."""
     return "xyz".index(face[0]), int(face[1] == "+")
@@ -72,7 +77,7 @@ def quads_in(shape: Shape, face: str, size: Size) -> Bools:
     return np.asarray(shape.contains(*points)[_at(axis, 0)])
 
 
-def quad_forces(quads: Bools, face: str, vector: Floats, size: Size) -> Floats:
+def quad_forces(quads: Bools | Floats, face: str, vector: Floats, size: Size) -> Floats:
     """Consistent nodal forces of a uniform traction on unit quads of a face.
 
     A quad of area 1 gives a quarter of the traction to each of its four nodes (the integral of a
@@ -80,8 +85,8 @@ def quad_forces(quads: Bools, face: str, vector: Floats, size: Size) -> Floats:
 
     Parameters
     ----------
-    quads : bool (a, b)
-        Loaded quads of the face, as from :func:`quads_in`.
+    quads : bool or float (a, b)
+        Loaded quads of the face, as from :func:`quads_in`, or factors of the traction on each.
     vector : float (3,)
         Force per area, in units of E_s.
 

@@ -14,6 +14,7 @@ from multiscale.case.case import Case
 from multiscale.case.shapes import All
 from multiscale.case.tables import Target
 from multiscale.problem import grid
+from multiscale.problem.far_field import far_field_tractions
 
 AXIS_NAMES = "xyz"
 
@@ -39,6 +40,11 @@ class LoadCase:
     def __post_init__(self) -> None:
         freeze(self.fixed, self.value, self.force)
 
+    @property
+    def free(self) -> bool:
+        """Whether nothing holds the body: its forces are in equilibrium, rigid motion means nothing."""
+        return not self.fixed.any()
+
 
 def build_load(
     case: Case,
@@ -62,7 +68,7 @@ def build_load(
         A place with no nodes or with void only, or values that contradict each other.
     """
     size = case.grid.elements
-    load = case.loads[index]
+    load = case.load_cases[index]
     key = f"loads[{index}]"
     fixed = np.zeros((*grid.node_size(size), 3), dtype=bool)
     value = np.zeros(fixed.shape)
@@ -112,7 +118,7 @@ def build_target(case: Case, index: int, solid: NDArray[np.bool_], refine: int =
     mask = np.zeros((*grid.node_size(size), 3), dtype=bool)
     value = np.zeros(mask.shape)
     for number, target in enumerate(case.objective.targets):
-        if target.load != case.loads[index].name:
+        if target.load != case.load_cases[index].name:
             continue
         key = f"objective.targets[{number}]"
         here = _nodes(case, target.where, solid, f"{key}.where") & grid.nodes_of(solid)
@@ -188,7 +194,7 @@ def _force(
     force = np.zeros((*grid.node_size(fine), 3))
     for _, face, quads, vector in face_loads(case, index, solid):
         force += grid.quad_forces(_split(quads, refine), face, vector, fine)
-    for i, pressure in enumerate(case.loads[index].pressures):
+    for i, pressure in enumerate(case.load_cases[index].pressures):
         if pressure.region is None:
             continue
         assert region is not None
@@ -206,8 +212,10 @@ def _force(
 
 def face_loads(
     case: Case, index: int, solid: NDArray[np.bool_]
-) -> Iterator[tuple[str, str, NDArray[np.bool_], NDArray[np.float64]]]:
+) -> Iterator[tuple[str, str, NDArray, NDArray[np.float64]]]:
     """Tractions, and pressures on faces: key, face, its loaded solid quads (a, b), force per area over E_s.
+
+    Quads are a mask, or the factors by which a traction that varies is multiplied.
 
     Raises
     ------
@@ -215,11 +223,15 @@ def face_loads(
         If nothing solid is there.
     """
     unit = case.base_material.young_modulus_mpa
-    for i, traction in enumerate(case.loads[index].tractions):
+    far_field = case.load_cases[index].far_field
+    if far_field is not None:
+        for face, weights, vector in far_field_tractions(far_field, solid):
+            yield f"loads[{index}].far_field", face, weights, vector / unit
+    for i, traction in enumerate(case.load_cases[index].tractions):
         key = f"loads[{index}].tractions[{i}]"
         face, quads = _quads(case, traction.where, solid, f"{key}.where")
         yield key, face, quads, np.array(traction.vector_mpa) / unit
-    for i, pressure in enumerate(case.loads[index].pressures):
+    for i, pressure in enumerate(case.load_cases[index].pressures):
         if pressure.where is None:
             continue
         key = f"loads[{index}].pressures[{i}]"
@@ -241,7 +253,7 @@ def volume_loads(
         If nothing solid is there.
     """
     size, unit = case.grid.elements, case.base_material.young_modulus_mpa
-    for i, body in enumerate(case.loads[index].body_forces):
+    for i, body in enumerate(case.load_cases[index].body_forces):
         key = f"loads[{index}].body_forces[{i}]"
         loaded = solid if body.within is None else solid & grid.elements_in(body.within, size)
         if not loaded.any():
@@ -263,7 +275,7 @@ def _quads(case: Case, where: Place, solid: NDArray[np.bool_], key: str) -> tupl
     return face, quads
 
 
-def _split(quads: NDArray[np.bool_], refine: int) -> NDArray[np.bool_]:
+def _split(quads: NDArray, refine: int) -> NDArray:
     return quads.repeat(refine, axis=0).repeat(refine, axis=1)
 
 

@@ -134,13 +134,13 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
             key="export.stl_box",
             value=[list(corner) for corner in box],
         )
-    loads = [build_load(case, index, solid, 1, region) for index in range(len(case.loads))]
+    loads = [build_load(case, index, solid, 1, region) for index in range(len(case.load_cases))]
     for index, load in enumerate(loads):
-        check_supported(load.fixed, solid, case.file, f"loads[{index}].fixed")
+        check_supported(load, solid, case.file, f"loads[{index}].fixed")
     targets = _targets(case, solid)
     mirror = _mirror_axes(case, role, tensor, observed, loads, targets)
     if refine > 1:
-        loads = [build_load(case, index, solid, refine, region) for index in range(len(case.loads))]
+        loads = [build_load(case, index, solid, refine, region) for index in range(len(case.load_cases))]
         targets = _targets(case, solid, refine)
     fine = tuple(n * refine for n in size)
     return Problem(
@@ -169,7 +169,7 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
 def _targets(case: Case, solid: NDArray[np.bool_], refine: int = 1) -> tuple[TargetField, ...]:
     if not case.objective.targets:
         return ()
-    return tuple(build_target(case, index, solid, refine) for index in range(len(case.loads)))
+    return tuple(build_target(case, index, solid, refine) for index in range(len(case.load_cases)))
 
 
 def _paint(case: Case) -> NDArray[np.int16]:

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Floats
+from multiscale.problem import grid
 from multiscale.problem.problem import LoadCase, Problem, parity
+from multiscale.problem.rigid import determinate_pins, motion_parity, rigid_motions
 from multiscale.problem.symmetry import plane_components, reflect
 
 
@@ -23,7 +25,9 @@ from multiscale.problem.symmetry import plane_components, reflect
 class ReducedLoad:
     """A load case on the reduced grid; arrays (mx+1, my+1, mz+1, 3).
 
-    ``parities`` holds +1 or -1 for each mirrored axis (see :class:`Reduction`).
+    ``parities`` holds +1 or -1 for each mirrored axis (see :class:`Reduction`); ``motions``
+    (k, mx+1, my+1, mz+1, 3) the rigid motions that a load without supports leaves free. They are
+    held by statically determinate pins in ``constrained``, whose reactions vanish.
     """
 
     name: str
@@ -32,6 +36,7 @@ class ReducedLoad:
     prescribed: Floats
     force: Floats
     parities: tuple[int, ...]
+    motions: Floats
 
 
 class Reduction:
@@ -79,7 +84,20 @@ class Reduction:
             for c in plane_components(sign, axis):
                 fixed[(*plane[:3], c)] = True
                 value[(*plane[:3], c)] = 0.0
-        return ReducedLoad(load.name, load.weight, fixed, value, force, tuple(signs))
+        motions = self._free_motions(load, tuple(signs))
+        if len(motions):
+            fixed |= determinate_pins(motions, self.nodes(grid.nodes_of(self.problem.solid)))
+        return ReducedLoad(load.name, load.weight, fixed, value, force, tuple(signs), motions)
+
+    def _free_motions(self, load: LoadCase, signs: tuple[int, ...]) -> Floats:
+        """Rigid motions that neither supports nor the conditions on mirror planes hold."""
+        chosen = [
+            m
+            for m in range(6)
+            if load.free
+            and all(motion_parity(m, axis) == sign for axis, sign in zip(self.axes, signs, strict=True))
+        ]
+        return rigid_motions(self.problem.shape, chosen)[(slice(None), *self._upper())].copy()
 
     # -------------------------------------------------- whole -> reduced
     def nodes(self, field: NDArray) -> NDArray:

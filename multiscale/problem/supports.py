@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from micro.runtime.errors import InputError
 from multiscale.problem import grid
+from multiscale.problem.loads import LoadCase
+from multiscale.problem.rigid import EQUILIBRIUM_RTOL, imbalance
 
 MOTIONS = ("shift along x", "shift along y", "shift along z", "turn about x", "turn about y", "turn about z")
 
@@ -40,16 +42,28 @@ def free_motions(fixed: NDArray[np.bool_], part: NDArray[np.bool_]) -> int:
     return 6 - int(np.linalg.matrix_rank(rows.T @ rows, tol=1e-10))
 
 
-def check_supported(
-    fixed: NDArray[np.bool_], solid: NDArray[np.bool_], file: str | Path | None, key: str
-) -> None:
+def check_supported(load: LoadCase, solid: NDArray[np.bool_], file: str | Path | None, key: str) -> None:
     """Raise InputError unless every part of the structure is held against all rigid-body motions.
 
-    Elements belong to one part when they share faces: what hangs on an edge or a corner is a hinge.
+    A load without any support must be in equilibrium by itself, and the structure in one part. Elements
+    belong to one part when they share faces: what hangs on an edge or a corner is a hinge.
     """
     from scipy import ndimage  # half of the start-up time of a command that finds a mistake earlier
 
     parts, count = ndimage.label(solid)
+    fixed = load.fixed
+    if load.free and count == 1:
+        force, moment = imbalance(load.force, grid.element_size(load.force))
+        if max(force, moment) <= EQUILIBRIUM_RTOL:
+            return
+        what = "forces" if force > EQUILIBRIUM_RTOL else "moments"
+        raise InputError(
+            f"there are no supports, and the {what} are not in equilibrium (they leave "
+            f"{max(force, moment):.1e} of their sum of magnitudes): give supports, for example "
+            'fixed = [{ where = "y-" }], or balance the load',
+            file=file,
+            key=key,
+        )
     for number in range(1, count + 1):
         part = parts == number
         free = free_motions(fixed, part)

@@ -137,13 +137,13 @@ def run_fields(
         Field("tensor error, cell against design", np.where(solid, error, np.nan), "%", True, "magma")
     )
     labels = {"void": "without cloak", "design": "designed", "lattice": "as built"}
-    for load in problem.loads:
-        if f"{load.name}.reference" not in displacements:
+    for load in dict.fromkeys(key.rpartition(".")[0] for key in displacements):
+        if f"{load}.reference" not in displacements:
             continue
-        reference = displacements[f"{load.name}.reference"]
+        reference = displacements[f"{load}.reference"]
         for structure, label in labels.items():
-            local = 100 * local_distortion(displacements[f"{load.name}.{structure}"], reference, problem)
-            fields.append(Field(f"distortion {load.name}, {label}", local, "%", True, "magma"))
+            local = 100 * local_distortion(displacements[f"{load}.{structure}"], reference, problem)
+            fields.append(Field(f"distortion {load}, {label}", local, "%", True, "magma"))
     fields.append(Field("least contact with a neighbour", 100 * least_contact(lattice), "% of face"))
     return fields
 

@@ -87,19 +87,20 @@ def _write_figures(
     purpose = case.objective.purpose
     quantity, unit = purpose.quantity, purpose.unit
     drawn = []
-    for load in problem.loads:
+    # The loads of the case, and the worst combination where there is one.
+    for load in dict.fromkeys(key.rpartition(".")[0] for key in displacements):
         solutions = {
             name: figures.Solution(
                 purpose.labels[name],
-                displacements[f"{load.name}.{name}"],
+                displacements[f"{load}.{name}"],
                 whole if name == "reference" else problem.solid,
             )
             for name in purpose.structures
         }
-        name = f"{problem.name}, load {load.name}"
+        name = f"{problem.name}, load {load}"
         drawn.append(
             figures.displacement_figure(
-                folder / f"displacement_{load.name}.png",
+                folder / f"displacement_{load}.png",
                 [s for key, s in solutions.items() if key != "design" or len(solutions) < 4],
                 hole=hole,
                 design=ring,
@@ -110,8 +111,8 @@ def _write_figures(
         if "reference" in solutions:
             drawn.append(
                 figures.distortion_figure(
-                    folder / f"distortion_{load.name}.png",
-                    displacements[f"{load.name}.reference"],
+                    folder / f"distortion_{load}.png",
+                    displacements[f"{load}.reference"],
                     [solutions[k] for k in ("void", "design", "lattice")],
                     observed=problem.observed,
                     cell_size_m=h,

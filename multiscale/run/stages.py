@@ -21,6 +21,7 @@ from multiscale.design.state import Record
 from multiscale.design.uniform import best_uniform
 from multiscale.fill.stage import fill_lattice, fill_metrics
 from multiscale.lattice.lattice import Lattice
+from multiscale.objective.any_load import WORST_LOAD, AnyLoadObjective
 from multiscale.objective.combination import Value
 from multiscale.objective.compliance import ComplianceObjective
 from multiscale.problem.tensor_field import load_tensors, save_tensors
@@ -179,6 +180,8 @@ def evaluate_stage(session: Session, directory: RunDirectory) -> None:
     with reporter.task("evaluate", len(fields) + 1) as task:
         for name, field in fields.items():
             results[name], displacements[name] = session.evaluate(field)
+            for section, values in objective.details(field, displacements[name]).items():
+                metrics.setdefault(section, {})[name] = values
             task.advance(1, f"{name} {results[name].total:.4g}")
         results["design_refined"] = session.evaluate_refined(design)
         task.advance(1, f"refined {results['design_refined'].total:.4g}")
@@ -240,11 +243,21 @@ def export_stage(session: Session, directory: RunDirectory) -> None:
 
 # ------------------------------------------------------------------------ files
 def _save_displacements(path: Path, session: Session, fields: dict[str, list[Floats]]) -> None:
-    """Whole-grid displacements (nx+1, ny+1, nz+1, 3) in element edges, float32, as LOAD.FIELD."""
+    """Whole-grid displacements (nx+1, ny+1, nz+1, 3) in element edges, float32, as LOAD.FIELD.
+
+    The worst combination for the lattice is kept as one load more.
+    """
     reduction = session.objective.reduction
     arrays = {
         f"{load.name}.{name}": reduction.expand_displacement(u, load).astype(np.float32)
         for name, values in fields.items()
         for load, u in zip(reduction.loads, values, strict=True)
     }
+    objective = session.objective
+    if isinstance(objective, AnyLoadObjective):
+        worst = objective.worst(fields["lattice"])
+        load = next(load for load in reduction.loads if load.name in worst.loads)
+        for name, values in fields.items():
+            whole = reduction.expand_displacement(objective.combine(values, worst), load)
+            arrays[f"{WORST_LOAD}.{name}"] = whole.astype(np.float32)
     write_arrays(path, arrays)

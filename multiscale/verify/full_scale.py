@@ -269,7 +269,7 @@ def _check_case(case: Case) -> None:
         raise InputError(
             "only parts built of cells are verified at full scale", file=case.file, key="regions"
         )
-    for index, load in enumerate(case.loads):
+    for index, load in enumerate(case.load_cases):
         for number, pressure in enumerate(load.pressures):
             if pressure.region is not None:
                 raise InputError(

@@ -130,12 +130,12 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     return np.concatenate([index for index, _ in found]), np.concatenate([value for _, value in found])
 
 
-def _shares(solid: NDArray[np.uint8], loaded: NDArray[np.bool_], v: int, case: Case, key: str) -> Floats:
-    """What each solid voxel carries of a load of one a voxel on its whole cell; two or three axes."""
+def _shares(solid: NDArray[np.uint8], loaded: NDArray, v: int, case: Case, key: str) -> Floats:
+    """What each solid voxel carries of a load of ``loaded`` a voxel on its whole cell; two or three axes."""
     blocks = [size for count in loaded.shape for size in (count, v)]
     within = tuple(range(1, 2 * loaded.ndim, 2))
     count = solid.reshape(blocks).sum(axis=within, dtype=np.int64)
-    empty = loaded & (count == 0)
+    empty = (loaded != 0) & (count == 0)
     if empty.any():
         raise InputError(
             f"{int(empty.sum())} loaded cells have no solid where they are loaded at {v} voxels an edge: "
@@ -143,7 +143,7 @@ def _shares(solid: NDArray[np.uint8], loaded: NDArray[np.bool_], v: int, case: C
             file=case.file,
             key=key,
         )
-    share = np.where(loaded, v**loaded.ndim / np.maximum(count, 1), 0.0)
+    share = loaded * (v**loaded.ndim / np.maximum(count, 1))
     for axis in range(loaded.ndim):
         share = share.repeat(v, axis=axis)
     return share * solid
