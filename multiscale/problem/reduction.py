@@ -27,7 +27,7 @@ class ReducedLoad:
 
     ``parities`` holds +1 or -1 for each mirrored axis (see :class:`Reduction`); ``motions``
     (k, mx+1, my+1, mz+1, 3) the rigid motions that a load without supports leaves free. They are
-    held by statically determinate pins in ``constrained``, whose reactions vanish.
+    held by statically determinate ``pins``, part of ``constrained``, whose reactions vanish.
     """
 
     name: str
@@ -37,6 +37,7 @@ class ReducedLoad:
     force: Floats
     parities: tuple[int, ...]
     motions: Floats
+    pins: NDArray[np.bool_]
 
 
 class Reduction:
@@ -85,9 +86,8 @@ class Reduction:
                 fixed[(*plane[:3], c)] = True
                 value[(*plane[:3], c)] = 0.0
         motions = self._free_motions(load, tuple(signs))
-        if len(motions):
-            fixed |= determinate_pins(motions, self.nodes(grid.nodes_of(self.problem.solid)))
-        return ReducedLoad(load.name, load.weight, fixed, value, force, tuple(signs), motions)
+        pins = determinate_pins(motions, self.nodes(grid.nodes_of(self.problem.solid)))
+        return ReducedLoad(load.name, load.weight, fixed | pins, value, force, tuple(signs), motions, pins)
 
     def _free_motions(self, load: LoadCase, signs: tuple[int, ...]) -> Floats:
         """Rigid motions that neither supports nor the conditions on mirror planes hold."""

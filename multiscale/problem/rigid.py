@@ -66,7 +66,9 @@ def determinate_pins(motions: NDArray[np.float64], nodes: NDArray[np.bool_]) -> 
         Chosen one after the other, each where what is left of the motions moves most (Gram-Schmidt with
         column pivoting): far apart, so that small forces there hold the body.
     """
-    held = np.zeros(motions.shape[1:], dtype=bool)
+    held = np.zeros((*nodes.shape, 3), dtype=bool)
+    if not len(motions):
+        return held
     left = (motions * nodes[..., None]).reshape(len(motions), -1).copy()
     # Shifts and turns alike, whatever the grid's size.
     left /= np.abs(left).max(axis=1, keepdims=True)

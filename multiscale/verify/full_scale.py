@@ -315,11 +315,11 @@ def _metrics(comparison: Comparison, solved: dict[str, FullScale]) -> dict[str, 
         design = reduction.problem.design
         for name, lattice in comparison.lattices.items():
             totals[f"density_{name}"] = float(lattice.densities()[design].mean())
-    loads = [load.name for load in reduction.loads]
+    loads, settled = [load.name for load in reduction.loads], comparison.objective.settled
     size_effect = {
         name: {
-            load: difference(reduction, comparison.wanted, u, h)
-            for load, u, h in zip(loads, full[name], predicted[name], strict=True)
+            load: difference(reduction, comparison.wanted, settled(i, u), settled(i, h))
+            for i, (load, u, h) in enumerate(zip(loads, full[name], predicted[name], strict=True))
         }
         for name in solved
     }

@@ -1,8 +1,9 @@
 """``multiscale unseen``: how a cloak does under loads that it was not designed for.
 
 The standard set holds the block at the low face of each axis in turn and pulls the opposite face along each
-axis: three tensions and six shears. Each distortion is measured as in the case, against the block of
-reference material under the same load.
+axis: three tensions and six shears. Beside it stand the six uniform far-field stresses, each alone and the
+worst of all their combinations (:mod:`multiscale.objective.any_load`), on the block without supports. Each
+distortion is measured as in the case, against the block of reference material under the same load.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ import numpy as np
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Reporter
+from multiscale.case.case import Case
+from multiscale.case.load_space import LoadSpace
+from multiscale.objective.any_load import AnyLoadObjective
 from multiscale.objective.objective import DistortionObjective
 from multiscale.objective.purpose import solver_options
 from multiscale.problem import grid
-from multiscale.problem.loads import AXIS_NAMES, LoadCase
+from multiscale.problem.loads import AXIS_NAMES, LoadCase, build_load
 from multiscale.problem.problem import Problem
+from multiscale.problem.supports import check_supported
+from multiscale.problem.symmetry import mirror_obstacle
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve.elasticity import SolverOptions
 
 #: Structures compared.
 STRUCTURES = ("void", "design", "lattice")
+ANY_STRESS = "any_stress"
+"""What the worst combination of far-field stresses is called."""
 _TRACTION = 1e-3
 """Force per area, in units of E_s; distortions do not depend on it."""
 
@@ -84,6 +92,52 @@ def unseen_distortions(
     return out
 
 
+def far_field_distortions(
+    case: Case, problem: Problem, fields: dict[str, Floats], options: SolverOptions
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Distortions under the far-field stresses, and the combinations that are the worst.
+
+    Parameters
+    ----------
+    case : Case
+    problem : Problem
+        The case's.
+    fields : dict of str to array (nx, ny, nz, 3)
+        As for :func:`unseen_distortions`.
+    options : SolverOptions
+
+    Returns
+    -------
+    distortions : dict
+        By load and structure; ``any_stress`` is the worst of all combinations.
+    worst : dict
+        Amplitudes of each structure's worst combination by load.
+    """
+    basis = case.model_copy(update={"loads": (), "load_space": LoadSpace(far_field="stresses")})
+    numbers = range(len(basis.load_cases))
+    loads = tuple(build_load(basis, number, problem.solid) for number in numbers)
+    for number, load in enumerate(loads):
+        check_supported(load, problem.solid, case.file, f"load_space[{number}]")
+    # A stress of one component is even or odd about every plane: the block's own planes serve.
+    planes = tuple(
+        axis
+        for axis in range(3)
+        if mirror_obstacle(axis, problem.role, problem.tensor, problem.observed, loads) is None
+        and all(np.allclose(np.flip(f, axis), f, rtol=1e-9, atol=0) for f in fields.values())
+    )
+    part = replace(problem, loads=loads, targets=(), mirror_axes=planes, combine="worst")
+    objective = AnyLoadObjective(part, options)
+    found: dict[str, dict[str, float]] = {}
+    worst = {}
+    for name, field in fields.items():
+        displacements = objective.displacements(objective.reduction.elements(field))
+        value = objective.value_of(displacements)
+        for key, distortion in {**value.per_load, ANY_STRESS: value.total}.items():
+            found.setdefault(key, {})[name] = distortion
+        worst[name] = objective.worst(displacements).loads
+    return found, worst
+
+
 def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, Any]:
     """Distortions of a finished run's cloak under the standard set; adds ``unseen`` to its metrics.
 
@@ -106,6 +160,18 @@ def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, A
     fields = {"void": plain, "design": run.design, "lattice": built}
     options = solver_options(run.case, run.case.solver.rtol_evaluate)
     found = unseen_distortions(problem, {name: fields[name] for name in STRUCTURES}, options, reporter)
+    try:
+        stresses, combination = far_field_distortions(run.case, problem, fields, options)
+    except InputError as error:  # a body that does not reach all faces, or is not in equilibrium there
+        reporter.say(f"no far-field stresses on this body: {error}")
+    else:
+        found |= stresses
+        run.add("unseen_worst", combination, reads=("design.npz", "lattice.zarr"))
+        said = ", ".join(f"{a:.2f} {load}" for load, a in combination["lattice"].items())
+        reporter.say(
+            f"[bold]any far-field stress[/bold] worst {stresses[ANY_STRESS]['lattice']:.4f} "
+            f"(without cloak {stresses[ANY_STRESS]['void']:.4f}): {said}"
+        )
     run.add("unseen", found, reads=("design.npz", "lattice.zarr"))
     worst = max(found, key=lambda load: found[load]["lattice"])
     reporter.say(

@@ -58,7 +58,13 @@ def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int) -> VoxelM
     solid = part.voxels(per_cell=per_cell).view(np.uint8)
     labels = cc3d.connected_components(solid, connectivity=6)
     held = np.ones(int(labels.max()) + 1, dtype=bool)
+    if any(load.free for load in reduction.problem.loads):
+        sizes = np.bincount(labels.reshape(-1))
+        sizes[0] = 0
+        held = np.arange(len(held)) == sizes.argmax()  # nothing holds a free body: its one large piece is it
     for load in reduction.problem.loads:
+        if load.free:
+            continue
         some = np.any(reduction.nodes(load.fixed), axis=-1, keepdims=True)
         supported = refine_mask(some, per_cell)[..., 0]
         near = np.zeros_like(held)
@@ -79,7 +85,12 @@ def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int) -> VoxelM
 
 
 def fixed_masks(load: ReducedLoad, per_cell: int) -> list[NDArray[np.bool_]]:
-    """Constrained degrees of freedom of the voxel grid and its halvings (see :func:`coarse_masks`)."""
+    """Constrained degrees of freedom of the voxel grid and its halvings (see :func:`coarse_masks`).
+
+    A pin of a free body may lie in the void, where it holds nothing. The coarse grids are held there all the
+    same, so that the preconditioner is definite, and conjugate gradients solve the consistent singular
+    system; what is left of rigid motion is taken out of the corners' displacements.
+    """
     return coarse_masks(load.constrained, per_cell)
 
 
@@ -219,6 +230,6 @@ def corner_displacements(
         )
     out = np.zeros((*wanted.shape, 3))
     out[wanted] = values / v
-    constrained = load.constrained & wanted[..., None]
+    constrained = load.constrained & ~load.pins & wanted[..., None]
     out[constrained] = load.prescribed[constrained]
     return out, averaged

@@ -64,5 +64,10 @@ def test_it_goes_into_the_metrics(tmp_path):
     unseen(path)
     metrics = json.loads((path / "metrics.json").read_text())
     assert set(metrics["unseen"]["tension_x"]) == {"void", "design", "lattice"}
+    stresses = {k: v["lattice"] for k, v in metrics["unseen"].items() if k.startswith("stress_")}
+    assert len(stresses) == 6
+    # The worst of all combinations is no better than the worst of the six.
+    assert metrics["unseen"]["any_stress"]["lattice"] >= max(stresses.values()) * (1 - 1e-12)
+    assert set(metrics["unseen_worst"]["lattice"]) <= set(stresses)
     assert metrics["distortion"]["design"] == 0.02
     assert not undescribed(metrics)
