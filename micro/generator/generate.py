@@ -25,12 +25,18 @@ from micro.runtime.errors import InputError
 from micro.runtime.files import write_json
 
 COLUMNS = ("C11", "C12", "C44")
+_COLUMN = {name.lower(): name for name in (*COLUMNS, "volume")}
+
+
+def _holds_data(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
 def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
     """Target tensors (q, 3) and volumes (q,), NaN where the file has none.
 
-    A CSV file with the columns C11, C12, C44 (units of E_s) and, if wanted, volume.
+    A CSV file with the columns C11, C12, C44 (units of E_s) and, if wanted, volume, in any case; separated by
+    commas, semicolons or tabs; lines that begin with # are comments.
 
     Raises
     ------
@@ -39,10 +45,12 @@ def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            names = [name.strip() for name in reader.fieldnames or ()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            lines = [(n, line) for n, line in enumerate(file, start=1) if _holds_data(line)]
+        head = lines[0][1] if lines else ""
+        reader = csv.reader([line for _, line in lines], delimiter=max(",;\t", key=head.count))
+        names = [_COLUMN.get(name.strip().lower(), name.strip()) for name in next(reader, [])]
+        rows = list(zip((n for n, _ in lines[1:]), reader, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"cannot be read: {error}", file=path) from error
     for column in COLUMNS:
         if column not in names:
@@ -53,13 +61,17 @@ def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
     if not rows:
         raise InputError("holds no targets", file=path)
     table = np.full((len(rows), 4), np.nan)
-    for line, row in enumerate(rows, start=2):
+    for number, (line, cells) in enumerate(rows):
+        row = dict(zip(names, cells, strict=False))
+        if len(cells) > len(names):
+            reason = f"line {line}: {len(cells)} values for {len(names)} columns (a decimal comma?)"
+            raise InputError(reason, file=path)
         for place, column in enumerate((*COLUMNS, "volume")):
-            text = {k.strip(): v for k, v in row.items() if k}.get(column)
-            if column == "volume" and not (text or "").strip():
+            text = row.get(column, "")
+            if column == "volume" and not text.strip():
                 continue
             try:
-                table[line - 2, place] = float(text or "")
+                table[number, place] = float(text)
             except ValueError:
                 raise InputError(
                     f"line {line}: a number is needed", file=path, key=column, value=text

@@ -43,6 +43,7 @@ from multiscale.case.tables import (
     Objective,
     Region,
     isotropic_tensor,
+    stiffer_than_solid,
 )
 from multiscale.case.toml import toml_text
 
@@ -154,6 +155,7 @@ class Case(Table):
         for key, name in uses:
             if name not in known:
                 raise unknown_name("material", name, known, key)
+        self._check_stiffness()
         regions = {region.name: region for region in self.regions}
         for index, name in enumerate(self.objective.observe):
             key = f"objective.observe[{index}]"
@@ -170,6 +172,21 @@ class Case(Table):
             reason = f"reaches beyond the grid {list(self.grid.elements)}"
             raise finding("export.stl_box", reason, [list(corner) for corner in box])
         return self
+
+    def _check_stiffness(self) -> None:
+        """Raise a finding where cells of the base material are to be stiffer than it is."""
+        made = {r.material for r in self.regions if r.role == "fixed" and r.filled}
+        made |= {r.initial for r in self.regions} | {self.objective.reference}
+        for name, material in self.materials.items():
+            base = self.base_material
+            trouble = (
+                stiffer_than_solid(material.cubic(), base.young_modulus_mpa, base.poisson)
+                if name in made
+                else None
+            )
+            if trouble:
+                key = "tensor" if material.tensor is not None else "relative_young_modulus"
+                raise finding(f"materials.{name}.{key}", trouble, getattr(material, key))
 
     def _check_objective(self) -> None:
         """Raise a finding where the objective and the loads do not go together."""
@@ -250,7 +267,7 @@ def load_case(path: str | Path) -> Case:
     """
     file = Path(path)
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = file.read_bytes().decode("utf-8-sig")  # a byte-order mark is Windows' habit
     except FileNotFoundError:
         raise InputError("there is no such file", file=file) from None
     except IsADirectoryError:

@@ -13,6 +13,12 @@ from multiscale.case.purpose import PURPOSES, Purpose
 from multiscale.case.shapes import AnyShape, Axis, Length, Name, Number, Table
 
 MAX_ELEMENTS = 512**3
+# Beyond these a number is in another unit than its key says.
+LARGEST_CELL_MM = 1000.0
+MISTAKEN_UNIT = 30.0
+DIAMOND_MPA = 1.1e6
+STIFFEST_MPA = 1.5e6
+LIGHTEST_KG_M3, HEAVIEST_KG_M3 = 30.0, 25_000.0
 SOLID_NAME = "solid"
 Text = Annotated[str, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
@@ -67,6 +73,12 @@ class Grid(Table):
     @model_validator(mode="after")
     def _size(self) -> Grid:
         nx, ny, nz = self.elements
+        if self.cell_size_mm > LARGEST_CELL_MM:
+            metres = f"a cell of {self.cell_size_mm / 1e3:g} m"
+            reason = (
+                f"{metres}: the key is in mm, at most {LARGEST_CELL_MM:g}; in micrometres, divide by 1000"
+            )
+            raise finding("cell_size_mm", reason, self.cell_size_mm)
         if nx * ny * nz > MAX_ELEMENTS:
             raise finding("elements", f"at most {MAX_ELEMENTS} elements in all (512^3)", list(self.elements))
         return self
@@ -81,6 +93,23 @@ class BaseMaterial(Table):
     """Poisson's ratio nu_s; the packaged cells are homogenised for 0.3, other cells and gamuts say theirs."""
     density_kg_m3: Positive = 1000.0
     """Density, in kg/m^3, for masses."""
+
+    @model_validator(mode="after")
+    def _units(self) -> BaseMaterial:
+        young, density = self.young_modulus_mpa, self.density_kg_m3
+        if young > STIFFEST_MPA:
+            reason = (
+                f"stiffer than diamond, {DIAMOND_MPA:g} MPa: the key is in MPa; in Pa this would be "
+                f"{young / 1e6:g}"
+            )
+            raise finding("young_modulus_mpa", reason, young)
+        if not LIGHTEST_KG_M3 <= density <= HEAVIEST_KG_M3:
+            likely = "g/cm^3" if density < LIGHTEST_KG_M3 else "another unit"
+            reason = f"no solid's, {LIGHTEST_KG_M3:g} to {HEAVIEST_KG_M3:g} kg/m^3: given in {likely}?" + (
+                f" That would be {density * 1e3:g}" if density < LIGHTEST_KG_M3 else ""
+            )
+            raise finding("density_kg_m3", reason, density)
+        return self
 
 
 class Material(Table):
@@ -237,6 +266,27 @@ class Objective(Table):
     def purpose(self) -> Purpose:
         """All that follows from the type."""
         return PURPOSES[self.type]
+
+
+def stiffer_than_solid(tensor: tuple[float, float, float], young_mpa: float, poisson: float) -> str | None:
+    """Why no cell of the base material has a tensor (C11, C12, C44), in units of E_s; None if one may.
+
+    A cell's bulk modulus and shear moduli are at most the solid's (Voigt's bound); a tenth of a percent is
+    left to rounding.
+    """
+    c11, c12, c44 = tensor
+    s11, s12, s44 = isotropic_tensor(1.0, poisson)
+    most = max((c11 + 2 * c12) / (s11 + 2 * s12), (c11 - c12) / (s11 - s12), c44 / s44)
+    if most <= 1.001:
+        return None
+    likely = ""
+    if most > MISTAKEN_UNIT:
+        unit = "Pa" if c11 > s11 * young_mpa * MISTAKEN_UNIT else "MPa"
+        likely = f"; in {unit}, divide by {young_mpa * (1e6 if unit == 'Pa' else 1):g}"
+    return (
+        f"{most:.4g} times as stiff as the solid, whose C11 is {s11:.4g} (this one's {c11:.4g}): tensors are "
+        f"in units of E_s = {young_mpa:g} MPa{likely}"
+    )
 
 
 def isotropic_tensor(young: float, poisson: float) -> tuple[float, float, float]:

@@ -11,15 +11,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from micro.cell import tensor
+from micro.gamut.gamut import Gamut
+from micro.runtime import memory
 from micro.runtime.errors import InputError
 from multiscale.case.case import Case, load_case
+from multiscale.case.settings import FILL_SOURCES, GAMUT_SOURCES
+from multiscale.fill.files import check_source
 from multiscale.problem.problem import Problem, Role, build_problem, parity
+from multiscale.problem.size import sizes
 
 PARITY_WORDS = {1: "even", -1: "odd", None: "-"}
-# Peak memory of a solve: interpreter and libraries, then matrix, multigrid hierarchy and fields per
-# unknown. From 570 MB measured at 206,763 unknowns; good for an order, not for a promise.
-MEMORY_BASE = 180e6
-MEMORY_PER_UNKNOWN = 1900.0
 
 
 def check_case(path: str | Path, out: str | Path | None, console: Console) -> Path:
@@ -43,6 +44,7 @@ def check_case(path: str | Path, out: str | Path | None, console: Console) -> Pa
 
     case = load_case(path)
     problem = build_problem(case)
+    check_files(case)
     directory = Path(out) if out is not None else Path(f"check-{case.name}")
     picture = directory / "problem.png"
     try:
@@ -57,17 +59,18 @@ def check_case(path: str | Path, out: str | Path | None, console: Console) -> Pa
     return picture
 
 
-def sizes(problem: Problem) -> dict[str, int]:
-    """Numbers of elements by role, unknowns of the full and the mirrored model, bytes of a solve."""
-    unknowns = 3 * int(np.prod([n + 1 for n in problem.solved_shape]))
-    return {
-        "elements": int(problem.role.size),
-        **{role.name.lower(): int((problem.role == role).sum()) for role in Role},
-        "observed_nodes": int(problem.observed_nodes.sum()),
-        "unknowns_full": 3 * int(np.prod([n + 1 for n in problem.shape])),
-        "unknowns": unknowns,
-        "memory_bytes": int(MEMORY_BASE + MEMORY_PER_UNKNOWN * unknowns),
-    }
+def check_files(case: Case) -> None:
+    """Open every file that a run of the case will open, so that a wrong one shows now.
+
+    Raises
+    ------
+    InputError
+        Naming the file and what it is not.
+    """
+    if case.gamut.source not in GAMUT_SOURCES:
+        Gamut.load(case.path(case.gamut.source))
+    if case.fill.source not in FILL_SOURCES:
+        check_source(case.path(case.fill.source), case.base_material.poisson)
 
 
 def summary(case: Case, problem: Problem) -> Group:
@@ -98,8 +101,15 @@ def _grid_table(problem: Problem, edge: float) -> Table:
     table.add_row("unknowns", f"{count['unknowns']:,}{shrunk}")
     observed = escape(", ".join(problem.observed_names))
     table.add_row("observed", f"{count['observed_nodes']:,} nodes of {observed}")
-    table.add_row("memory", f"about {count['memory_bytes'] / 1e9:.1f} GB to solve")
+    table.add_row("memory", f"about {count['memory_bytes'] / 1e9:.1f} GB to solve{_too_much(count)}")
     return table
+
+
+def _too_much(count: dict[str, int]) -> str:
+    free = memory.SHARE * memory.available()
+    if count["memory_bytes"] <= free:
+        return ""
+    return f", [bold red]more than the {free / 1e9:.1f} GB free here: `run` would refuse[/]"
 
 
 def _region_table(problem: Problem) -> Table:

@@ -329,7 +329,11 @@ def _views_in_space(problem: Problem, colours: list[str]) -> tuple[list[NDArray]
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    from multiscale.figures.problem_view import render_loads
+    from multiscale.figures.problem_view import MOST_DRAWN, render_loads, thinned
+
+    # Thinned here: the process that draws then gets what a picture needs.
+    step = -(-max(problem.shape) // MOST_DRAWN)
+    problem = thinned(problem, step) if step > 1 else problem
 
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

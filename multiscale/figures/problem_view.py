@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,42 @@ from multiscale.figures.palette import ARROWS, FORCE_COLOUR, MOVE_COLOUR, SUPPOR
 from multiscale.problem.loads import LoadCase
 from multiscale.problem.problem import Problem, Role
 
+MOST_DRAWN = 80
+"""Elements along an edge that a picture shows."""
+
 MATT: dict[str, Any] = {"ambient": 0.4, "diffuse": 0.7, "specular": 0.0}
 
 
 def render_loads(problem: Problem, colours: list[str]) -> list[NDArray[np.uint8]]:
     """One image for each load of the problem, as :func:`render_problem`."""
     return [render_problem(problem, load, colours) for load in problem.loads]
+
+
+def thinned(problem: Problem, step: int) -> Problem:
+    """Every ``step``-th element and node of a problem: what a picture of it shows, not what is solved."""
+    elements = tuple(slice(step // 2, None, step) if n > step else slice(None) for n in problem.shape)
+    region = problem.region[elements]
+    # The last layer of nodes is a face, and stays one.
+    nodes = [
+        np.append(np.arange(0, n, step)[:m], n) for n, m in zip(problem.shape, region.shape, strict=True)
+    ]
+    nodes_at = np.ix_(*nodes)
+    loads = tuple(
+        replace(load, fixed=load.fixed[nodes_at], value=load.value[nodes_at], force=load.force[nodes_at])
+        for load in problem.loads
+    )
+    every = np.zeros((*region.shape, 3))
+    return replace(
+        problem,
+        shape=region.shape,
+        role=problem.role[elements],
+        region=region,
+        tensor=every,
+        reference=every.copy(),
+        observed=problem.observed[elements],
+        loads=loads,
+        targets=(),
+    )
 
 
 def render_problem(

@@ -9,6 +9,7 @@ from micro.cell.cellset import CellSet, require_poisson
 from micro.data.packaged import load_dataset, load_library
 from micro.generator.generator import Generator
 from multiscale.case.settings import FILL_SOURCES, FillSettings
+from multiscale.fill.files import WEIGHTS, cells_of
 from multiscale.fill.generator_source import GeneratorSource, JoinedSource
 from multiscale.fill.set_source import SetSource
 from multiscale.fill.source import CellSource
@@ -23,7 +24,7 @@ def make_source(settings: FillSettings, path: Callable[[str], Path], poisson: fl
     path : callable
         Finds a file that the settings name.
     poisson : float
-        Poisson's ratio of the case's base material.
+        Poisson's ratio of the case's base material, for which voxels of a cell are homogenised.
 
     Raises
     ------
@@ -47,8 +48,6 @@ def make_source(settings: FillSettings, path: Callable[[str], Path], poisson: fl
         cells = load_dataset() if settings.source == "dataset" else load_library()
         return SetSource(cells, settings.candidates, avoid)
     file = path(settings.source)
-    if file.suffix == ".safetensors":
+    if file.suffix == WEIGHTS:
         return generator(file, load_dataset())
-    cells = CellSet.load(file)
-    cells.require_poisson(poisson, file)
-    return SetSource(cells, settings.candidates, avoid)
+    return SetSource(cells_of(file, poisson), settings.candidates, avoid)

@@ -13,6 +13,7 @@ from multiscale.case.case import DEFAULT_START, Case
 from multiscale.case.settings import Kind
 from multiscale.problem import grid
 from multiscale.problem.loads import LoadCase, TargetField, build_load, build_target, freeze
+from multiscale.problem.mesh_fit import check_meshes
 from multiscale.problem.supports import check_supported
 from multiscale.problem.symmetry import AXIS_NAMES, mirror_obstacle, parity
 
@@ -117,6 +118,7 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
     if refine < 1:
         raise InputError("must be at least 1", key="refine", value=refine)
     size = case.grid.elements
+    check_meshes(case)
     region = _paint(case)
     role, tensor = _materials(case, region)
     observed_index = [i for i, r in enumerate(case.regions) if r.name in case.objective.observe]

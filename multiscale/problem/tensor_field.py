@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from micro.cell.tensor import to_moduli
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.npz import read_arrays, write_arrays
+from multiscale.case.tables import isotropic_tensor, stiffer_than_solid
 from multiscale.problem.problem import Problem
 
 NAMES = ("C11", "C12", "C44")
@@ -59,5 +61,23 @@ def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Flo
             key="C11, C12, C44",
             value=tensors[i, j, k].tolist(),
         )
+    _refuse_stiffer(path, tensors[counted], problem)
     tensors[~counted] = 0.0
     return tensors
+
+
+def _refuse_stiffer(path: Path, tensors: Floats, problem: Problem) -> None:
+    """Refuse tensors (m, 3) beyond the base material's: most likely they are in another unit."""
+    if not len(tensors):
+        return
+    moduli = to_moduli(tensors) / to_moduli(np.array(isotropic_tensor(1.0, problem.poisson)))
+    worst = int(moduli.max(axis=1).argmax())
+    young = problem.young_pa / 1e6
+    trouble = stiffer_than_solid(
+        (tensors[worst, 0], tensors[worst, 1], tensors[worst, 2]), young, problem.poisson
+    )
+    if trouble:
+        count = int((moduli.max(axis=1) > 1.001).sum())
+        raise InputError(
+            f"{count} tensors are stiffer than the solid, one {trouble}", file=path, key="C11, C12, C44"
+        )

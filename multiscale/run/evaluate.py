@@ -14,6 +14,7 @@ from micro.runtime.progress import Reporter
 from multiscale.case.case import load_case
 from multiscale.case.purpose import UNIFORM
 from multiscale.design.feasibility import count_violations
+from multiscale.problem.size import require_memory
 from multiscale.problem.tensor_field import load_tensors
 from multiscale.run.session import Session, value_table
 from multiscale.rundir import provenance
@@ -54,6 +55,7 @@ def evaluate_case(
         raise InputError(
             "holds a run, whose metrics would be lost: give another", key="--out", value=str(out)
         )
+    require_memory(problem)
     objective = session.objective
     setup = time.monotonic() - start
     mask = problem.solid if all_elements else problem.design
@@ -90,5 +92,11 @@ def evaluate_case(
         "fixed_regions_from": "file" if all_elements else "case",
     }
     parallel.on_root(lambda: write_json(out / "metrics.json", metrics))
+    violations = count_violations(phi, session.case.gamut.margin)
+    if violations:
+        reporter.say(
+            f"[yellow]{violations} of {len(phi)} tensors lie outside the gamut (phi down to "
+            f"{phi.min():.3g}): no known cell has them[/]"
+        )
     reporter.say(f"{objective.quantity} " + ", ".join(f"{k} {v.total:.4g}" for k, v in results.items()))
     return metrics

@@ -20,6 +20,7 @@ from micro.runtime.progress import Reporter, Style
 from multiscale.case.case import load_case
 from multiscale.case.purpose import Purpose
 from multiscale.design import board
+from multiscale.problem.size import require_memory
 from multiscale.run.session import Session
 from multiscale.run.stages import design_stage, evaluate_stage, export_stage, fill_stage
 from multiscale.rundir.directory import RunDirectory
@@ -59,6 +60,7 @@ def run_case(
     # All that can be wrong with the input shows before anything is written.
     problem, gamut, cells = session.problem, session.gamut, session.cells
     session.setup_seconds = time.monotonic() - start
+    require_memory(problem)
     if case.export.voxels is not None and cells.known.n % case.export.voxels:
         raise InputError(
             f"must divide the cells' {cells.known.n}",
