@@ -112,7 +112,7 @@ def _read(path: Path) -> Any:
 
 def _rows(mesh: Any, group: str, path: Path) -> list[Ints]:
     """Rows of a group's cells, block by block."""
-    if group in mesh.cell_sets:
+    if any(rows is not None and len(rows) for rows in mesh.cell_sets.get(group, [])):
         return [
             np.asarray(rows if rows is not None else [], dtype=np.int64) for rows in mesh.cell_sets[group]
         ]

@@ -79,7 +79,7 @@ def with_mesh(tmp_path: Path, surface: pv.PolyData, more: str = "") -> str:
 
 
 def test_a_mesh_in_metres_is_refused_with_the_scale_that_fits(tmp_path: Path) -> None:
-    with_mesh(tmp_path, pv.Sphere(radius=0.02, center=(0.03, 0.02, 0.02)))
+    with_mesh(tmp_path, pv.Sphere(radius=0.004, center=(0.006, 0.004, 0.004)))
     with pytest.raises(InputError) as error:
         build_problem(load_case(tmp_path / "case.toml"))
     assert "less than one" in str(error.value)
@@ -124,7 +124,7 @@ def test_groups_of_a_volume_mesh_become_regions(tmp_path: Path, kind: str) -> No
     mesh, path = _two_groups(), tmp_path / f"part.{kind}"
     left, right = "left", "right"
     if kind == "msh":
-        meshio.gmsh.write(path, mesh, "4.1", binary=False)
+        meshio.gmsh.write(path, mesh, "2.2", binary=False)
     elif kind == "inp":
         tags = mesh.cell_data["gmsh:physical"][0]
         sets = {name: [np.flatnonzero(tags == value)] for name, value in ((left, 1), (right, 2))}
@@ -230,4 +230,4 @@ def test_a_large_problem_is_drawn_from_some_of_its_elements() -> None:
     assert np.array_equal(thin.region, plain.region)
     for coarse, fine in zip(thin.loads, plain.loads, strict=True):
         assert np.array_equal(coarse.fixed, fine.fixed)
-    assert thinned(problem, 5).loads[0].fixed.shape == tuple(n + 1 for n in thinned(problem, 5).shape)
+    assert thinned(problem, 5).loads[0].fixed.shape[:3] == tuple(n + 1 for n in thinned(problem, 5).shape)
