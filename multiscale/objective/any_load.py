@@ -179,6 +179,19 @@ class AnyLoadObjective(DistortionObjective):
             }
         }
 
+    def weigh(self, field: Floats) -> Floats:
+        """A displacement field times the observed nodes' weights: ``np.sum(weigh(a) * b)`` is <a, b>."""
+        return self._node_weight[..., None] * field
+
+    def of_amplitudes(self, amplitudes: list[Floats]) -> Floats:
+        """J, shape (...), of the differences' amplitudes (modes, ...) in orthonormal modes of each parity."""
+        eigenvalues = []
+        for block, inverse in zip(self.blocks, self.factors, strict=True):
+            y = np.stack([amplitudes[i] for i in block])
+            z = np.einsum("ab,bk...->...ak", inverse, y)
+            eigenvalues.append(np.maximum(np.linalg.eigvalsh(z @ np.swapaxes(z, -1, -2)), 0.0))
+        return self.smooth(np.concatenate(eigenvalues, axis=-1))
+
     def smooth(self, eigenvalues: Floats) -> Floats:
         """J, shape (...), of eigenvalues (..., m) of all blocks together."""
         p, c = self._power
@@ -206,7 +219,7 @@ class AnyLoadObjective(DistortionObjective):
                 differences = [self.difference(i, displacements[i]) for i in block]
                 for row, i in enumerate(block):
                     pulled = sum(2 * inner[row, k] * d for k, d in enumerate(differences))
-                    right = self._node_weight[..., None] * pulled
+                    right = self.weigh(np.asarray(pulled))
                     operator = self.operators[i]
                     adjoint = operator.solve(right, rtol=self.adjoint_rtol)
                     gradient -= operator.energies(adjoint, displacements[i])

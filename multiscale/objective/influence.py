@@ -9,6 +9,10 @@ where g = dv/dC is the adjoint sensitivity and S_k are those of further displace
 and A-orthogonal to what g sees: one adjoint solve each. The modes span the responses to random errors of
 the design elements (a randomised range finder, Halko, Martinsson and Tropp 2011) and to a uniform error of
 every fixed material, which repeats in all its elements. Errors that cancel cost nothing in this model.
+
+Where loads may be combined (any_load.py) those of one parity share their modes m_k, orthonormal on the
+observed nodes: with ``y_ik = <m_k, d_i>``, linear in dC, the matrix of their differences is
+``D_ij ~ sum_k y_ik y_jk``.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from numpy.typing import NDArray
 
 from micro.cell.tensor import PAPER_SPAN
 from micro.runtime.arrays import Floats
+from multiscale.objective.any_load import AnyLoadObjective
 from multiscale.objective.combination import Combination
 from multiscale.objective.objective import Objective
 
@@ -48,12 +53,15 @@ class Influence:
     sensitivity : list of arrays, shape (1 + modes, mx, my, mz, 3)
         For each load g and S_k; zero in voids.
     combination : Combination
+    coupled : callable, optional
+        Makes J of the amplitudes instead, where it is more than the loads' norms.
     """
 
     field: Floats
     amplitude: list[Floats]
     sensitivity: list[Floats]
     combination: Combination
+    coupled: Callable[[list[Floats]], Floats] | None = None
 
     def amplitudes(self, tensors: Floats) -> list[Floats]:
         """Amplitudes (1 + modes,) of each load for another field (mx, my, mz, 3) with the same voids."""
@@ -64,6 +72,8 @@ class Influence:
 
     def value(self, amplitudes: list[Floats]) -> Floats:
         """J, shape (...), of the loads' amplitudes (1 + modes, ...)."""
+        if self.coupled is not None:
+            return self.coupled(amplitudes)
         values = np.stack([np.sqrt(np.sum(a**2, axis=0)) for a in amplitudes])
         if len(values) == 1:
             return np.asarray(values[0] * self.combination.value(np.ones(1)))
@@ -99,6 +109,8 @@ def influence(
         If a solve fails.
     """
     errors = _error_fields(field, design, np.random.default_rng(seed))
+    if isinstance(objective, AnyLoadObjective):
+        return _any_load(objective, field, errors, progress)
     displacements = objective.displacements(field)
     total = len(displacements) * (1 + 2 * len(errors))
     done = 0
@@ -133,6 +145,60 @@ def influence(
         amplitude.append(np.array([value, *([0.0] * (len(rows) - 1))]))
         sensitivity.append(np.stack(rows))
     return Influence(field, amplitude, sensitivity, objective.combination)
+
+
+def _any_load(
+    objective: AnyLoadObjective,
+    field: Floats,
+    errors: list[Floats],
+    progress: Callable[[int, int], None] | None,
+) -> Influence:
+    """The model of loads that may be combined, parity by parity."""
+    displacements = objective.displacements(field)
+    amplitude: list[Floats] = [np.zeros(0)] * len(displacements)
+    sensitivity: list[Floats] = [np.zeros(0)] * len(displacements)
+    total, done = len(displacements) * len(errors), 0
+    for block in objective.blocks:
+        operator = objective.operators[block[0]]
+        differences = [objective.difference(i, displacements[i]) for i in block]
+        responses = []
+        for i in block:
+            for error in errors:
+                w = operator.solve(-operator.apply(displacements[i], error), rtol=_RTOL)
+                responses.append(objective.settled(i, w))
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+        modes = _observed_modes(objective, differences, responses)
+        adjoints = [operator.solve(objective.weigh(m), rtol=objective.adjoint_rtol) for m in modes]
+        for i, d in zip(block, differences, strict=True):
+            amplitude[i] = np.array([np.sum(objective.weigh(m) * d) for m in modes])
+            sensitivity[i] = np.stack([-operator.energies(a, displacements[i]) for a in adjoints])
+    return Influence(field, amplitude, sensitivity, objective.combination, objective.of_amplitudes)
+
+
+def _observed_modes(
+    objective: AnyLoadObjective, differences: list[Floats], responses: list[Floats]
+) -> list[Floats]:
+    """Orthonormal modes on the observed nodes that span the present differences and the main responses."""
+    first = _span(objective, differences, _ROUNDING)
+    rest = []
+    for w in responses:
+        w = w - sum(np.sum(objective.weigh(m) * w) * m for m in first)
+        size = np.sqrt(np.sum(objective.weigh(w) * w))
+        if size > 0:
+            rest.append(w / size)  # each response counts alike
+    return first + _span(objective, rest, _SMALLEST)
+
+
+def _span(objective: AnyLoadObjective, fields: list[Floats], smallest: float) -> list[Floats]:
+    """Principal modes of fields on the observed nodes, those above a share of the first one's variance."""
+    if not fields:
+        return []
+    values, vectors = np.linalg.eigh(objective.gram(fields))
+    keep = np.flatnonzero(values > smallest * values[-1])[::-1]
+    stacked = np.stack(fields)
+    return [np.tensordot(vectors[:, k] / np.sqrt(values[k]), stacked, axes=1) for k in keep]
 
 
 def _error_fields(field: Floats, design: NDArray[np.bool_], rng: np.random.Generator) -> list[Floats]:
