@@ -6,7 +6,7 @@ PYTHON ?= $(or $(wildcard .venv/bin/python3),python3)
 BIN := .venv/bin
 RUNS ?= runs
 
-.PHONY: help setup cloak cloak-small test test-all test-wheel test-oldest lint docs format doctor clean
+.PHONY: help setup cloak cloak-small test test-all test-wheel test-oldest torture lint docs format doctor clean
 
 help:
 	@echo "make setup        build .venv (minutes the first time, nothing the second)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test         set up, then run the tests; test-all adds the slow ones"
 	@echo "make test-wheel   build the wheel and use it in an empty environment"
 	@echo "make test-oldest  the tests with the oldest releases that pyproject.toml allows"
+	@echo "make torture      kills, damaged files, full disks, wrong input: a table of what survived"
 	@echo "make lint         set up, then check style, types and the import contract"
 	@echo "make docs         set up, then build the web pages into build/docs, running every example"
 	@echo "make doctor       versions, and what is missing with the command that mends it"
@@ -41,6 +42,9 @@ test-wheel: setup
 
 test-oldest: setup
 	$(BIN)/python tools/installed.py oldest $(ARGS)
+
+torture: setup
+	$(BIN)/python tests/torture.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -497,6 +497,8 @@ def find_lattice(run_dir: str | os.PathLike[str]) -> Path:
     if (path / record.NAME).is_file():
         return RunDirectory.open(path).file("lattice.zarr")
     inside = path / "lattice.zarr"
+    if (path / "case.toml").is_file():
+        raise InputError(f"the record of this run is missing: give {inside} itself", file=path / record.NAME)
     if inside.is_dir():
         return inside
     if (path / "zarr.json").is_file():

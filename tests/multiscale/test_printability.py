@@ -303,8 +303,10 @@ def test_damaged_files_are_refused(tmp_path):
     (run / "lattice.zarr" / "cells" / "zarr.json").unlink()
     with pytest.raises(InputError, match="damaged: `multiscale run"):
         assess_run(run)
-    (run / "run.json").unlink()  # a lattice by itself knows its own digest
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="damaged"):  # a lattice by itself knows its own digest
+        assess_run(run / "lattice.zarr")
+    (run / "run.json").unlink()
+    with pytest.raises(InputError, match=r"record of this run is missing: give .*lattice.zarr itself"):
         assess_run(run)
     with pytest.raises(InputError, match="nothing solid"):
         assess(make([[[-1]]], cells=octants()))
