@@ -64,6 +64,9 @@ def generate(
     steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 18,
     draws: Annotated[int, typer.Option(help="Candidates drawn for each cell; 1 with --bare.")] = 8,
     guidance: Annotated[float, typer.Option(help="Above 1 the targets count more, at twice the time.")] = 1.0,
+    open: Annotated[
+        bool, typer.Option("--open", help="Cells that enclose no void, which would keep powder or resin.")
+    ] = False,
     bare: Annotated[
         bool, typer.Option("--bare", help="The diffusion model alone: one draw, no screening, no steering.")
     ] = False,
@@ -96,7 +99,7 @@ def generate(
         raise InputError("at least 1", key="--per-target", value=per_target)
     if refine and not np.isfinite(wanted).all():
         raise InputError("needs target tensors", key="--refine")
-    settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed}
+    settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed, "open": open}
     settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
     check_writable(out, "--out")
     loaded = Generator.load(generator, device)
@@ -124,6 +127,7 @@ def generate(
         "relative_error_best_mean",
         "relative_error_p95",
         "volume_error_mean",
+        "enclosing_void",
         "disconnected",
         "seconds_per_cell",
     ):

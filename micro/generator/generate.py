@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.contact_sheet import save_sheet
+from micro.cell.octant import encloses
 from micro.data.packaged import load_gamut, load_least_volume
 from micro.generator.accuracy import cleanliness, tensor_figures, volume_figures
 from micro.generator.generator import Generator
@@ -137,6 +138,7 @@ def generate(
     figures |= volume_figures(delivered, samples.target, volume)
     report = {
         **figures,
+        "enclosing_void": float(encloses(cells.octants()).mean()) if len(cells) else None,
         "refined": refined,
         "n": resolution,
         "settings": {k: np.asarray(v).tolist() for k, v in settings.items()},

@@ -30,6 +30,7 @@ from micro.generator.samples import Progress, Samples, joined
 from micro.generator.steering import predict, steer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
+from micro.shape.channels import drained, is_open
 from micro.shape.space import ShapeSpace, signed_distance
 
 DEFAULT = "default"
@@ -40,6 +41,9 @@ CLEAN = 0.99
 
 _LOOSE, _BROKEN = 0.02, 1.0
 """What a candidate's loose solid adds to its error in the choice: a little, and more below :data:`CLEAN`."""
+
+_CLOSED = 0.5
+"""What enclosed void adds where open cells are asked for: less than a cell in pieces costs."""
 
 _FACE = 0.1
 """What a face unlike the one to be continued adds to a candidate's error, times 1 - overlap (Eq. 5)."""
@@ -88,6 +92,7 @@ class Generator:
         steering: int = 4,
         resolution: int = 32,
         faces: ArrayLike | None = None,
+        open: bool = False,
         progress: Progress | None = None,
     ) -> Samples:
         """Cells for target tensors, volume fractions, both, or (both None) unconditionally.
@@ -114,6 +119,10 @@ class Generator:
             Voxels along the octants' edge.
         faces : bool array, shape (q, r, r), optional
             Faces that the cells of each target are to continue (:mod:`micro.generator.face_guidance`).
+        open : bool
+            Whether to look for cells that enclose no void in a lattice of their own kind: open ones are
+            chosen among the draws, and where there are none the chosen cell is drained
+            (:func:`micro.shape.channels.drained`).
         progress : callable, optional
             Called with (cells done, cells in all).
 
@@ -132,12 +141,12 @@ class Generator:
             of = numbers[start : start + group]
             row, j = of // n, of % n
             near = None if guide is None else guide.rows(row)
-            z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance, near)
+            z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance, near, open)
             if steering:
                 # The choice among several has settled them already.
                 z = self._settle(z)[0] if draws == 1 else z
-                z = self._steered(z, wanted[row], steering, near)
-            parts.append(self._delivered(z, row, resolution))
+                z = self._steered(z, wanted[row], steering, near, open)
+            parts.append(self._delivered(z, row, resolution, open))
             if progress is not None:
                 progress(int(of[-1]) + 1, len(numbers))
         return joined(parts, resolution)
@@ -197,7 +206,7 @@ class Generator:
             self.model.space,
             samples.z,
             targets,
-            lambda z: self._octants(z, samples.n),
+            lambda z: self._octants(z, samples.n, samples.open),
             tolerance=tolerance,
             relative=relative,
             trials=trials,
@@ -216,6 +225,7 @@ class Generator:
         steps: int,
         guidance: float,
         guide: FaceGuide | None,
+        open: bool,
     ) -> Singles:
         """The best of ``draws`` candidates for each of m cells, (m, d)."""
         streams = [np.random.default_rng([int(s), int(k)]) for s, k in zip(seeds, j, strict=True)]
@@ -241,18 +251,26 @@ class Generator:
         cost[given] += tensor.tensor_error(predict(self.model.surrogate, settled[given]), aim[given])
         part = np.repeat(volume, draws)
         cost += np.where(np.isfinite(part), np.abs(solid - part), 0.0)
+        if open:
+            cost += _CLOSED * ~np.array([is_open(octant) for octant in kept], dtype=bool)
         if guide is not None:
             cost += _FACE * guide.repeated(draws).mismatch(kept)
         best = cost.reshape(-1, draws).argmin(axis=1)
         return settled[np.arange(len(best)) * draws + best]
 
-    def _steered(self, z: Singles, C: Floats, rounds: int, guide: FaceGuide | None) -> Singles:
-        def settle(moved: Singles) -> tuple[Singles, NDArray[np.bool_]]:
-            settled, clean, touches, _ = self._settle(moved)
-            return settled, (clean >= CLEAN) & touches
-
+    def _steered(self, z: Singles, C: Floats, rounds: int, guide: FaceGuide | None, open: bool) -> Singles:
         given = np.isfinite(C).all(axis=1)
         out = z.copy()
+        shut = np.ones(int(given.sum()), dtype=bool)
+        if open:
+            shut = ~np.array([is_open(o) for o in self._solids(z[given], self.model.space.n)[0]], dtype=bool)
+
+        def settle(moved: Singles) -> tuple[Singles, NDArray[np.bool_]]:
+            settled, clean, touches, kept = self._settle(moved)
+            # What is open stays open; what is closed is drained later.
+            stays = np.array([s or is_open(o) for s, o in zip(shut, kept, strict=True)], dtype=bool)
+            return settled, (clean >= CLEAN) & touches & stays
+
         if given.any():
             free = None if guide is None else guide.free
             out[given], _ = steer(self.model.surrogate, z[given], C[given], settle, rounds, free)
@@ -273,20 +291,30 @@ class Generator:
         clean = np.array([c.largest_fraction for c in found])
         return solid, clean, np.array([c.touches_face and c.touches_middle for c in found], dtype=bool)
 
-    def _octants(self, z: Singles, n: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _octants(self, z: Singles, n: int, open: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Octants as they are delivered, and whether they are connected."""
-        kept, _, touches = self._solids(z, n)
+        kept, _, touches = self._delivered_solids(z, n, open)
         return kept, touches & kept.any(axis=(1, 2, 3))
 
     def samples_of(self, z: Singles, resolution: int) -> Samples:
         """The cells of given coordinates (m, d), as :meth:`sample` delivers them; each is its own target."""
         return self._delivered(z.astype(np.float32), np.arange(len(z)), resolution)
 
-    def _delivered(self, z: Singles, row: NDArray[np.intp], n: int) -> Samples:
+    def _delivered_solids(
+        self, z: Singles, n: int, open: bool
+    ) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
+        """As :meth:`_solids`, drained if open cells are asked for."""
         kept, clean, touches = self._solids(z, n)
+        if open:
+            levels = self.model.space.levels(z, n)
+            kept = np.stack([drained(o, level) for o, level in zip(kept, levels, strict=True)])
+        return kept, clean, touches
+
+    def _delivered(self, z: Singles, row: NDArray[np.intp], n: int, open: bool = False) -> Samples:
+        kept, clean, touches = self._delivered_solids(z, n, open)
         predicted = predict(self.model.surrogate, z)
         connected = touches & kept.any(axis=(1, 2, 3))
-        return Samples(n, z, pack(kept), row, predicted, clean, connected, self.model.poisson)
+        return Samples(n, z, pack(kept), row, predicted, clean, connected, self.model.poisson, open)
 
 
 def _checked(

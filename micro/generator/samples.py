@@ -39,6 +39,8 @@ class Samples:
         Whether the cell meets its faces and mid-planes.
     poisson : float
         Poisson's ratio of the base material that the tensors hold for.
+    open : bool
+        Whether cells were asked for that enclose no void: those that do are drained as they are delivered.
     """
 
     n: int
@@ -49,6 +51,7 @@ class Samples:
     raw_clean: Floats
     connected: NDArray[np.bool_]
     poisson: float = POISSON
+    open: bool = False
 
     def __len__(self) -> int:
         return len(self.z)
@@ -74,4 +77,4 @@ def joined(parts: list[Samples], n: int, index: Any = slice(None)) -> Samples:
     """Samples of several batches as one, in the order of ``index``."""
     names = ("z", "packed", "target", "predicted", "raw_clean", "connected")
     arrays = {name: np.concatenate([getattr(p, name) for p in parts])[index] for name in names}
-    return Samples(n, **arrays, poisson=parts[0].poisson)
+    return Samples(n, **arrays, poisson=parts[0].poisson, open=parts[0].open)

@@ -21,6 +21,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.octant import connectivity, largest_component
 from micro.runtime.arrays import Bools, Floats
 
 RADIUS = 2.0 / 128.0
@@ -164,6 +165,34 @@ def drain(solid: Bools, energy: Floats, n: int) -> Drained | None:
         open_void = open_void | pocket | way
         cost = np.where(way, _FREE * graph.images, cost)
     return Drained(_widened(centre, n), filled)
+
+
+def drained(octant: Bools, level: Floats) -> Bools:
+    """An octant (n, n, n) with the shortest channels that open it, and as much solid as before.
+
+    Nothing is homogenised: every voxel of the solid costs alike, and the surface moves outwards until the
+    volume is there again. ``level`` (n, n, n) is positive inside, in any unit. Given back as it is if it
+    is open, or comes out in pieces.
+    """
+    n = len(octant)
+    inside, _ = fundamental_domain(n)
+    solid, weights = octant.ravel()[inside], chamber(n).weights
+    plan = None if is_open(octant) else drain(solid, np.ones(len(solid)), n)
+    if plan is None:
+        return octant
+    fixed = plan.channels | plan.filled
+    free = np.where(solid, np.inf, np.where(fixed, -np.inf, level.ravel()[inside]))
+    order = np.argsort(-free, kind="stable")
+    missing = weights @ solid - weights @ ((solid & ~plan.channels) | plan.filled)
+    # Void nearest to the surface turns solid, as much as the channels took, but at most a layer's worth.
+    added = np.zeros_like(solid)
+    at = order[np.isfinite(free[order])]
+    added[at[np.cumsum(weights[at]) <= missing]] = True
+    for new in (solid | added, solid):
+        kept = largest_component(chamber(n).unfold((new & ~plan.channels) | plan.filled))
+        if connectivity(kept).connected and is_open(kept):
+            return kept
+    return octant
 
 
 def _costs(solid: Bools, energy: Floats, n: int) -> Floats:

@@ -63,6 +63,7 @@ class GeneratorSource:
         self.generator, self.spare, self.count = generator, spare, count
         self.seed, self.draws = seed, draws
         self.resolution = spare.cells.n
+        self.open = spare.avoid_cavities
         self.known = spare.known
         self.poisson = generator.model.poisson
         self.name = "the generator"
@@ -74,7 +75,9 @@ class GeneratorSource:
         if solid is not None:
             return solid
         wanted = np.asarray(target, dtype=np.float64).reshape(1, 3)
-        samples = self.generator.sample(wanted, _MATERIAL_SAMPLES, seed=self.seed, resolution=self.resolution)
+        samples = self.generator.sample(
+            wanted, _MATERIAL_SAMPLES, seed=self.seed, resolution=self.resolution, open=self.open
+        )
         refined = self.generator.refine(samples, wanted, tolerance=2e-4, trials=_MATERIAL_TRIALS)
         if self.spare.avoid_cavities:
             refined = refined.subset(~encloses(refined.octants()))
@@ -93,6 +96,7 @@ class GeneratorSource:
             draws=self.draws,
             steering=_STEERING,
             resolution=self.resolution,
+            open=self.open,
             progress=lambda done, total: say(m - done // count, "generating cells"),
         )
         self._samples = samples
@@ -145,6 +149,7 @@ class GeneratorSource:
             draws=_GUIDED_DRAWS,
             steering=_STEERING,
             resolution=self.resolution,
+            open=self.open,
             faces=faces,
         )
         found = self.generator.refined(
@@ -167,7 +172,9 @@ class GeneratorSource:
     def nearer(self, targets: Floats, bounds: Bounds, say: Say) -> Faced:
         """Cells for targets (m, 3) that no other cell came near, with the effort that soft tensors need."""
         say(len(targets), "generating cells where none is near")
-        samples = self.generator.sample(targets, 1, seed=self.seed, resolution=self.resolution)
+        samples = self.generator.sample(
+            targets, 1, seed=self.seed, resolution=self.resolution, open=self.open
+        )
         found = self.generator.refined(
             samples,
             targets,
@@ -190,7 +197,9 @@ class GeneratorSource:
         far = np.flatnonzero(~np.less_equal(bounds.error(C, targets), bounds.tolerance))
         if len(far):
             say(len(far), "drawing other cells")
-            samples = self.generator.sample(targets[far], 1, seed=self.seed + 1, resolution=self.resolution)
+            samples = self.generator.sample(
+                targets[far], 1, seed=self.seed + 1, resolution=self.resolution, open=self.open
+            )
             fresh = self.generator.refined(
                 samples,
                 targets[far],

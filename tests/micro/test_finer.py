@@ -12,10 +12,11 @@ from micro.dataset import finer
 from micro.dataset.dataset import masks, openness, sources, take
 from micro.dataset.twins import opened
 from micro.families.families import family
+from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.errors import InputError
-from micro.shape.channels import closed_pockets, drain, is_open
+from micro.shape.channels import closed_pockets, drain, drained as drained_shape, is_open
 from micro.shape.space import signed_distance
 
 
@@ -83,6 +84,33 @@ def test_a_twin_is_open_and_has_nearly_the_tensor(row):
     assert connectivity(twin).connected
     # At n = 32 a channel of three voxels is a coarse cut; at n = 64 the mean over closed cells is 0.3 %.
     assert tensor_error(homogenize_octants(twin, rtol=3e-3).C[0], solved.C[0]) < 0.03
+
+
+def test_generated_cells_are_open_if_asked_for_and_depend_on_nothing_else():
+    """Of tensors whose drawn cells enclose void, at both resolutions, and refined."""
+    wanted = [[0.62, 0.2, 0.19], [0.45, 0.16, 0.13]]
+    generator = Generator.load()
+    plain = generator.sample(wanted, 2, seed=5, draws=2, steering=1)
+    assert encloses(plain.octants()).any()
+    free = generator.sample(wanted, 2, seed=5, draws=2, steering=1, open=True)
+    assert not encloses(free.octants()).any()
+    assert free.connected.all()
+    volume = [s.octants().mean(axis=(1, 2, 3)) for s in (plain, free)]
+    assert np.abs(volume[0] - volume[1]).max() < 0.05
+    alone = generator.sample(wanted[1:], 2, seed=5, draws=2, steering=1, open=True)
+    assert np.array_equal(alone.packed, free.packed[2:])
+    refined = generator.refine(free, wanted, trials=2)
+    assert not encloses(refined.octants()).any()
+
+
+def test_draining_a_shape_keeps_its_volume():
+    octant = ball(32, 0.3)
+    made = drained_shape(octant, octant - 0.5)
+    assert is_open(made)
+    assert abs(made.mean() - octant.mean()) < 2e-3
+    assert drained_shape(made, octant - 0.5) is made
+    solid = np.ones((16, 16, 16), bool)
+    assert drained_shape(solid, solid.astype(float)) is solid
 
 
 def test_farthest_first_spreads_at_every_length():
