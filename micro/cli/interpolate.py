@@ -33,6 +33,10 @@ def interpolate(
         str,
         typer.Option(help="**tensor**: each cell is moved onto the path; **noise**: the noise alone."),
     ] = "tensor",
+    maximise: Annotated[
+        str | None,
+        typer.Option(help="**bulk**: along volumes, each cell as stiff as can be.", show_default=False),
+    ] = None,
     n: Annotated[int, typer.Option("--n", help="Voxels along the edge of generated ends' octants.")] = 32,
     tolerance: Annotated[
         float, typer.Option(help="Tensor error (Eq. 4) at which a cell is left alone.")
@@ -46,6 +50,8 @@ def interpolate(
 
     * Between two cells of the packaged data set:
       `micro interpolate dataset:100 dataset:2000 --out sequence`
+    * A family along the bulk modulus' bound:
+      `micro interpolate dataset:100 dataset:2000 --maximise bulk --out family`
     * Between two tensors: `micro interpolate 0.05,0.02,0.02 0.4,0.15,0.12 --out sequence`
 
     The folder gets `cells.zarr.zip` (the sequence in order), `sequence.json` (tensors, errors to the path,
@@ -67,7 +73,7 @@ def interpolate(
     ends = CellSet.from_octants(
         [first.octants()[0], last.octants()[0]], [first.C[0], last.C[0]], family="given"
     )
-    found = run(loaded, ends, steps, along=along, tolerance=tolerance, trials=trials)
+    found = run(loaded, ends, steps, along=along, maximise=maximise, tolerance=tolerance, trials=trials)
     report = found.report()
     out.mkdir(parents=True, exist_ok=True)
     found.cells.save(out / "cells.zarr.zip")

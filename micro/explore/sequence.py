@@ -11,7 +11,7 @@ its target by the homogeniser's own slopes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,19 @@ from torch import Tensor
 
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
-from micro.cell.octant import connectivity, face, similarity
+from micro.cell.chamber import fundamental_domain
+from micro.cell.octant import connectivity, face, half_period_shift, similarity
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.generator import Generator
-from micro.inverse import match_target
+from micro.generator.guidance import Regressor
+from micro.inverse import Goal, match_target
+from micro.inverse.binary import binary_cell
+from micro.inverse.polish import polished
 from micro.runtime.arrays import Bools, Floats
-from micro.runtime.errors import InputError
+from micro.runtime.errors import InputError, NotConverged
+from micro.shape.derivative import level_field
 from micro.shape.space import ShapeSpace, signed_distance
 
 MOST = process.BLOCK + 2
@@ -54,11 +59,14 @@ class Sequence:
     targets : array, shape (m, 3)
         Tensors asked for; NaN where none was.
     homogenisations : int
+    shifted : bool
+        Whether the last cell stands moved by half a period, as which it is more like the first.
     """
 
     cells: CellSet
     targets: Floats
     homogenisations: int
+    shifted: bool = False
 
     @property
     def errors(self) -> Floats:
@@ -89,6 +97,10 @@ class Sequence:
         return np.asarray(np.sqrt(np.minimum(area[1:], area[:-1]) / np.maximum(area[1:], area[:-1])))
 
     @property
+    def _bound(self) -> Floats:
+        return np.asarray(tensor.hashin_shtrikman(self.cells.volume)[0])
+
+    @property
     def monotone(self) -> bool:
         """Whether no modulus turns back on its way by more than a thousandth of the solid's."""
         steps = np.diff(tensor.scaled_moduli(self.cells.C), axis=0)
@@ -112,6 +124,9 @@ class Sequence:
             "monotone": self.monotone,
             "connected": all(connectivity(o).connected for o in self.cells.octants()),
             "homogenisations": self.homogenisations,
+            "shifted": self.shifted,
+            "bulk_over_bound": (tensor.bulk(self.cells.C) / self._bound).tolist(),
+            "bulk_over_bound_least": float((tensor.bulk(self.cells.C) / self._bound).min()),
             "C": self.cells.C.tolist(),
             "volume": self.cells.volume.tolist(),
         }
@@ -138,6 +153,7 @@ def interpolate(
     steps: int = 9,
     *,
     along: str = "tensor",
+    maximise: str | None = None,
     tolerance: float = 2e-3,
     trials: int = 8,
     progress: Callable[[str, int, int, float], None] | None = None,
@@ -148,12 +164,17 @@ def interpolate(
     ----------
     generator : Generator
     ends : CellSet
-        The two cells, homogenised; they are the sequence's ends as they are.
+        The two cells, homogenised: the sequence's ends. The last may come moved by half a period on every
+        axis (the same material), if so it is more like the first.
     steps : int
         Cells, the ends included; at most :data:`MOST`.
     along : str
         ``tensor``: noise and target go along, and each cell is moved onto its target. ``noise``: the noise
         alone, unconditional and unrefined; what the cells' tensors are, shows.
+    maximise : str, optional
+        ``bulk``: instead of a path of tensors one of volumes, in equal ratios; the sampler is guided by the
+        regressor of the modulus over its bound (:mod:`micro.generator.guidance`), and each cell's surface is
+        then moved to the optimum at its volume (:mod:`micro.inverse.polish`).
     tolerance : float
         Tensor error (Eq. 4) at which a cell is left alone.
     trials : int
@@ -171,6 +192,9 @@ def interpolate(
         raise InputError(f"lies between 3 and {MOST}", key="steps", value=steps)
     if along not in ("tensor", "noise"):
         raise InputError("is tensor or noise", key="along", value=along)
+    ends, shifted = in_phase(ends)
+    if maximise is not None:
+        return replace(_stiffest(generator, ends, steps, maximise, trials), shifted=shifted)
     targets = path_of_tensors(ends.C[0], ends.C[1], steps)
     asked = targets if along == "tensor" else np.full_like(targets, np.nan)
     z = drawn(generator, ends, Conditions.of(asked, None), steps)
@@ -191,7 +215,53 @@ def interpolate(
         ),
         targets,
         count,
+        shifted,
     )
+
+
+def in_phase(ends: CellSet) -> tuple[CellSet, bool]:
+    """Two cells, the last one moved by half a period if so it is more like the first, and whether it was."""
+    first, last = ends.octants()
+    moved = half_period_shift(last)
+    if not similarity(first, moved) > similarity(first, last):
+        return ends, False
+    return CellSet.from_octants(np.stack([first, moved]), ends.C, family=[str(f) for f in ends.family]), True
+
+
+def _stiffest(generator: Generator, ends: CellSet, steps: int, name: str, trials: int) -> Sequence:
+    """A sequence along volumes, each cell as stiff as its surface can be made."""
+    model, nothing = generator.model, np.full((steps, 3), np.nan)
+    regressor = Regressor(model.space, model.surrogate, name)
+    volumes = np.geomspace(ends.volume[0], ends.volume[1], steps)
+
+    def uphill(clean: Tensor, rows: Tensor) -> Tensor:
+        return regressor.uphill(clean)
+
+    z = drawn(generator, ends, Conditions.of(None, volumes), steps, uphill)
+    n = ends.n
+    fields = model.space.levels(z, n).reshape(len(z), -1)[:, fundamental_domain(n)[0]]
+    octants, C, count = [ends.octants()[0]], [ends.C[0]], 0
+    for field, volume in zip(fields, volumes[1:-1], strict=True):
+        goal = Goal(name, float(volume))
+        # A drawn cell may have lost its thinnest walls: the one before it, grown, is the other candidate.
+        both = [binary_cell(level, n, goal.volume, 0.3) for level in (field, _level(octants[-1]))]
+        candidates = [cell for cell in both if cell is not None]
+        if not candidates:
+            raise NotConverged(f"no connected cell of volume {volume:.3f}; take ends of a finer resolution")
+        best = min(candidates, key=lambda cell: goal.loss(cell.C))
+        found, solves = polished(best, goal, 0.3, trials)
+        octants.append(found.octant)
+        C.append(found.C)
+        count += solves + len(candidates)
+    cells = CellSet.from_octants(
+        np.stack([*octants, ends.octants()[1]]), np.stack([*C, ends.C[1]]), family="interpolated"
+    )
+    return Sequence(cells, nothing, count)
+
+
+def _level(octant: Bools) -> Floats:
+    """The level field of an octant on its fundamental domain."""
+    return level_field(octant).ravel()[fundamental_domain(len(octant))[0]]
 
 
 def drawn(generator: Generator, ends: CellSet, asked: Conditions, steps: int, extra: Any = None) -> Any:

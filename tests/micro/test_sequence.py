@@ -14,15 +14,17 @@ from typer.testing import CliRunner
 
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
-from micro.cell.octant import connectivity, similarity
+from micro.cell.octant import connectivity, half_period_shift, similarity
 from micro.cli.main import app
 from micro.data.packaged import load_dataset
 from micro.dataset.dataset import part
 from micro.explore.given import given_cell
-from micro.explore.sequence import Likeness, Sequence, interpolate, path_of_tensors
+from micro.explore.sequence import Likeness, Sequence, in_phase, interpolate, path_of_tensors
 from micro.generator.generator import Generator
+from micro.generator.guidance import Regressor
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.errors import InputError
+from micro.shape.space import signed_distance
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def sequence(generator: Generator, ends: CellSet) -> Sequence:
 
 def test_steps_are_connected_on_the_path_and_alike(sequence: Sequence, ends: CellSet) -> None:
     octants = sequence.cells.octants()
-    assert np.array_equal(octants[[0, -1]], ends.octants())
+    assert np.array_equal(octants[[0, -1]], in_phase(ends)[0].octants())
     assert all(connectivity(octant).connected for octant in octants)
     assert_allclose(sequence.cells.C, homogenize_octants(octants).C, atol=2e-4)
     assert sequence.errors.max() < 0.01
@@ -121,3 +123,40 @@ def test_command(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["C"] == written["C"]
     assert len(CellSet.load(out / "cells.zarr.zip")) == 3
     assert (out / "sequence.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_regressor_of_the_bulk_modulus_over_its_bound(generator: Generator) -> None:
+    """Against the cells' own values; volumes to a thousandth or two; uphill is up."""
+    cells = part(load_dataset(), "test").subset(np.arange(0, 800, 20))
+    z = torch.from_numpy(generator.model.space.encode(signed_distance(cells.octants())))
+    regressor = Regressor(generator.model.space, generator.model.surrogate, "bulk")
+    own = tensor.bulk(cells.C) / tensor.hashin_shtrikman(cells.volume)[0]
+    with torch.no_grad():
+        found, volume = regressor(z).numpy(), regressor.volume(z).numpy()
+        up = regressor(regressor.uphill(z, 0.05)).numpy()
+    assert_allclose(volume, cells.volume, atol=0.015)
+    assert ((found - own) ** 2).sum() < 0.15 * ((own - own.mean()) ** 2).sum()
+    assert (up > found).mean() > 0.95
+    with pytest.raises(InputError, match="known are bulk"):
+        Regressor(generator.model.space, generator.model.surrogate, "strength")
+
+
+def test_a_stiff_family_grows_from_cell_to_cell(generator: Generator) -> None:
+    """Between the data set's stiffest cells of two volumes: volumes in equal ratios, near the bound."""
+    cells = load_dataset()
+    ratio = tensor.bulk(cells.C) / tensor.hashin_shtrikman(cells.volume)[0]
+    rows = [int(np.where(np.abs(cells.volume - v) < 0.02, ratio, 0).argmax()) for v in (0.3, 0.6)]
+    family = interpolate(generator, cells.subset(rows), 3, maximise="bulk", trials=3)
+    assert_allclose(family.cells.volume[1], np.sqrt(np.prod(cells.volume[rows])), atol=0.005)
+    assert min(family.report()["bulk_over_bound"]) > 0.85
+    assert family.report()["connected"]
+    assert family.report()["error_mean"] is None
+
+
+def test_the_last_cell_may_be_moved_by_half_a_period(ends: CellSet) -> None:
+    octants = ends.octants()
+    away = CellSet.from_octants([octants[0], half_period_shift(octants[0])], ends.C[[0, 0]], family="x")
+    back, shifted = in_phase(away)
+    assert shifted
+    assert np.array_equal(back.octants()[1], octants[0])
+    assert in_phase(back) == (back, False)
