@@ -132,12 +132,14 @@ def _load_table(problem: Problem) -> Table:
     newton = problem.young_pa * problem.cell_size_m**2
     for load in problem.loads:
         force = load.force.sum(axis=(0, 1, 2)) * newton
+        # What is left of forces that cancel is rounding, not a force.
+        force[np.abs(force) < 1e-9 * np.abs(load.force).sum() * newton] = 0.0
         moved = np.linalg.norm(load.value, axis=-1).max() * problem.cell_size_m * 1e3
         held = load.fixed.any(-1) & ~(load.value != 0).any(-1)
         table.add_row(
             escape(load.name),
             f"{load.weight:g}",
-            f"{int(held.sum()):,}",
+            "balanced" if load.free else f"{int(held.sum()):,}",
             " ".join(f"{value:.5g}" for value in force + 0.0),
             f"{moved:.4g}",
             " / ".join(PARITY_WORDS[parity(load, axis)] for axis in range(3)),

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from micro.runtime.errors import InputError, NotConverged
 from multiscale.cli import main as cli
-from multiscale.cli.check import sizes
+from multiscale.case.case import load_case
+from multiscale.cli.check import _load_table, sizes
 from multiscale.figures.problem_sheet import draw_problem
 from multiscale.problem.problem import build_problem
 
@@ -226,13 +227,21 @@ def test_check_without_out_names_its_directory_after_the_case(tmp_path, monkeypa
 
 
 def test_sizes_of_the_cloak(root):
-    from multiscale.case.case import load_case
-
     count = sizes(build_problem(load_case(root / "cases" / "cloak.toml")))
     assert count["unknowns_full"] == 206_763
     assert count["unknowns"] == 3 * 21 * 41 * 21
     assert (count["void"], count["design"], count["fixed"]) == (5600, 16640, 41760)
     assert 1e8 < count["memory_bytes"] < 1e9
+
+
+def test_a_load_that_nothing_holds_says_so(root):
+    """Its resultant is zero, not the rounding of a sum."""
+    problem = build_problem(load_case(root / "cases" / "cloak_any_load_sphere.toml"))
+    rows = list(zip(*(column._cells for column in _load_table(problem).columns), strict=True))
+    assert len(rows) == 6
+    for name, _, held, force, _, _ in rows:
+        assert name.startswith("stress_")
+        assert (held, force) == ("balanced", "0 0 0")
 
 
 def test_drawing_of_several_loads_shows_what_is_there(tmp_path, monkeypatch):
