@@ -13,8 +13,8 @@ from examples import MINIMAL, case_of, varied
 from typer.testing import CliRunner
 
 from micro.runtime.errors import InputError, NotConverged
-from multiscale.cli import main as cli
 from multiscale.case.case import load_case
+from multiscale.cli import main as cli
 from multiscale.cli.check import _load_table, sizes
 from multiscale.figures.problem_sheet import draw_problem
 from multiscale.problem.problem import build_problem
