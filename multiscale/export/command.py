@@ -26,6 +26,7 @@ from multiscale.export.mesh.indexed import (
 from multiscale.export.mesh.stl import TRIANGLE_BYTES, Surface, write_stl
 from multiscale.export.mesh.surface import surface_size
 from multiscale.export.mesh.threemf import write_3mf
+from multiscale.export.pieces import MOST_LOOSE, pieces
 from multiscale.export.volume.png import png
 from multiscale.export.volume.slices import MANIFEST, sample_bytes, write_slices
 from multiscale.export.volume.svx import density_picture, write_svx
@@ -60,7 +61,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its file suffix ("" is a directory), one line on what it holds, its writer, its defaults."""
+    """A format: its file suffix ("" is a directory), one line on what it holds, its writer, its defaults.
+
+    ``viewed`` are those that nobody prints: loose pieces in them are said, not refused; ``voxels`` is False
+    where one element is one cell.
+    """
 
     suffix: str
     summary: str
@@ -68,6 +73,8 @@ class Format:
     most_per_cell: int | None = None  # no finer unless asked
     smooth: float = 0.0
     decimate: float = 0.0
+    viewed: bool = False
+    voxels: bool = True
 
 
 def export(
@@ -114,7 +121,8 @@ def export(
     ------
     InputError
         On an unknown format, a region that is not one or has nothing in it, a missing or damaged
-        lattice, or more than can sensibly be written at once.
+        lattice, more than can sensibly be written at once, or voxels so coarse that more than 5 % of the
+        solid would come loose in a file that is to be printed.
     """
     if format not in FORMATS:
         raise InputError(f"the formats are {', '.join(FORMATS)}", key="format", value=format)
@@ -136,7 +144,10 @@ def export(
     if path.is_dir() and chosen.suffix == "" and not (path / MANIFEST).is_file():
         raise InputError("this directory holds something else; it is not replaced", file=path)
     tell = say or (lambda line: None)
-    chosen.write(Request(lattice, path, block, size, blur, share, tell, progress))
+    request = Request(lattice, path, block, size, blur, share, tell, progress)
+    if size < lattice.voxels_per_cell and chosen.voxels:
+        _check_pieces(request, chosen)
+    chosen.write(request)
     files = path.iterdir() if path.is_dir() else [path]
     tell(f"{path}: {_bytes(sum(file.stat().st_size for file in files))}")
     return path
@@ -161,6 +172,23 @@ def export_with_progress(
             task.advance(max(0, round(_STEPS * fraction) - task.done))
 
         return export(run_dir, format, out, *region, say=say, progress=progress, **options)
+
+
+def _check_pieces(request: Request, chosen: Format) -> None:
+    """Say into how many pieces the coarser voxels fall; refuse what would come loose in a print."""
+    lattice, block = request.lattice, request.block
+    own, coarse = pieces(lattice, block, lattice.voxels_per_cell), pieces(lattice, block, request.per_cell)
+    if coarse.count <= own.count:
+        return
+    said = (
+        f"{request.per_cell} voxels per cell break the region into {coarse.count:,} pieces instead of "
+        f"{own.count:,}; {coarse.loose:.1%} of the solid is loose instead of {own.loose:.1%}"
+    )
+    if coarse.loose - own.loose > MOST_LOOSE and not chosen.viewed:
+        raise InputError(
+            f"{said}: take more, the cells' own are {lattice.voxels_per_cell}", key="--voxels-per-cell"
+        )
+    request.say(said)
 
 
 def _default_size(lattice: Lattice, chosen: Format) -> int:
@@ -310,6 +338,7 @@ FORMATS: dict[str, Format] = {
         _instanced(write_glb, glb.BYTES_PER_TRIANGLE, 75),
         most_per_cell=16,
         decimate=0.75,
+        viewed=True,
     ),
     "slices": Format(
         "", "a directory of 1-bit PNG slices normal to z, with manifest.json", _stack(write_slices, 2, png)
@@ -317,9 +346,16 @@ FORMATS: dict[str, Format] = {
     "svx": Format(
         ".svx", "density slices in one file (Simple Voxels)", _stack(write_svx, 1, density_picture)
     ),
-    "vti": Format(".vti", "the voxels of a region, for ParaView, in metres", _voxels),
-    "vtu": Format(".vtu", "one hexahedron a solid element with its cell's tensor (Pa), in metres", _elements),
-    "vdb": Format(".vdb", "the voxels of a region, if OpenVDB's Python module is installed", _vdb),
+    "vti": Format(".vti", "the voxels of a region, for ParaView, in metres", _voxels, viewed=True),
+    "vtu": Format(
+        ".vtu",
+        "one hexahedron a solid element with its cell's tensor (Pa), in metres",
+        _elements,
+        voxels=False,
+    ),
+    "vdb": Format(
+        ".vdb", "the voxels of a region, if OpenVDB's Python module is installed", _vdb, viewed=True
+    ),
 }
 
 

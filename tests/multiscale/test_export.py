@@ -11,6 +11,7 @@ import pytest
 import pyvista
 import trimesh
 from lattices import N, make, mixed
+from scipy import ndimage
 
 from micro.runtime.errors import InputError
 from multiscale.export import command
@@ -18,6 +19,7 @@ from multiscale.export.command import FORMATS, export
 from multiscale.export.mesh import surface
 from multiscale.export.mesh.stl import write_stl
 from multiscale.export.mesh.surface import enclosed_volume, surface_size, surface_slabs
+from multiscale.export.pieces import pieces
 from multiscale.export.volume.vti import lattice_fields, read_vti, write_voxels, write_vti, write_vtu
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -142,6 +144,29 @@ def test_coarse_stl(tmp_path, item):
     voxels = np.count_nonzero(item.voxels(per_cell=N)) * (2.0 / N) ** 3
     assert mesh(tmp_path / "a.stl").is_watertight
     assert coarse.volume_mm3 == pytest.approx(voxels, rel=0.01)
+
+
+@pytest.mark.parametrize("per_cell", [2 * N, N, 4, 2])
+def test_pieces_are_those_of_the_voxels(item, per_cell):
+    block = Block((0, 1, 0), (3, 4, 2))
+    label, count = ndimage.label(item.voxels(block, per_cell=per_cell))
+    sizes = np.bincount(label.ravel())[1:]
+    found = pieces(item, block, per_cell)
+    assert found.count == count
+    assert found.loose == pytest.approx(1 - sizes.max() / sizes.sum())
+
+
+def test_voxels_that_break_a_lattice_are_said_or_refused(tmp_path):
+    """Two solid cells joined by thin bars, which coarser voxels lose."""
+    make([[[5]], [[3]], [[5]]]).save(tmp_path / "lattice.zarr")
+    said: list[str] = []
+    export(tmp_path / "lattice.zarr", "stl", tmp_path / "fine.stl", say=said.append)
+    assert not any("pieces" in line for line in said)
+    with pytest.raises(InputError, match=r"into 2 pieces instead of 1; 50.0% of the solid is loose"):
+        export(tmp_path / "lattice.zarr", "stl", tmp_path / "a.stl", per_cell=N)
+    assert not (tmp_path / "a.stl").exists()
+    export(tmp_path / "lattice.zarr", "vti", tmp_path / "a.vti", per_cell=N, say=said.append)
+    assert any("into 2 pieces" in line for line in said)
 
 
 @pytest.mark.parametrize("per_cell", [2 * N, N])
