@@ -360,7 +360,7 @@ def verify(
     ] = None,
     rtol: Annotated[
         float, typer.Option("--rtol", min=1e-10, max=0.1, help="Relative residual of the solves.")
-    ] = 1e-5,
+    ] = 1e-4,
 ) -> None:
     """Solve a run's lattice at full scale, voxel by voxel, and compare with what homogenisation says.
 

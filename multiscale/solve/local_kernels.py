@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from multiscale.solve.voxel_kernels import _eight_rows
+from micro.voxels.compilation import njit
+from multiscale.solve.voxel_kernels import symmetric_product
 
 
 class Factor(NamedTuple):
@@ -143,9 +143,7 @@ def finish(r, z, origin, dofs, bases, places, corners, stiffness, factor, subtra
             base = origin + bases[e]
             for q in range(24):
                 v[q] = z[base + corners[q]]
-            f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7] = _eight_rows(stiffness, np.uintp(0), v)
-            f[8], f[9], f[10], f[11], f[12], f[13], f[14], f[15] = _eight_rows(stiffness, np.uintp(8), v)
-            f[16], f[17], f[18], f[19], f[20], f[21], f[22], f[23] = _eight_rows(stiffness, np.uintp(16), v)
+            symmetric_product(stiffness, np.uintp(0), v, f)
             for q in range(24):
                 p = places[e, q]
                 if p >= 0:
@@ -156,20 +154,24 @@ def finish(r, z, origin, dofs, bases, places, corners, stiffness, factor, subtra
 
 
 @njit(nogil=True, cache=True)
-def block_energy(u, solid, stiffness, edge, out, first, last):
-    """Strain energy (twice) of blocks of ``edge`` voxels, ``out[first:last]``.
+def block_motion(u, solid, stiffness, edge, energy, motion, first, last):
+    """Strain energy (twice) of blocks of ``edge`` voxels, and the mean square of what a voxel's corners move.
 
-    Displacements are taken relative to a voxel's first corner: pieces that swing move far and strain little.
+    Blocks ``first:last`` along x. The energy is that of displacements relative to a voxel's first corner:
+    pieces that swing move far and strain little.
     """
     v = np.zeros(24)
+    count = np.zeros((last - first, energy.shape[1], energy.shape[2]), np.int64)
     for i in range(first * edge, min(last * edge, solid.shape[0])):
         for j in range(solid.shape[1]):
             for k in range(solid.shape[2]):
                 if solid[i, j, k] == 0:
                     continue
+                moved = 0.0
                 for corner in range(8):
                     x, y, z = i + corner // 4, j + corner // 2 % 2, k + corner % 2
                     for component in range(3):
+                        moved += u[x, y, component, z] * u[x, y, component, z]
                         v[3 * corner + component] = u[x, y, component, z] - u[i, j, component, k]
                 total = 0.0
                 for a in range(24):
@@ -177,4 +179,11 @@ def block_energy(u, solid, stiffness, edge, out, first, last):
                     for b in range(24):
                         row += stiffness[a, b] * v[b]
                     total += row * v[a]
-                out[i // edge, j // edge, k // edge] += total
+                block = i // edge, j // edge, k // edge
+                energy[block] += total
+                motion[block] += moved
+                count[block[0] - first, block[1], block[2]] += 1
+    for i in range(first, last):
+        for j in range(energy.shape[1]):
+            for k in range(energy.shape[2]):
+                motion[i, j, k] /= max(count[i - first, j, k], 1)

@@ -40,10 +40,10 @@ _EDGE, _GROW = 4, 2
 _PLAIN, _STEPS, _DAMPED = 3, 7, (0.12, 1.0)
 #: Cycles that a search takes.
 SEARCH_CYCLES = _PLAIN + _STEPS
-#: A block is slow if it keeps this many times the median energy; at most this share of the blocks.
+#: A block is slow if it keeps this many times the median energy, or moves so much; at most this share each.
 _ABOVE, _SHARE = 10.0, 0.04
 #: Nodes of a region; a larger one is cut in two where that takes fewest.
-_LARGEST = 2500
+_LARGEST = 20000
 #: Columns of a dense panel of a factor.
 _PANEL = 32
 #: Relative shift of a region's operator.
@@ -188,11 +188,14 @@ def slow_nodes(
     team: Any,
     room: Sequence[Field],
 ) -> Bools | None:
-    """Nodes around the blocks of voxels where the cycle leaves most of a noise's energy; None if none do.
+    """Nodes around the blocks of voxels where the cycle leaves most of a noise; None if nowhere.
+
+    A piece that swings strains only where it hangs, but has to be free as a whole for its region to swing:
+    blocks count by their energy and by how far they move.
 
     ``room`` are four float32 fields of the finest grid to work in.
 
-    The energy is averaged over blocks with the same surroundings, so that like places are judged alike.
+    Both are averaged over blocks with the same surroundings, so that like places are judged alike.
     """
     finest = levels[0]
     if len(levels) < 4:
@@ -218,21 +221,20 @@ def slow_nodes(
             rho = new
         team.combine(step, 1.0, e)
     solid = levels[2].index > 0
-    energy = np.zeros(solid.shape)
+    energy, motion = np.zeros(solid.shape), np.zeros(solid.shape)
     team.run(
-        lambda i, j: local_kernels.block_energy(e, finest.index, stiffness, _EDGE, energy, i, j), len(energy)
+        lambda i, j: local_kernels.block_motion(e, finest.index, stiffness, _EDGE, energy, motion, i, j),
+        len(energy),
     )
-    kind = _surroundings(levels[2].index)
-    total = np.bincount(kind[solid], weights=energy[solid]) / np.maximum(np.bincount(kind[solid]), 1)
-    energy = np.where(solid, total[np.minimum(kind, len(total) - 1)], 0.0)
-    if not (energy > 0).any():
-        return None
-    least = max(
-        _ABOVE * float(np.median(energy[energy > 0])),
-        float(np.quantile(energy[solid], 1 - _SHARE)),
-    )
+    marked = np.zeros(solid.shape, dtype=bool)
+    kind = _surroundings(levels[2].index)[solid]
+    count = np.bincount(kind)
+    for values in (energy, motion):
+        mean = (np.bincount(kind, weights=values[solid]) / np.maximum(count, 1))[kind]
+        median = float(np.median(mean))
+        marked[solid] |= mean > max(_ABOVE * median, float(np.quantile(mean, 1 - _SHARE)))
     nodes = np.zeros(finest.inverse.shape[:2] + finest.inverse.shape[3:], dtype=bool)
-    for block in np.argwhere(energy > least):
+    for block in np.argwhere(marked):
         box = tuple(slice(max(_EDGE * b - _GROW, 0), _EDGE * (b + 1) + _GROW + 1) for b in block)
         nodes[box] = True
     nodes &= finest.inverse[:, :, 0] > 0

@@ -193,7 +193,7 @@ class Multigrid:
             return
         below = self.levels[k + 1]
         residual, coarse, correction = level.vector("residual"), below.vector("right"), below.vector("u")
-        residual[:] = r
+        team.run(lambda i, j: np.copyto(residual[i:j], r[i:j]), len(r))
         level.smooth(residual, u, team, fresh=True, update=True)
         team.run(lambda i, j: kernels.restrict(residual, coarse, i, j), len(coarse))
         coarse.reshape(-1)[below.fixed] = 0

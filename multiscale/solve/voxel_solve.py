@@ -30,7 +30,7 @@ _REPLACE = 1e-2
 #: Replacements that gain less than a factor of two before the solve gives up.
 _STALLS = 3
 #: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves.
-_WINDOW, _HOPED = 6, 0.6
+_WINDOW, _HOPED = 6, 0.5
 #: Planes of voxels whose float64 residual is evaluated at once.
 _SLAB = 4
 

@@ -40,8 +40,9 @@ from multiscale.verify.coarse_cells import coarse_lattice
 from multiscale.verify.comparison import Comparison, compare, difference
 from multiscale.verify.voxel_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
 
-#: Bytes a voxel that the solver was measured to take (benchmarks/verify.py), with a little to spare.
-BYTES_PER_VOXEL = 155
+#: Bytes a voxel: 130 of the solver's fields, and 60 of factors where a lattice needs them (as the slab of the
+#: flagship does at 16 voxels a cell).
+BYTES_PER_VOXEL = 190
 #: Mean tensor error (Eq. 4) of the coarse cells beyond which what is solved is not this lattice any more: on
 #: the flagship it is 0.02 at 8 voxels and 0.4 at 4.
 MOST_ERROR = 0.1
@@ -132,7 +133,7 @@ def verify(
     voxels_per_cell: int = 8,
     max_memory: float | None = None,
     threads: int | None = None,
-    rtol: float = 1e-5,
+    rtol: float = 1e-4,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Verify a finished run's lattice at full scale; adds ``verify`` to its metrics.
@@ -151,7 +152,7 @@ def verify(
     threads : int, optional
         Default: OMP_NUM_THREADS if set, else the cores that this process may use.
     rtol : float
-        Relative residual of the voxel solves.
+        Relative residual of the voxel solves. At 1e-3 a slab's distortion is off by 1e-4 of itself.
     reporter : Reporter, optional
         Silent by default.
 

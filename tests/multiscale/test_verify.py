@@ -374,7 +374,7 @@ def test_verify_adds_to_the_metrics(run_dir, run_cli):
     assert metrics["lattice"]["components"] == 1
     assert v["voxels"] == 2 * 4 * 1 * 4**3
     assert v["unknowns"] <= 3 * 9 * 17 * 5
-    assert v["residual"] <= v["rtol"] == 1e-5
+    assert v["residual"] <= v["rtol"] == 1e-4
     assert v["seconds"] > 0 < v["peak_bytes"]
     assert not undescribed(metrics)
     assert set(v["iterations"]) == {"reference", "void", "lattice"}
