@@ -26,6 +26,7 @@ def small(name: str, factor: int, *, iterations: int = 8, uniform: int = 6) -> C
     data["optimizer"] = {"uniform_iterations": uniform, "stages": 1, "iterations": iterations}
     data["fill"] = data.get("fill", {}) | {"tolerance": 0.04, "candidates": 8, "polish": 0}
     data.pop("export", None)
+    data.pop("full_scale", None)
     return parse_case(data, file)
 
 

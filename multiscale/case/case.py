@@ -29,6 +29,7 @@ from multiscale.case.settings import (
     ExportSettings,
     FillSettings,
     FilterSettings,
+    FullScaleSettings,
     GamutSettings,
     OptimizerSettings,
     SolverSettings,
@@ -47,7 +48,7 @@ from multiscale.case.tables import (
 )
 from multiscale.case.toml import toml_text
 
-AFTER_DESIGN = ("fill", "export")
+AFTER_DESIGN = ("fill", "full_scale", "export")
 """Tables on which the design does not depend."""
 
 
@@ -71,6 +72,7 @@ class Case(Table):
     optimizer: OptimizerSettings = OptimizerSettings()
     solver: SolverSettings = SolverSettings()
     fill: FillSettings = FillSettings()
+    full_scale: FullScaleSettings = FullScaleSettings()
     export: ExportSettings = ExportSettings()
 
     _file: Path | None = PrivateAttr(default=None)
@@ -120,8 +122,17 @@ class Case(Table):
 
     def stage_digests(self) -> dict[str, str]:
         """For each stage of a run the digest of what it and the stages before it depend on."""
-        design, filled = self.digest(without=AFTER_DESIGN), self.digest(without=("export",))
-        return {"design": design, "fill": filled, "evaluate": filled, "export": self.digest()}
+        design, filled = self.digest(without=AFTER_DESIGN), self.digest(without=("full_scale", "export"))
+        if self.full_scale.rounds:  # the first design and lattice then stand elsewhere
+            design, filled = f"{design}, corrected", f"{filled}, corrected"
+        measured = self.digest(without=("export",))
+        return {
+            "design": design,
+            "fill": filled,
+            "full_scale": measured,
+            "evaluate": measured,
+            "export": self.digest(),
+        }
 
     def _sources(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
         """Tables that name a source, the source, and those that come with the program."""
@@ -242,6 +253,13 @@ class Case(Table):
             raise finding(
                 "fill.source", "under a mass limit cells come from a set, such as 'dataset'", source
             )
+        per_cell = self.full_scale.voxels_per_cell
+        if per_cell is not None and source in FILL_SOURCES and (2 * PACKAGED_VOXELS) % per_cell:
+            reason = f"must divide the {2 * PACKAGED_VOXELS} voxels along the packaged cells' edge"
+            raise finding("full_scale.voxels_per_cell", reason, per_cell)
+        if self.full_scale.rounds and not self.objective.purpose.corrected:
+            reason = f"the objective {self.objective.type} is not corrected by displacements: only 0"
+            raise finding("full_scale.rounds", reason, self.full_scale.rounds)
         voxels = self.export.voxels
         if voxels is not None and source in FILL_SOURCES and PACKAGED_VOXELS % voxels:
             raise finding("export.voxels", f"must divide the {PACKAGED_VOXELS} of the packaged cells", voxels)

@@ -71,6 +71,8 @@ class Purpose:
         Whether the loads' weights mean something.
     combinations : tuple of str
         What ``objective.combine`` may be.
+    corrected : bool
+        Whether designs can be corrected by a better model's displacements.
     """
 
     type: str
@@ -86,6 +88,7 @@ class Purpose:
     forces_only: bool = False
     weighted: bool = True
     combinations: tuple[str, ...] = ("mean_square", "sum", "worst")
+    corrected: bool = True
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -163,6 +166,8 @@ register(
         caption="Compliance of the best uniform cell of the same mass, and of the graded part.",
         unit="N mm",
         forces_only=True,
+        # A factor or an addend of the work does not move the stiffest design of one load.
+        corrected=False,
     )
 )
 register(

@@ -67,6 +67,11 @@ class OptimizerSettings(Table):
     """A stage ends when the squared objective changes by less than this in an iteration, relative."""
     slack: NonNegative = 0.05
     """How far tensors may leave the gamut before their projection, in phi's units."""
+    fine_mesh: Literal[1, 2, 4] = 1
+    """The design is corrected by a mesh of this many elements an edge of a cell, one tensor a cell, and goes
+    on; 1 for none. A mesh of 4 takes 64 times the memory of the design's own."""
+    fine_mesh_rounds: Count = 3
+    """How often at most; it ends earlier where the finer mesh shows no gain."""
 
 
 class SolverSettings(Table):
@@ -125,6 +130,29 @@ class FillSettings(Table):
     """Whether cells that enclose void, which keeps resin or powder, are taken only if nothing else fits."""
     polish: Index = 2
     """Passes that choose again around the lattice as built, after the first choice."""
+
+
+class FullScaleSettings(Table):
+    """The lattice solved voxel by voxel, and the design corrected by that."""
+
+    voxels_per_cell: Annotated[int, Field(strict=True, ge=2, multiple_of=2)] | None = None
+    """Voxels along a cell's edge, a divisor of the cells' own (64 of the packaged ones); nothing is solved at
+    full scale if left out. 8 are quick, 16 converged."""
+    rounds: Index = 0
+    """How often at most the design is corrected by the lattice's full-scale solution, filled and solved
+    again; 0 only measures the lattice."""
+    iterations: Count = 60
+    """Iterations of the optimiser in a round, at most."""
+    least_gain: Fraction = 0.05
+    """A round that makes the full-scale value smaller by less than this share is the last."""
+    max_memory_gb: Positive | None = None
+    """Memory that a solve may take, GB; nine tenths of what is free if left out."""
+
+    @model_validator(mode="after")
+    def _needs_voxels(self) -> FullScaleSettings:
+        if self.rounds and self.voxels_per_cell is None:
+            raise finding("voxels_per_cell", "rounds need it: 8 are quick, 16 converged")
+        return self
 
 
 class ExportSettings(Table):

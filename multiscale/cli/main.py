@@ -124,6 +124,24 @@ def run(
             help="Also write the design's history for TensorBoard, DIR/tensorboard (needs that package).",
         ),
     ] = False,
+    voxels_per_cell: Annotated[
+        int | None,
+        typer.Option(
+            "--voxels-per-cell",
+            metavar="N",
+            show_default=False,
+            help="Solve the lattice at full scale, N voxels along a cell's edge: [full_scale] of the case.",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            metavar="N",
+            show_default=False,
+            help="Correct the design by that up to N times: [full_scale] of the case.",
+        ),
+    ] = None,
 ) -> None:
     """Design, fill, evaluate, export and report a case; everything goes into one directory.
 
@@ -136,7 +154,9 @@ def run(
         from multiscale.run.run import run_case
 
         style: Style = "quiet" if quiet else "json" if json_lines else "text"
-        run_case(case, out, style, tensorboard=tensorboard)
+        given = {"voxels_per_cell": voxels_per_cell, "rounds": rounds}
+        asked = {key: value for key, value in given.items() if value is not None}
+        run_case(case, out, style, tensorboard=tensorboard, full_scale=asked)
 
 
 @app.command()

@@ -31,6 +31,7 @@ import numpy as np
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from multiscale.objective.combination import WORST_POWER, Value
+from multiscale.objective.correction import Correction
 from multiscale.objective.objective import DistortionObjective
 
 #: Loads whose references differ from combinations of the others by less than this (relative) are no basis.
@@ -97,6 +98,15 @@ class AnyLoadObjective(DistortionObjective):
                     value=name,
                 )
             self.factors.append(np.linalg.inv(np.linalg.cholesky(gram)))
+
+    def aim(self, correction: Correction) -> None:
+        """As :meth:`Objective.aim`: R becomes that of the better model's references."""
+        super().aim(correction)
+        assert correction.reference is not None
+        wanted = [self.settled(i, r) for i, r in enumerate(correction.reference)]
+        self.factors = [
+            np.linalg.inv(np.linalg.cholesky(self.gram([wanted[i] for i in block]))) for block in self.blocks
+        ]
 
     def gram(self, fields: list[Floats]) -> Floats:
         """Inner products (k, k) of displacement fields over the observed nodes."""

@@ -13,7 +13,9 @@ compared without rigid motion.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from multiscale.case.settings import Kind
 from multiscale.objective.combination import Combination, Value
+from multiscale.objective.correction import Correction
 from multiscale.objective.field_measures import compare_fields
 from multiscale.problem.grid import nodes_of
 from multiscale.problem.problem import Problem
@@ -95,6 +98,47 @@ class Objective(ABC):
 
     def prepare(self) -> None:  # noqa: B027  nothing to do is a fair default
         """What a kind of objective needs beside the operators, once they are there."""
+
+    def correction(
+        self, tensors: Floats, better: Sequence[Floats], reference: Sequence[Floats] | None, rtol: float
+    ) -> Correction:
+        """What a better model adds to this one at one tensor field.
+
+        Parameters
+        ----------
+        tensors : array, shape (mx, my, mz, 3)
+            What the better model was made of; reduced grid, zero in voids.
+        better, reference : sequences of arrays (mx+1, my+1, mz+1, 3)
+            The better model's displacements of the structure and of the reference, in element edges of this
+            grid, one a load; those of :attr:`wanted_nodes` count.
+        rtol : float
+            Relative residual of the own model's solves.
+        """
+        wanted = self.wanted_nodes[..., None]
+        self.forget()
+        own = self.displacements(tensors, rtol)
+        offset = tuple((b - u) * wanted for b, u in zip(better, own, strict=True))
+        return Correction(offset, None if reference is None else tuple(r * wanted for r in reference))
+
+    def corrected(self, correction: Correction) -> Self:
+        """The same objective against a better model (:mod:`multiscale.objective.correction`).
+
+        It shares operators and solver settings with this one, which stays as it is.
+        """
+        other = copy(self)
+        other._last = list(self._last)
+        other.aim(correction)
+        return other
+
+    def aim(self, correction: Correction) -> None:
+        """Change what displacements are measured against; by :meth:`corrected`, on a copy.
+
+        Raises
+        ------
+        TypeError
+            If values are no distances of displacements, which a correction means nothing to.
+        """
+        raise TypeError(f"{self.quantity} is not corrected by displacements")
 
     @abstractmethod
     def measure(self, number: int, displacement: Floats) -> float:
@@ -258,6 +302,12 @@ class DistortionObjective(Objective):
             self.reduction.elements(a) for a in (self.problem.observed, self.problem.reference)
         )
         return compare_fields(self._operator_of[number], observed, (tensors, plain), (u, reference))
+
+    def aim(self, correction: Correction) -> None:
+        """As :meth:`Objective.aim`: the target is ``U_ref - (U - u)``, the measure ``||U_ref||``."""
+        assert correction.reference is not None
+        self.reference = [r - o for r, o in zip(correction.reference, correction.offset, strict=True)]
+        self._reference_norm = [self._norm(self.settled(i, r)) for i, r in enumerate(correction.reference)]
 
     def _norm(self, field: Floats) -> float:
         return float(np.sqrt(np.einsum("xyz,xyzc,xyzc->", self._node_weight, field, field)))

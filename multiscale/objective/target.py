@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from micro.runtime.arrays import Floats
+from multiscale.objective.correction import Correction
 from multiscale.objective.objective import Objective
 
 
@@ -28,6 +29,10 @@ class TargetObjective(Objective):
         self._norm = [
             float(np.sqrt(np.sum(w * u**2))) for w, u in zip(self._weight, self._wanted, strict=True)
         ]
+
+    def aim(self, correction: Correction) -> None:
+        """As :meth:`Objective.aim`: ``u* - (U - u)`` is wanted, relative to u* as before."""
+        self._wanted = [w - o for w, o in zip(self._wanted, correction.offset, strict=True)]
 
     def measure(self, number: int, displacement: Floats) -> float:
         """``||u - u*|| / ||u*||``."""

@@ -24,7 +24,14 @@ from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
 from multiscale.case.purpose import UNIFORM
 from multiscale.lattice.contact import Interface
-from multiscale.report.tables import format_of, markdown_table, percent, rows_of, text_of
+from multiscale.report.tables import (
+    format_of,
+    full_scale_section,
+    markdown_table,
+    percent,
+    rows_of,
+    text_of,
+)
 from multiscale.report.viewer import run_fields, scene
 from multiscale.rundir.directory import RunDirectory
 from multiscale.rundir.record import value_at
@@ -152,6 +159,7 @@ def html(run: RunDirectory, pictures: Sequence[Picture]) -> str:
         f"{len(run.problem.loads)} load case(s) · {escape(run.finished)}</p>",
         f"<p>{escape(run.case.case.description)}</p>",
         _tiles(run),
+        _rounds(run),
         "<h2>The lattice in space</h2>",
         _resource("viewer.html"),
         "<h2>Figures</h2>",
@@ -193,24 +201,25 @@ def _tiles(run: RunDirectory) -> str:
     found = metrics[purpose.quantity]
     before, built = found[purpose.baseline.name], found.get("lattice")
     show = format_of(purpose)
-    tiles = [
+    tiles = []
+    full = full_scale_section(metrics, purpose.quantity)
+    if full is not None:
+        label = f"as built, voxel by voxel ({full['voxels_per_cell']} voxels a cell's edge)"
+        tiles.append(("good", label, show(full[purpose.quantity])))
+    tiles += [
         ("", purpose.baseline.label, show(before)),
         ("good", "designed", show(found["design"])),
         ("", "on a refined mesh", show(found["design_refined"])),
     ]
     if built and purpose.baseline == UNIFORM:
-        tiles.append(("good", f"as built: {percent(before / built - 1)} stiffer", show(built)))
+        tiles.append(("good", f"as built, homogenised: {percent(before / built - 1)} stiffer", show(built)))
     elif built is not None:
-        tiles.append(
-            ("good", f"as built: {before / built:.0f} times less" if built else "as built", show(built))
-        )
+        less = f": {before / built:.0f} times less" if built else ""
+        tiles.append(("good" if full is None else "", f"as built, homogenised{less}", show(built)))
     for key, label in (("mass.design", "density, designed"), ("mass.lattice", "density, as built")):
         value = value_at(metrics, key)
         if value is not None:
             tiles.append(("", label, percent(value)))
-    full = value_at(metrics, f"verify.{purpose.quantity}")
-    if full is not None and value_at(metrics, "verify.trusted") is not False:
-        tiles.append(("", "at full scale, voxel by voxel", show(full)))
     for key, label in (
         ("cells.unique", "different cells"),
         ("interfaces.count", "interfaces"),
@@ -223,6 +232,37 @@ def _tiles(run: RunDirectory) -> str:
             tiles.append(("bad" if wrong else "", label, f"{value:,}"))
     inside = "".join(f"<div class='tile {kind}'><b>{value}</b>{label}</div>" for kind, label, value in tiles)
     return f"<p class='soft'>{purpose.heading}</p><div class='tiles'>{inside}</div>"
+
+
+def _round_lines(run: RunDirectory) -> list[tuple[str, ...]]:
+    """Of every round: number, value at full scale, what was predicted, iterations, seconds."""
+    show, best = format_of(run.purpose), value_at(run.metrics, "full_scale.round")
+    lines: list[tuple[str, ...]] = []
+    for r in value_at(run.metrics, "full_scale.rounds") or []:
+        value = show(r["value"]) if r["value"] is not None else f"failed: {r['failed']}"
+        name = f"{r['round']}, the run's lattice" if r["round"] == best else str(r["round"])
+        iterations = ", ".join(str(n) for n in (r["iterations"] or {}).get("lattice", []))
+        seconds = f"{sum(r['seconds'].values()):.0f}"
+        lines.append((name, value, show(r["predicted"]), iterations, seconds))
+    return lines
+
+
+#: Heading of the rounds' table.
+_ROUNDS = ("round", "at full scale", "predicted by its model", "iterations", "seconds")
+
+
+def _rounds(run: RunDirectory) -> str:
+    """Designs corrected by their own full-scale solution, if there were rounds."""
+    lines = _round_lines(run)
+    if len(lines) < 2:
+        return ""
+    rows = [_ROUNDS, *lines]
+    table = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    return (
+        "<h2>Corrected at full scale</h2><p>Each round goes on with the design against the lattice's own "
+        "full-scale solution, fills it and solves it again.</p>"
+        f"<div class='card'><table>{table}</table></div>"
+    )
 
 
 def _number_cards(run: RunDirectory) -> str:
@@ -286,6 +326,9 @@ def markdown(run: RunDirectory, pictures: Sequence[Picture]) -> str:
     for group in dict.fromkeys(row.group for row in rows):
         lines = [(row.label, text_of(row, run.metrics)) for row in rows if row.group == group]
         parts.append(f"## {group}\n\n" + markdown_table(("", ""), lines))
+    rounds = _round_lines(run)
+    if len(rounds) > 1:
+        parts.append("## Corrected at full scale\n\n" + markdown_table(_ROUNDS, rounds))
     worst = [
         (
             str(list(i.element)),

@@ -6,7 +6,7 @@ Every rank runs the same code on the same whole arrays; rank 0 alone fills, writ
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from rich.markup import escape
 from micro.runtime.errors import InputError
 from micro.runtime.files import check_writable
 from micro.runtime.progress import Reporter, Style
-from multiscale.case.case import load_case
+from multiscale.case.case import load_case, parse_case
 from multiscale.case.purpose import Purpose
 from multiscale.design import board
 from multiscale.problem.size import require_memory
+from multiscale.run.rounds import full_scale_stage
 from multiscale.run.session import Session
 from multiscale.run.stages import design_stage, evaluate_stage, export_stage, fill_stage
 from multiscale.rundir.directory import RunDirectory
@@ -28,7 +29,12 @@ from multiscale.solve import ranks as parallel
 
 
 def run_case(
-    path: str | Path, out: str | Path, style: Style = "text", *, tensorboard: bool = False
+    path: str | Path,
+    out: str | Path,
+    style: Style = "text",
+    *,
+    tensorboard: bool = False,
+    full_scale: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run a case file into a directory; returns the metrics (on rank 0, nothing on others).
 
@@ -42,6 +48,8 @@ def run_case(
         How progress is shown.
     tensorboard : bool
         Whether the design's history is written for TensorBoard too.
+    full_scale : mapping, optional
+        Keys of the case's table ``full_scale``, instead of what it says there.
 
     Raises
     ------
@@ -56,6 +64,10 @@ def run_case(
     if tensorboard:
         board.check()
     case = load_case(path)
+    if full_scale:
+        data = case.model_dump(mode="json", exclude_none=True)
+        data["full_scale"] |= full_scale
+        case = parse_case(data, path)
     session = Session(case, reporter, tensorboard=tensorboard)
     # All that can be wrong with the input shows before anything is written.
     problem, gamut, cells = session.problem, session.gamut, session.cells
@@ -81,6 +93,7 @@ def run_case(
     stages: list[tuple[str, Callable[[Session, RunDirectory], None]]] = [
         ("design", design_stage),
         ("fill", fill_stage),
+        *([("full_scale", full_scale_stage)] if case.full_scale.voxels_per_cell else []),
         ("evaluate", evaluate_stage),
         ("export", export_stage),
     ]
@@ -124,6 +137,12 @@ def _summary(purpose: Purpose, metrics: dict[str, Any], reporter: Reporter) -> N
     if reporter.style == "json":
         reporter.event("result", {"metrics": metrics})
         return
+    full = metrics.get("full_scale")
+    if full is not None:
+        per_cell, value = full["voxels_per_cell"], full[quantity]
+        reporter.say(
+            f"[bold]{quantity} {value:.4g} as built[/bold], voxel by voxel ({per_cell} a cell's edge)"
+        )
     before = f"{baseline.said} {d[baseline.name]:.4g}"
     reporter.say(
         f"[bold]{quantity}[/bold] {before}, designed {d['design']:.4g} "

@@ -18,6 +18,7 @@ from multiscale.case.case import Case
 from multiscale.case.purpose import Purpose
 from multiscale.design.filter import cone_filter
 from multiscale.design.mass import MassLimit
+from multiscale.design.optimize import Settings
 from multiscale.design.space import DesignSpace
 from multiscale.fill.make_source import make_source
 from multiscale.fill.set_source import lightened
@@ -25,6 +26,7 @@ from multiscale.fill.source import CellSource
 from multiscale.objective.combination import Value
 from multiscale.objective.objective import Objective
 from multiscale.objective.purpose import make_objective
+from multiscale.problem.grid import split_elements
 from multiscale.problem.problem import Problem, build_problem
 
 #: The refined mesh splits every element's edges into this many.
@@ -102,6 +104,24 @@ class Session:
         field[self.design_mask] = self.objective.reduction.elements(self.problem.reference)[self.design_mask]
         return field
 
+    def first(self, name: str) -> str:
+        """Where the first design or lattice stands in a run: ``name``, unless rounds replace it by better."""
+        return f"rounds/0/{name}" if self.case.full_scale.rounds else name
+
+    @property
+    def optimizer_settings(self) -> Settings:
+        """How the first design is found."""
+        o = self.case.optimizer
+        return Settings(
+            algorithm=o.algorithm if o.algorithm != "auto" else "lbfgs" if self.limit is None else "mma",
+            uniform_evaluations=o.uniform_iterations,
+            stages=o.stages,
+            evaluations=o.iterations,
+            slack=o.slack,
+            margin=self.case.gamut.margin,
+            tolerance=o.tolerance,
+        )
+
     def space(self) -> DesignSpace:
         """The optimisation variables' meaning."""
         background = self.plain_field.copy()
@@ -117,11 +137,12 @@ class Session:
 
     def evaluate_refined(self, field: Floats) -> Value:
         """Value of the same structure on a mesh twice as fine."""
-        problem = build_problem(self.case, refine=_REFINE)
-        fine = make_objective(self.case, problem, self.case.solver.rtol_evaluate)
-        for axis in range(3):
-            field = np.repeat(field, _REFINE, axis=axis)
-        return fine.value(field)
+        return self.finer(_REFINE).value(split_elements(field, _REFINE))
+
+    def finer(self, refine: int) -> Objective:
+        """The objective on a mesh of ``refine`` elements an edge of a cell."""
+        problem = build_problem(self.case, refine=refine)
+        return make_objective(self.case, problem, self.case.solver.rtol_evaluate)
 
 
 def value_table(results: dict[str, Value]) -> dict[str, Any]:

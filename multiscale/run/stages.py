@@ -16,15 +16,15 @@ from micro.runtime.npz import write_arrays
 from multiscale.case.purpose import START, UNIFORM
 from multiscale.design import board
 from multiscale.design.feasibility import count_violations
-from multiscale.design.optimize import Optimiser, Settings
+from multiscale.design.optimize import Optimiser
 from multiscale.design.state import Record
 from multiscale.design.uniform import best_uniform
-from multiscale.fill.stage import fill_lattice, fill_metrics
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.any_load import WORST_LOAD, AnyLoadObjective
 from multiscale.objective.combination import Value
 from multiscale.objective.compliance import ComplianceObjective
-from multiscale.problem.tensor_field import load_tensors, save_tensors
+from multiscale.problem.tensor_field import load_tensors
+from multiscale.run.correction import correct_by_mesh, fill_design, keep_design
 from multiscale.run.session import Session, value_table
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
@@ -37,16 +37,7 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
     reporter.say("reference solution")
     objective = session.objective
     setup = session.setup_seconds
-    o = case.optimizer
-    settings = Settings(
-        algorithm=o.algorithm if o.algorithm != "auto" else "lbfgs" if session.limit is None else "mma",
-        uniform_evaluations=o.uniform_iterations,
-        stages=o.stages,
-        evaluations=o.iterations,
-        slack=o.slack,
-        margin=case.gamut.margin,
-        tolerance=o.tolerance,
-    )
+    settings = session.optimizer_settings
     space = session.space()
     budget = settings.uniform_evaluations + settings.stages * settings.evaluations
     plain = objective.value(session.plain_field)
@@ -84,21 +75,26 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
             "no design within the mass limit was found: give [optimizer] more iterations, or a larger "
             "objective.mass_limit"
         )
+    evaluations = len(state.records)
+    macro = float(state.records[-1]["seconds"])  # type: ignore[arg-type]
+    metrics: dict[str, Any] = {}
+    if case.optimizer.fine_mesh > 1:
+        state, metrics, seconds = correct_by_mesh(session, directory, state)
+        macro, evaluations = macro + seconds, evaluations + metrics["fine_mesh"]["evaluations"]
+    assert state.best is not None
     phi = session.gamut.phi(state.best)
-    field = space.field(state.best)
-    whole = objective.reduction.expand_elements(field)
-    # All ranks read the file in the next stage: on_root makes them wait for it.
-    parallel.on_root(lambda: save_tensors(directory.path / "design.npz", whole))
+    design = session.first("design.npz")
+    keep_design(session, directory, state, design)
     solves = optimiser.evaluations.iterations
     weight = objective.reduction.element_weight
-    reporter.say(f"design: {quantity} {state.best_value:.4g} after {len(state.records)} evaluations")
+    reporter.say(f"design: {quantity} {state.best_value:.4g} after {evaluations} evaluations")
     mass = {}
     if session.limit is not None:
         mass = {"mass": {"limit": session.limit.limit, "design": session.limit.density(state.best)}}
     directory.finish(
         "design",
         # The records' clock runs on through interruptions.
-        {"setup": setup, "macro": float(state.records[-1]["seconds"])},  # type: ignore[arg-type]
+        {"setup": setup, "macro": macro},
         {
             "feasibility": {
                 "violations": weight * count_violations(phi, case.gamut.margin),
@@ -111,50 +107,21 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
                 "solves": len(solves),
                 "iterations_mean": float(np.mean(solves)) if solves else None,
             },
-            "optimizer": {"evaluations": len(state.records), "algorithm": settings.algorithm},
+            "optimizer": {"evaluations": evaluations, "algorithm": settings.algorithm},
             **mass,
+            **metrics,
         },
-        files=("design.npz", "history.jsonl"),
+        files=(design, "history.jsonl"),
     )
 
 
 def fill_stage(session: Session, directory: RunDirectory) -> None:
     """Give every element a cell; leaves lattice.zarr."""
     start = time.monotonic()
-    objective, case = session.objective, session.case
-    wanted = objective.reduction.elements(load_tensors(directory.path / "design.npz", session.problem))
-
-    with session.reporter.task("fill", 1, steady=False) as task:
-
-        def show(done: int, total: int, what: str) -> None:
-            task.total = total
-            task.advance(done - task.done, what)
-
-        filling, polish = fill_lattice(
-            objective,
-            wanted,
-            lambda: session.cells,
-            case.fill,
-            session.reporter,
-            show,
-            steered=session.limit is None,
-            rtol=case.solver.rtol_evaluate,
-        )
-
-    def work() -> dict[str, Any]:
-        assert filling is not None
-        return fill_metrics(filling.filled(), polish, case.fill.source, directory.path / "lattice.zarr")
-
-    metrics = parallel.on_root(work) or {}
-    if metrics:
-        cells, contacts = metrics["cells"], metrics["interfaces"]
-        session.reporter.say(
-            f"fill: {cells['unique']} different cells, tensor error mean {cells['tensor_error_mean']:.4f} "
-            f"(relative {cells['relative_error_mean']:.4f}), "
-            f"{contacts['unconnected']} of {contacts['count']} interfaces unconnected"
-        )
+    design, lattice = session.first("design.npz"), session.first("lattice.zarr")
+    metrics, _ = fill_design(session, directory.path / design, directory.path / lattice)
     seconds = {"fill": time.monotonic() - start}
-    directory.finish("fill", seconds, metrics, files=("lattice.zarr",), reads=("design.npz",))
+    directory.finish("fill", seconds, metrics, files=(lattice,), reads=(design,))
 
 
 def evaluate_stage(session: Session, directory: RunDirectory) -> None:

@@ -13,6 +13,8 @@ lattice.zarr              the filled lattice
 region.stl                a part of it, as a mesh in millimetres
 ``figures/*.png, *.svg``
 report.html, report.md    all of it for a reader
+full_scale.npz            displacements of the cells' corners at full scale, with `[full_scale]`
+rounds/N                  design, lattice and solutions of each round of `[full_scale]`; 0: the first
 verify_N.npz              displacements of the cells' corners at full scale, after `multiscale verify`
 tensorboard/              the design's history for TensorBoard, with `multiscale run --tensorboard`
 earlier/N                 results that another filling or a repair replaced
@@ -50,7 +52,7 @@ from multiscale.problem.problem import Problem, build_problem
 from multiscale.problem.tensor_field import load_tensors
 from multiscale.rundir import lock, provenance, record
 
-STAGES = ("design", "fill", "evaluate", "export")
+STAGES = ("design", "fill", "full_scale", "evaluate", "export")
 
 #: Seconds that a command waits for another one to write its part of the record.
 _PATIENCE = 60.0
@@ -240,6 +242,10 @@ class RunDirectory:
         """
         if not record.stands(self._data, stage):
             raise InputError(f"its stage {stage} is not done: {self._command()} goes on", file=self.path)
+
+    def set_aside(self, names: Iterable[str], reason: str) -> None:
+        """Move what is of no use any more to ``earlier``, by name in this directory; those that are there."""
+        self._move_aside(names, reason)
 
     # ----------------------------------------------------------------- files
     def file(self, name: str) -> Path:

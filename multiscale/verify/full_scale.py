@@ -10,10 +10,11 @@ not the resolution.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from micro.cell.tensor import isotropic
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.memory import require
-from micro.runtime.npz import write_arrays
+from micro.runtime.npz import read_arrays, write_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
 from multiscale.lattice.lattice import Lattice
@@ -127,6 +128,32 @@ def solve_full_scale(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A lattice measured at full scale.
+
+    Attributes
+    ----------
+    metrics : dict
+        As the section ``verify`` of metrics.json has them.
+    comparison : Comparison
+    solved : dict of str to FullScale
+        By structure.
+    files : dict of str to str
+        Names of the kept solutions, by structure.
+    """
+
+    metrics: dict[str, Any]
+    comparison: Comparison
+    solved: dict[str, FullScale]
+    files: dict[str, str]
+
+    @property
+    def value(self) -> float:
+        """J of the lattice."""
+        return float(self.metrics[self.comparison.quantity])
+
+
 def verify(
     run_dir: str | Path,
     *,
@@ -168,14 +195,64 @@ def verify(
     NotConverged
         If a solve fails.
     """
-    started = time.monotonic()
     reporter = reporter or Reporter(False)
     run = RunDirectory.open(run_dir)
     run.check_addable()  # what can't be added to shows before the work
-    case = run.case
-    _check_case(case)
-    problem, original = run.problem, run.lattice
-    original.cells.require_poisson(problem.poisson, run.path)
+    found = measure(
+        run.case,
+        run.problem,
+        run.lattice,
+        run.metrics.get("uniform", {}).get("tensor"),
+        voxels_per_cell=voxels_per_cell,
+        max_memory=max_memory,
+        threads=threads,
+        rtol=rtol,
+        reporter=reporter,
+    )
+    file = f"verify_{voxels_per_cell}.npz"
+    save_displacements(run.path / file, found)
+    run.add(f"verify/{voxels_per_cell}", found.metrics, files=(file,), reads=("lattice.zarr",))
+    return found.metrics
+
+
+def measure(
+    case: Case,
+    problem: Problem,
+    original: Lattice,
+    uniform: list[float] | None,
+    *,
+    voxels_per_cell: int,
+    reporter: Reporter,
+    max_memory: float | None = None,
+    threads: int | None = None,
+    rtol: float = 1e-5,
+    kept: Path | None = None,
+) -> Measurement:
+    """Solve a case's lattice, and what it is compared with, at full scale.
+
+    Parameters
+    ----------
+    case : Case
+    problem : Problem
+        The case's.
+    original : Lattice
+        At its own resolution.
+    uniform : list of float or None
+        Tensor of the best uniform cell, of a compliance.
+    voxels_per_cell, max_memory, threads, rtol, reporter
+        As :func:`verify`.
+    kept : Path, optional
+        Directory where solutions are kept, each named by what was solved: what is there is not solved
+        again.
+
+    Raises
+    ------
+    InputError, NotConverged
+        As :func:`verify`.
+    """
+    started = time.monotonic()
+    check_case(case)
+    original.cells.require_poisson(problem.poisson)
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
     announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
@@ -186,7 +263,6 @@ def verify(
             task.advance(done - task.done)
 
         coarse = coarse_lattice(original, voxels_per_cell, show_round)
-    uniform = run.metrics.get("uniform", {}).get("tensor")
     comparison = compare(case, problem, original, coarse, uniform)
     contacts = coarse.lattice.contacts()
     reporter.say(
@@ -197,7 +273,14 @@ def verify(
     )
     team = Team(threads or _threads())
     solved: dict[str, FullScale] = {}
+    names: dict[str, str] = {}
     for name, lattice in comparison.lattices.items():
+        names[name] = f"{_content(case, lattice, rtol)}.npz"
+        file = None if kept is None else kept / names[name]
+        if file is not None and file.is_file():
+            solved[name] = load_solution(file)
+            reporter.say(f"{name}: solved before, {solved[name].iterations} iterations")
+            continue
         with reporter.task(f"{name} at full scale", 100, steady=False) as task:
 
             def show(iteration: int, residual: float, task: Any = task) -> None:
@@ -217,6 +300,8 @@ def verify(
                 progress=show,
             )
         s = solved[name]
+        if file is not None:
+            save_solution(file, s)
         reporter.say(
             f"{name}: {s.unknowns} unknowns, {s.iterations} iterations, residual {s.residual:.1e}, "
             f"set-up {s.setup_seconds:.0f} s, solve {s.solve_seconds:.0f} s"
@@ -247,9 +332,7 @@ def verify(
         "seconds": round(seconds, 2),
         "peak_bytes": provenance.peak_bytes(),
     }
-    file = f"verify_{voxels_per_cell}.npz"
-    _save(run.path / file, comparison, solved)
-    run.add(f"verify/{voxels_per_cell}", metrics, files=(file,), reads=("lattice.zarr",))
+    key = comparison.quantity
     said = [f"{key} {metrics[key]:.4g} (homogenised, same voxels: {metrics[f'{key}_homogenised']:.4g})"]
     for name, other in comparison.judged.items():
         if name != "lattice":
@@ -261,10 +344,39 @@ def verify(
             f"{coarse.error_mean:.0%} on average (limit {MOST_ERROR:.0%}): take more --voxels-per-cell"
         )
     reporter.say("[bold]full scale[/bold] " + "; ".join(said))
-    return metrics
+    return Measurement(metrics, comparison, solved, names)
 
 
-def _check_case(case: Case) -> None:
+#: Tables of a case that mean nothing to a lattice that is there.
+_OF_THE_DESIGN = ("filter", "gamut", "optimizer", "fill", "export", "full_scale")
+
+
+def _content(case: Case, lattice: Lattice, rtol: float) -> str:
+    """Digest of all that a solution depends on: cells and index, grid, supports, loads, tolerance."""
+    said = [lattice.compact().digest(), case.digest(without=_OF_THE_DESIGN), repr(rtol)]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def save_solution(file: Path, solution: FullScale) -> None:
+    """Keep one structure's solution; :func:`load_solution` reads it."""
+    numbers = {f.name: np.array(getattr(solution, f.name)) for f in fields(solution) if f.name != "corners"}
+    write_arrays(file, {**numbers, **{f"corners.{i}": u for i, u in enumerate(solution.corners)}})
+
+
+def load_solution(file: Path) -> FullScale:
+    """A solution that :func:`save_solution` left.
+
+    Raises
+    ------
+    InputError
+        If it can't be read.
+    """
+    arrays = read_arrays(file)
+    corners = [arrays.pop(f"corners.{i}") for i in range(len(arrays["work"]))]
+    return FullScale(corners=corners, **{name: value.tolist() for name, value in arrays.items()})
+
+
+def check_case(case: Case) -> None:
     """Raise InputError for what is not put onto voxels yet."""
     if not all(region.filled for region in case.regions):
         raise InputError(
@@ -339,12 +451,12 @@ def _metrics(comparison: Comparison, solved: dict[str, FullScale]) -> dict[str, 
     }
 
 
-def _save(path: Path, comparison: Comparison, solved: dict[str, FullScale]) -> None:
+def save_displacements(path: Path, found: Measurement) -> None:
     """Whole-grid corner displacements in cell edges: LOAD.STRUCTURE and LOAD.STRUCTURE.homogenised."""
-    reduction = comparison.objective.reduction
+    reduction = found.comparison.objective.reduction
     arrays = {}
-    for name, full in solved.items():
-        for load, u, h in zip(reduction.loads, full.corners, comparison.predicted[name], strict=True):
+    for name, full in found.solved.items():
+        for load, u, h in zip(reduction.loads, full.corners, found.comparison.predicted[name], strict=True):
             arrays[f"{load.name}.{name}"] = reduction.expand_displacement(u, load).astype(np.float32)
             arrays[f"{load.name}.{name}.homogenised"] = reduction.expand_displacement(h, load).astype(
                 np.float32

@@ -72,8 +72,13 @@ def test_each_stage_depends_on_what_it_uses():
     refilled = case_of(MINIMAL + "\n[fill]\ntolerance = 0.02\n").stage_digests()
     exported = case_of(MINIMAL + "\n[export]\nvoxels = 16\n").stage_digests()
     changed = lambda other: [stage for stage in plain if plain[stage] != other[stage]]  # noqa: E731
-    assert changed(refilled) == ["fill", "evaluate", "export"]
+    assert changed(refilled) == ["fill", "full_scale", "evaluate", "export"]
     assert changed(exported) == ["export"]
+    measured = case_of(MINIMAL + "\n[full_scale]\nvoxels_per_cell = 8\n").stage_digests()
+    assert changed(measured) == ["full_scale", "evaluate", "export"]
+    # Rounds put the first design elsewhere.
+    corrected = case_of(MINIMAL + "\n[full_scale]\nvoxels_per_cell = 8\nrounds = 1\n").stage_digests()
+    assert changed(corrected) == list(plain)
     assert changed(case_of(MINIMAL + "\n[filter]\nradius = 3.0\n").stage_digests()) == list(plain)
 
 

@@ -19,7 +19,7 @@ from multiscale.rundir.directory import RunDirectory
 
 NAMES = sorted(path.stem for path in (ROOT / "cases").glob("*.toml"))
 
-#: How many times coarser each case is run here; cloak and cloak_small have tests of their own.
+#: How many times coarser each case is run here; cloak, cloak_slab and cloak_small have tests of their own.
 FACTORS = {
     "bracket": 2,
     "cantilever": 4,
@@ -39,7 +39,7 @@ FULL = "cantilever"
 
 def test_the_gallery_is_complete():
     assert len(NAMES) >= 8
-    assert set(NAMES) == {"cloak", "cloak_small", *FACTORS}
+    assert set(NAMES) == {"cloak", "cloak_slab", "cloak_small", *FACTORS}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,191 @@
+"""A design goes on against a better model: the steps that corrections by a finer mesh and by voxels share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from micro.runtime.arrays import Floats
+from micro.runtime.memory import require
+from micro.runtime.npz import write_arrays
+from multiscale.design.optimize import Optimiser
+from multiscale.design.state import Record, State
+from multiscale.fill.stage import fill_lattice, fill_metrics
+from multiscale.objective.objective import Objective
+from multiscale.problem.grid import split_elements
+from multiscale.problem.tensor_field import load_tensors, save_tensors
+from multiscale.run.session import Session
+from multiscale.rundir.directory import RunDirectory
+from multiscale.solve import ranks as parallel
+
+#: Bytes an element of the solved part that a macro solve was measured to take (160^3, a quarter of it: 6 GB).
+BYTES_PER_ELEMENT = 5900
+
+
+def redesign(
+    session: Session, objective: Objective, x: Floats, folder: Path, evaluations: int, name: str
+) -> State:
+    """Go on with a design, its objective corrected; kept in ``folder``, from where the same call goes on.
+
+    Parameters
+    ----------
+    session : Session
+    objective : Objective
+        Corrected.
+    x : array, shape (N, 3)
+        Variables to start from.
+    folder : Path
+        For its evaluations and history.
+    evaluations : int
+        At most.
+    name : str
+        What is shown.
+    """
+    settings = replace(session.optimizer_settings, uniform_evaluations=0, stages=1, evaluations=evaluations)
+    root = parallel.is_root()
+    optimiser = Optimiser(
+        objective, session.space(), session.gamut, settings, folder, None, session.limit, write=root
+    )
+    with session.reporter.task(name, evaluations) as task:
+
+        def show(record: Record) -> None:
+            step = 0 if record["kind"] == "projection" else 1
+            task.advance(step, f"{objective.quantity} {record[objective.quantity]:.4g}", record)
+
+        optimiser.report = show
+        return optimiser.run(State(x, stage=1))
+
+
+def keep_design(session: Session, directory: RunDirectory, state: State, design: str) -> None:
+    """Save a finished state's design, and beside it the variables that it ended with."""
+    assert state.best is not None
+    whole = session.objective.reduction.expand_elements(session.space().field(state.best))
+    file = directory.path / design
+
+    def save() -> None:
+        save_tensors(file, whole)
+        if session.case.full_scale.rounds:
+            write_arrays(file.with_name("variables.npz"), {"x": state.x})
+
+    # All ranks read the file in the next stage: on_root makes them wait for it.
+    parallel.on_root(save)
+
+
+def fill_design(
+    session: Session, design: Path, lattice: Path, objective: Objective | None = None
+) -> tuple[dict[str, Any], float]:
+    """Fill a saved design; saves the lattice.
+
+    Returns
+    -------
+    metrics : dict
+        Of the stage ``fill``, on rank 0.
+    value : float
+        The objective (the session's own, or the given corrected one) of the lattice's own tensors.
+    """
+    objective = objective or session.objective
+    wanted = objective.reduction.elements(load_tensors(design, session.problem))
+    with session.reporter.task("fill", 1, steady=False) as task:
+
+        def show(done: int, total: int, what: str) -> None:
+            task.total = total
+            task.advance(done - task.done, what)
+
+        filling, polish = fill_lattice(
+            objective,
+            wanted,
+            lambda: session.cells,
+            session.case.fill,
+            session.reporter,
+            show,
+            steered=session.limit is None,
+            rtol=session.case.solver.rtol_evaluate,
+        )
+
+    def work() -> dict[str, Any]:
+        assert filling is not None
+        return fill_metrics(filling.filled(), polish, session.case.fill.source, lattice)
+
+    metrics = parallel.on_root(work) or {}
+    if metrics:
+        cells, contacts = metrics["cells"], metrics["interfaces"]
+        session.reporter.say(
+            f"fill: {cells['unique']} different cells, tensor error mean {cells['tensor_error_mean']:.4f} "
+            f"(relative {cells['relative_error_mean']:.4f}), "
+            f"{contacts['unconnected']} of {contacts['count']} interfaces unconnected"
+        )
+    return metrics, polish.values[-1]
+
+
+def correct_by_mesh(
+    session: Session, directory: RunDirectory, state: State
+) -> tuple[State, dict[str, Any], float]:
+    """Correct a design by a finer mesh of the same tensors, several times; the best on that mesh is kept.
+
+    Returns
+    -------
+    state : State
+    metrics : dict
+        ``fine_mesh``: elements an edge, the values of every round on the finer mesh, evaluations.
+    seconds : float
+
+    Raises
+    ------
+    InputError
+        If the finer mesh needs more memory than there is.
+    """
+    start = time.monotonic()
+    o, objective, reporter = session.case.optimizer, session.objective, session.reporter
+    refine, quantity = o.fine_mesh, session.objective.quantity
+    need = BYTES_PER_ELEMENT * float(np.prod(objective.reduction.shape)) * refine**3
+    reporter.say(f"finer mesh: {refine} elements an edge of a cell, about {need / 1e9:.1f} GB of memory")
+    require(need, f"a mesh of {refine} elements an edge of a cell", "take fewer", key="optimizer.fine_mesh")
+    space = session.space()
+    fine = session.finer(refine)
+    corners = _at_corners(refine)
+    reference = None if fine.reference is None else [corners(u) for u in fine.reference]
+
+    def solved(state: State) -> tuple[Floats, list[Floats], float]:
+        assert state.best is not None
+        field = space.field(state.best)
+        found = [corners(u) for u in fine.displacements(split_elements(field, refine))]
+        return field, found, objective.value_elsewhere(found, [], reference).total
+
+    field, found, value = solved(state)
+    best, values, evaluations = state, [value], 0
+    reporter.say(f"finer mesh: {quantity} {value:.4g} at the cells' corners")
+    for number in range(1, o.fine_mesh_rounds + 1):
+        shift = objective.correction(field, found, reference, session.case.solver.rtol_evaluate)
+        state = redesign(
+            session,
+            objective.corrected(shift),
+            best.x,
+            directory.path / "rounds" / f"mesh{number}",
+            o.iterations,
+            f"design corrected by the finer mesh, round {number}",
+        )
+        evaluations += len(state.records)
+        if state.best is None:
+            break
+        field, found, value = solved(state)
+        reporter.say(f"finer mesh, round {number}: {quantity} {value:.4g} (predicted {state.best_value:.4g})")
+        values.append(value)
+        if value >= min(values[:-1]):
+            break
+        best = state
+    metrics = {"fine_mesh": {"elements": refine, "values": values, "evaluations": evaluations}}
+    return best, metrics, time.monotonic() - start
+
+
+def _at_corners(refine: int) -> Callable[[Floats], Floats]:
+    """From a finer grid's displacements to those of the cells' corners, in cell edges."""
+
+    def sample(u: Floats) -> Floats:
+        return u[::refine, ::refine, ::refine] / refine
+
+    return sample
