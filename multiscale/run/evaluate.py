@@ -55,6 +55,10 @@ def evaluate_case(
         raise InputError(
             "holds a run, whose metrics would be lost: give another", key="--out", value=str(out)
         )
+    if (out / "metrics.json").exists():
+        raise InputError(
+            "holds metrics.json already: give a new directory, or remove it", key="--out", value=str(out)
+        )
     require_memory(problem)
     objective = session.objective
     setup = time.monotonic() - start

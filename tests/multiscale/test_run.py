@@ -169,6 +169,10 @@ def test_evaluate_agrees_with_the_run(finished, case, run_cli, tmp_path):
         assert e["distortion"]["design"] == pytest.approx(d["design"], rel=1e-6)
         assert e["feasibility"]["violations"] == 0
         assert e["ranks"] == (ranks or 1)
+    again = run_cli("multiscale", "evaluate", case, "--tensors", out / "design.npz", "--out", where)
+    assert again.returncode == 2
+    assert "holds metrics.json already" in again.stderr
+    assert metrics_of(where) == e
 
 
 def test_evaluate_the_lattice_as_built(finished, case, run_cli, tmp_path):
