@@ -27,8 +27,9 @@ def undescribed(metrics: dict) -> list[str]:
     known = described_keys()
 
     def is_known(key: str) -> bool:
+        plain = re.sub(r"\[\d+\]", "", key.removesuffix("."))  # of a list of objects, each alike
         # What a run measures at full scale has the keys of `multiscale verify`.
-        names = key.removesuffix("."), key.removesuffix(".").replace("full_scale.", "verify.", 1)
+        names = plain, plain.replace("full_scale.", "verify.", 1)
         return any(k.fullmatch(name) for k in known for name in names)
 
     return [key for key in flat(metrics) if not is_known(key)]
