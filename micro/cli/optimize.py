@@ -176,19 +176,11 @@ def _tensor(text: str) -> tuple[float, float, float]:
 
 
 def _start(text: str) -> Any:
-    from micro.cell.octant import is_symmetric, octant_from_cell
-
     if not text.endswith(".npy"):
         return text
-    from micro.cell.readers import read_voxels
+    from micro.explore.given import read_octant
 
-    voxels = read_voxels(Path(text)).values
-    if voxels.ndim == 3 and is_symmetric(voxels):
-        try:
-            return octant_from_cell(voxels)  # a whole cell
-        except InputError:
-            return voxels
-    raise InputError("is no octant or cubic cell, symmetric under permutation of its axes", file=text)
+    return read_octant(Path(text))
 
 
 def _print(metrics: dict[str, Any], out: Path) -> None:

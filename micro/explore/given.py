@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import connectivity, is_symmetric, octant_from_cell
@@ -47,24 +48,30 @@ def given_cell(text: str, generator: Generator, n: int, seed: int = 0) -> CellSe
         return cells.subset([int(row)])
     if text.count(",") == 2:
         return _generated(text, generator, n, seed)
-    voxels = np.asarray(read_voxels(Path(text)))
-    octant = voxels
-    if voxels.ndim == 3 and len(set(voxels.shape)) == 1 and is_symmetric(voxels):
-        try:
-            octant = octant_from_cell(voxels)
-        except InputError:
-            octant = voxels  # it is an octant already
-    if (
-        octant.dtype != bool
-        or octant.ndim != 3
-        or not is_symmetric(octant)
-        or not connectivity(octant).connected
-    ):
-        raise InputError("is no connected octant or cubic cell of solid and void", file=text)
+    octant = read_octant(Path(text))
+    if octant.dtype != bool or not connectivity(octant).connected:
+        raise InputError("is no connected cell of solid and void", file=text)
     result = homogenize_octants(octant)
     if result.status[0] != Status.OK:
         raise InputError("carries no load", file=text)
     return CellSet.from_octants(octant[None], result.C, family="given")
+
+
+def read_octant(path: Path) -> NDArray:
+    """The octant (n, n, n) of a file of voxels that holds one, or a whole cubic cell.
+
+    Raises
+    ------
+    InputError
+        If it holds neither.
+    """
+    voxels = read_voxels(path).values
+    if voxels.ndim != 3 or len(set(voxels.shape)) != 1 or not is_symmetric(voxels):
+        raise InputError("is no octant or cubic cell, symmetric under permutation of its axes", file=path)
+    try:
+        return octant_from_cell(voxels)
+    except InputError:
+        return voxels  # it is an octant already
 
 
 def _set(name: str) -> CellSet:
