@@ -25,19 +25,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import ArrayLike, NDArray
-from zarr.codecs import BloscCodec, BloscShuffle
-from zarr.storage import LocalStore, ZipStore
 
 from micro.cell import octant as cell
 from micro.cell.chamber import pack, packed_bytes, unpack, unpack_face
 from micro.cell.tensor import POISSON
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
+
+if TYPE_CHECKING:  # loading it takes half a second, which only reading and writing should wait for
+    import zarr
 
 FORMAT = "cubic-cell-set"
 VERSION = 1
@@ -227,6 +227,9 @@ class CellSet:
             "family": codes.astype(np.uint16),
             "params": self.params,
         }
+        import zarr
+        from zarr.storage import LocalStore, ZipStore
+
         with atomic_path(path) as temporary:
             zipped = temporary.suffix == ".zip"
             store = ZipStore(temporary, mode="w") if zipped else LocalStore(temporary)
@@ -267,6 +270,8 @@ class CellSet:
 
 def _write(group: zarr.Group, name: str, data: NDArray) -> None:
     """One array, byte-shuffled and compressed, in chunks of whole cells of a few megabytes."""
+    from zarr.codecs import BloscCodec, BloscShuffle
+
     width = data.itemsize * int(np.prod(data.shape[1:], dtype=np.int64))
     rows = max(1, min(len(data), 2**22 // max(width, 1)))
     # Bits have no bytes to shuffle.
@@ -283,6 +288,9 @@ def _write(group: zarr.Group, name: str, data: NDArray) -> None:
 
 
 def _read(source: Path) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    import zarr
+    from zarr.storage import LocalStore, ZipStore
+
     if source.is_file() and not zipfile.is_zipfile(source):
         raise InputError("not a cell set: neither a zip file nor a directory", file=source)
     store = LocalStore(source, read_only=True) if source.is_dir() else ZipStore(source, mode="r")
@@ -296,6 +304,8 @@ def _read(source: Path) -> tuple[dict[str, Any], dict[str, NDArray]]:
 
 
 def _array(group: zarr.Group, name: str) -> NDArray:
+    import zarr
+
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is not an array")
