@@ -14,6 +14,6 @@ from .problem import (
 )
 from .report import compare_runs as compare_runs, write_report as write_report
 from .run import evaluate_case as evaluate_case, run_case as run_case
-from .rundir import RunDirectory as RunDirectory
+from .rundir import OpenRun as OpenRun, RunDirectory as RunDirectory, open as open
 from .solve import Elasticity as Elasticity, SolverOptions as SolverOptions
 from .verify import solve_full_scale as solve_full_scale, unseen as unseen

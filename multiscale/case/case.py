@@ -26,6 +26,7 @@ from multiscale.case.settings import (
     GAMUT_SOURCES,
     PACKAGED_POISSON,
     PACKAGED_VOXELS,
+    DesignSettings,
     ExportSettings,
     FillSettings,
     FilterSettings,
@@ -69,6 +70,7 @@ class Case(Table):
     objective: Objective
     filter: FilterSettings = FilterSettings()
     gamut: GamutSettings = GamutSettings()
+    design: DesignSettings = DesignSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     solver: SolverSettings = SolverSettings()
     fill: FillSettings = FillSettings()
@@ -136,7 +138,10 @@ class Case(Table):
 
     def _sources(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
         """Tables that name a source, the source, and those that come with the program."""
-        return (("gamut", self.gamut.source, GAMUT_SOURCES), ("fill", self.fill.source, FILL_SOURCES))
+        known = [("gamut", self.gamut.source, GAMUT_SOURCES), ("fill", self.fill.source, FILL_SOURCES)]
+        if self.design.source is not None:
+            known.append(("design", self.design.source, ()))
+        return tuple(known)
 
     def to_toml(self) -> str:
         """The resolved case, all defaults filled in, as TOML that reads back to an equal case."""
@@ -167,6 +172,10 @@ class Case(Table):
             if name not in known:
                 raise unknown_name("material", name, known, key)
         self._check_stiffness()
+        if self.design.source is not None and self.full_scale.rounds:
+            raise finding(
+                "design.source", "rounds of [full_scale] redesign: they need the optimiser's own design"
+            )
         regions = {region.name: region for region in self.regions}
         for index, name in enumerate(self.objective.observe):
             key = f"objective.observe[{index}]"
@@ -319,7 +328,8 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
     for section, source, known in case._sources():
         if source not in known and not case.path(source).exists():
             names = " or ".join(f"'{name}'" for name in known)
-            reason = f"must be {names} or a path that exists, relative to the case file"
+            reason = f"must be {names} or a" if known else "must be a"
+            reason += " path that exists, relative to the case file"
             raise InputError(reason, file=file, key=f"{section}.source", value=source)
     return case
 

@@ -51,6 +51,25 @@ class GamutSettings(Table):
     """Distance kept from the boundary, phi >= margin, in phi's units (the solid's K, mu' and G each = 1)."""
 
 
+class DesignSettings(Table):
+    """Where the design comes from, if not from the optimiser."""
+
+    source: Text | None = None
+    """A tensor field made elsewhere, relative to the case file: arrays of the grid's shape (.npz), or the
+    cells of a mesh (.vti, .vtu, .vtk), looked up at the elements' centres. It is projected onto the gamut and
+    filled. The optimiser designs if left out."""
+    arrays: tuple[Text, Text, Text] = ("C11", "C12", "C44")
+    """Names of the arrays of the three constants."""
+    unit: Literal["E_s", "MPa", "Pa"] = "E_s"
+    """Unit of the tensors."""
+    density: Text | None = None
+    """Name of an array of densities, above 0 and at most 1, to take in the place of tensors."""
+    exponent: Positive = 3.0
+    """With density: p of the isotropic law E = density^p E_s (SIMP)."""
+    scale: Positive | None = None
+    """Elements per unit of the mesh's lengths; of a mesh in metres if left out."""
+
+
 class OptimizerSettings(Table):
     """How the design is found."""
 

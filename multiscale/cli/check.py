@@ -17,6 +17,7 @@ from micro.runtime.errors import InputError
 from multiscale.case.case import Case, load_case
 from multiscale.case.settings import FILL_SOURCES, GAMUT_SOURCES
 from multiscale.fill.files import check_source
+from multiscale.problem.given_field import read_field
 from multiscale.problem.problem import Problem, Role, build_problem, parity
 from multiscale.problem.size import sizes
 
@@ -44,7 +45,7 @@ def check_case(path: str | Path, out: str | Path | None, console: Console) -> Pa
 
     case = load_case(path)
     problem = build_problem(case)
-    check_files(case)
+    check_files(case, problem)
     directory = Path(out) if out is not None else Path(f"check-{case.name}")
     picture = directory / "problem.png"
     try:
@@ -59,7 +60,7 @@ def check_case(path: str | Path, out: str | Path | None, console: Console) -> Pa
     return picture
 
 
-def check_files(case: Case) -> None:
+def check_files(case: Case, problem: Problem) -> None:
     """Open every file that a run of the case will open, so that a wrong one shows now.
 
     Raises
@@ -69,6 +70,8 @@ def check_files(case: Case) -> None:
     """
     if case.gamut.source not in GAMUT_SOURCES:
         Gamut.load(case.path(case.gamut.source))
+    if case.design.source is not None:
+        read_field(case.path(case.design.source), problem, case.design)
     if case.fill.source not in FILL_SOURCES:
         check_source(case.path(case.fill.source), case.base_material.poisson)
 

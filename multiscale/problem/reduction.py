@@ -10,11 +10,13 @@ parities.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
 from multiscale.problem import grid
 from multiscale.problem.problem import LoadCase, Problem, parity
 from multiscale.problem.rigid import determinate_pins, motion_parity, rigid_motions
@@ -107,6 +109,24 @@ class Reduction:
     def elements(self, field: NDArray) -> NDArray:
         """Copy of the reduced part of a whole element field (nx, ny, nz, ...)."""
         return field[self._upper()].copy()
+
+    def symmetric_elements(self, field: Floats, counted: NDArray[np.bool_], file: str | Path) -> Floats:
+        """The reduced part of an element field (nx, ny, nz, c), mirror symmetric where it counts.
+
+        Raises
+        ------
+        InputError
+            If it is not, naming the ``file`` it came from.
+        """
+        reduced = self.elements(field)
+        whole = self.expand_elements(reduced)
+        # A file of single precision is symmetric to its last digit only.
+        if not np.allclose(whole[counted], field[counted], rtol=1e-6, atol=1e-9):
+            raise InputError(
+                "the field is not mirror symmetric as the case is: [grid] mirror = [] solves the whole model",
+                file=file,
+            )
+        return reduced
 
     def _upper(self) -> tuple[slice, ...]:
         return tuple(slice(m // 2 if a in self.axes else 0, None) for a, m in enumerate(self.problem.shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micro.cell.tensor import to_moduli
 from micro.runtime.arrays import Floats
@@ -47,7 +48,17 @@ def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Flo
         if array.dtype.kind not in "fiu":
             raise InputError("must be real numbers", file=path, key=name, value=str(array.dtype))
     tensors = np.stack([a.astype(np.float64) for a in arrays], axis=-1)
-    counted = problem.solid if all_elements else problem.design
+    return checked_tensors(path, tensors, problem, problem.solid if all_elements else problem.design)
+
+
+def checked_tensors(path: Path, tensors: Floats, problem: Problem, counted: NDArray[np.bool_]) -> Floats:
+    """A field (nx, ny, nz, 3) read from ``path``, sound where it counts and zero elsewhere.
+
+    Raises
+    ------
+    InputError
+        If a tensor that counts is not positive definite, or stiffer than the solid that its cell is made of.
+    """
     c11, c12, c44 = np.moveaxis(tensors, -1, 0)
     with np.errstate(invalid="ignore"):
         good = np.isfinite(tensors).all(axis=-1) & (c11 > c12) & (c11 + 2 * c12 > 0) & (c44 > 0)
@@ -61,7 +72,7 @@ def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Flo
             key="C11, C12, C44",
             value=tensors[i, j, k].tolist(),
         )
-    _refuse_stiffer(path, tensors[counted], problem)
+    _refuse_stiffer(path, tensors[counted & problem.filled], problem)
     tensors[~counted] = 0.0
     return tensors
 

@@ -25,6 +25,7 @@ from multiscale.objective.combination import Value
 from multiscale.objective.compliance import ComplianceObjective
 from multiscale.problem.tensor_field import load_tensors
 from multiscale.run.correction import correct_by_mesh, fill_design, keep_design
+from multiscale.run.given import given_design
 from multiscale.run.session import Session, value_table
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
@@ -32,8 +33,11 @@ from multiscale.solve import ranks as parallel
 
 # ----------------------------------------------------------------------- stages
 def design_stage(session: Session, directory: RunDirectory) -> None:
-    """Optimise the tensor field; leaves design.npz and its displacements."""
+    """Optimise the tensor field, or take the one that is given; leaves design.npz and its history."""
     case, reporter = session.case, session.reporter
+    if case.design.source is not None:
+        given_design(session, directory)
+        return
     reporter.say("reference solution")
     objective = session.objective
     setup = session.setup_seconds

@@ -1,0 +1,121 @@
+"""A tensor field made elsewhere: by another optimiser, in another program, or as a density with a law.
+
+Arrays of the grid's shape (npz), or the cells of a VTI, VTU or VTK file, which are looked up at the
+elements' centres, so that they may be of another mesh.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
+from micro.runtime.npz import read_arrays
+from multiscale.case.settings import DesignSettings
+from multiscale.case.tables import isotropic_tensor
+from multiscale.problem.problem import Problem
+from multiscale.problem.tensor_field import checked_tensors
+
+_MESHES = (".vti", ".vtu", ".vtk")
+_KINDS = (".npz", *_MESHES)
+_PASCALS = {"MPa": 1e6, "Pa": 1.0}
+
+
+def read_field(path: Path, problem: Problem, settings: DesignSettings, all_elements: bool = False) -> Floats:
+    """Tensors (nx, ny, nz, 3) of a file, in units of E_s, voids set to zero.
+
+    ``all_elements`` checks every solid element, otherwise only those of the design regions.
+
+    Raises
+    ------
+    InputError
+        If the file holds no such field, does not cover the elements that count, or a tensor of theirs is not
+        positive definite or stiffer than the solid.
+    """
+    names = settings.arrays if settings.density is None else (settings.density,)
+    kind = path.suffix.lower()
+    if kind not in _KINDS:
+        raise InputError(f"must be a tensor field ({', '.join(_KINDS)})", file=path, value=kind or path.name)
+    counted = problem.solid if all_elements else problem.design
+    if kind in _MESHES:
+        arrays = _looked_up(path, names, problem, settings.scale, counted)
+    else:
+        arrays = _named(read_arrays(path), names, path)
+    for name, array in zip(names, arrays, strict=True):
+        if array.shape != problem.shape:
+            raise InputError(
+                f"must have the grid's shape {problem.shape}", file=path, key=name, value=array.shape
+            )
+        if array.dtype.kind not in "fiu":
+            raise InputError("must be real numbers", file=path, key=name, value=str(array.dtype))
+    values = np.stack([np.asarray(a, dtype=np.float64) for a in arrays], axis=-1)
+    if settings.density is not None:
+        values = _by_law(values[..., 0], settings, problem.poisson, counted, path)
+    elif settings.unit != "E_s":
+        values = values * (_PASCALS[settings.unit] / problem.young_pa)
+    return checked_tensors(path, values, problem, counted)
+
+
+def _by_law(
+    density: Floats, settings: DesignSettings, poisson: float, counted: NDArray[np.bool_], path: Path
+) -> Floats:
+    """Isotropic tensors of E = density^p E_s (SIMP; Bendsoe 1989), with the solid's Poisson's ratio."""
+    wrong = counted & ~((density > 0) & (density <= 1))
+    if wrong.any():
+        place = tuple(int(v) for v in np.argwhere(wrong)[0])
+        raise InputError(
+            f"{int(wrong.sum())} densities of elements that count are not above 0 and at most 1, the first "
+            f"at {list(place)}",
+            file=path,
+            key=settings.density,
+            value=float(density[place]),
+        )
+    with np.errstate(invalid="ignore"):
+        return density[..., None] ** settings.exponent * np.array(isotropic_tensor(1.0, poisson))
+
+
+def _named(held: Any, names: tuple[str, ...], path: Path) -> list[NDArray]:
+    for name in names:
+        if name not in held:
+            raise InputError(
+                f"the array is missing; needed: {', '.join(names)}", file=path, key=name, value=list(held)
+            )
+    return [np.asarray(held[name]) for name in names]
+
+
+def _looked_up(
+    path: Path, names: tuple[str, ...], problem: Problem, scale: float | None, counted: NDArray[np.bool_]
+) -> list[NDArray]:
+    """Cell arrays of a VTK file at the elements' centres; zero where no cell is."""
+    import pyvista
+
+    if not path.is_file():
+        raise InputError("there is no such file", file=path)
+    try:
+        mesh: Any = pyvista.read(path)
+        data = {name: np.asarray(mesh.cell_data[name]) for name in mesh.cell_data.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever VTK makes of a damaged file
+        raise InputError(f"can't be read as a VTK file: {error}", file=path) from None
+    arrays = _named(data, names, path)
+    edge = problem.cell_size_m if scale is None else 1.0 / scale
+    places = np.argwhere(counted)
+    cell = np.asarray(mesh.find_containing_cell((places + 0.5) * edge))
+    outside = int((cell < 0).sum())
+    if outside:
+        span = ", ".join(f"{a:.4g}..{b:.4g}" for a, b in np.reshape(mesh.bounds, (3, 2)))
+        grid = " x ".join(f"{n * edge:.4g}" for n in problem.shape)
+        raise InputError(
+            f"covers {len(cell) - outside} of the {len(cell)} elements that count: it spans {span}, the grid "
+            f"{grid} from the origin; [design] scale gives the elements per unit of the file",
+            file=path,
+        )
+    out = []
+    for array in arrays:
+        field = np.zeros((*problem.shape, *array.shape[1:]), dtype=array.dtype)
+        field[tuple(places.T)] = array[cell]
+        out.append(field)
+    return out
