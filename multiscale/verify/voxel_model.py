@@ -177,8 +177,9 @@ def corner_displacements(
     """Displacements of the cells' corners, in cell edges.
 
     A corner that lies in the void takes the mean over the nearest cube around it that has solid, which the
-    symmetry of cubic cells makes exact for the smooth part of the field. Constrained components take their
-    prescribed values.
+    symmetry of cubic cells makes exact for the smooth part of the field; rigid motion of a free body is taken
+    out before, at the means' own positions, or a turn would move corners that see one side only. Constrained
+    components take their prescribed values.
 
     Parameters
     ----------
@@ -201,11 +202,11 @@ def corner_displacements(
     v = model.per_cell
     active = touching(model.solid) > 0
     corner = np.argwhere(wanted)
-    values = np.zeros((len(corner), 3))
+    values, place = np.zeros((len(corner), 3)), np.zeros((len(corner), 3))
     open_ = np.arange(len(corner))
     averaged = 0
     for radius in range(v // 2 + 1):
-        total, count = np.zeros((len(open_), 3)), np.zeros(len(open_))
+        total, count, position = np.zeros((len(open_), 3)), np.zeros(len(open_)), np.zeros((len(open_), 3))
         at = corner[open_] * v
         for offset in np.ndindex(*[2 * radius + 1] * 3):
             node = at + np.array(offset) - radius
@@ -213,9 +214,11 @@ def corner_displacements(
             x, y, z = np.where(inside[:, None], node, 0).T
             here = inside & active[x, y, z]
             total[here] += u[x[here], y[here], :, z[here]]
+            position[here] += node[here]
             count += here
         done = count > 0
         values[open_[done]] = total[done] / count[done, None]
+        place[open_[done]] = position[done] / count[done, None] / v
         if radius == 0:
             averaged = int((~done).sum())
         open_ = open_[~done]
@@ -229,7 +232,19 @@ def corner_displacements(
             value=v,
         )
     out = np.zeros((*wanted.shape, 3))
-    out[wanted] = values / v
+    out[wanted] = _without_motion(values / v, place, load.motions)
     constrained = load.constrained & ~load.pins & wanted[..., None]
     out[constrained] = load.prescribed[constrained]
     return out, averaged
+
+
+def _without_motion(values: Floats, place: Floats, motions: Floats) -> Floats:
+    """Displacements (q, 3) at positions (q, 3) in cells, without the given rigid motions."""
+    if not len(motions):
+        return values
+    origin = motions[:, 0, 0, 0]
+    slopes = [motions[:, 1, 0, 0] - origin, motions[:, 0, 1, 0] - origin, motions[:, 0, 0, 1] - origin]
+    moved = origin[:, None] + sum(s[:, None] * place[None, :, [a]] for a, s in enumerate(slopes))
+    flat = moved.reshape(len(motions), -1)
+    share = np.linalg.lstsq(flat.T, values.reshape(-1), rcond=None)[0]
+    return np.asarray(values - np.tensordot(share, moved, axes=1))
