@@ -209,7 +209,7 @@ def export(
             "--format",
             metavar="NAME",
             show_default="by FILE's ending",
-            help="stl, ply, obj, 3mf, glb, slices, svx, vti, vtu or vdb.",
+            help="stl, ply, obj, 3mf, glb, slices, svx, vti, vtu, inp or vdb.",
         ),
     ] = None,
     region: Annotated[
@@ -253,7 +253,7 @@ def export(
 
     stl, ply, obj: the watertight surface of a region. 3mf: the whole lattice for a slicer, one mesh
     per unique cell. glb: the same for viewers. slices, svx: the voxels as pictures. vti, vdb: the voxels
-    of a region. vtu: one element per cell with its tensor. The size is printed before the work starts;
+    of a region. vtu, inp: one element per cell with its tensor. The size is printed before the work starts;
     docs/export.md says more. For example
 
         multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl

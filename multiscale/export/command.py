@@ -27,6 +27,7 @@ from multiscale.export.mesh.stl import TRIANGLE_BYTES, Surface, write_stl
 from multiscale.export.mesh.surface import surface_size
 from multiscale.export.mesh.threemf import write_3mf
 from multiscale.export.pieces import MOST_LOOSE, pieces
+from multiscale.export.volume.abaqus import write_abaqus
 from multiscale.export.volume.png import png
 from multiscale.export.volume.slices import MANIFEST, sample_bytes, write_slices
 from multiscale.export.volume.svx import density_picture, write_svx
@@ -315,6 +316,12 @@ def _elements(request: Request) -> None:
     )
 
 
+def _abaqus(request: Request) -> None:
+    elements = int(np.count_nonzero(request.lattice.solid[request.block.slices]))
+    request.say(f"region {request.block}: {elements:,} elements")
+    write_abaqus(request.lattice, request.out, request.block)
+
+
 FORMATS: dict[str, Format] = {
     "stl": Format(
         ".stl",
@@ -352,6 +359,11 @@ FORMATS: dict[str, Format] = {
         "one hexahedron a solid element with its cell's tensor (Pa), in metres",
         _elements,
         voxels=False,
+    ),
+    "inp": Format(
+        ".inp",
+        "one C3D8 a solid element, a cubic material a unique cell (Abaqus), in millimetres and MPa",
+        _abaqus,
     ),
     "vdb": Format(
         ".vdb", "the voxels of a region, if OpenVDB's Python module is installed", _vdb, viewed=True
