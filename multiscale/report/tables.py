@@ -220,6 +220,12 @@ def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
             values.append(
                 Row("Standard loads", f"{load}, {label}", f"unseen.{load}.{structure}", percent, better)
             )
+    measured = [run.get("measures", {}).get("lattice", {}) for run in runs]
+    for load in dict.fromkeys(load for loads in measured for load in loads):
+        for key, label in (("strain_deviation", "strain deviation"), ("energy_mismatch", "energy mismatch")):
+            for structure, said, better in (("void", "without a cloak", 0), ("lattice", "as built", -1)):
+                place = f"measures.{structure}.{load}.{key}"
+                values.append(Row("Other measures", f"{load}, {label}, {said}", place, percent, better))
     # The lattice as built comes first: the others are models of it.
     known = [*full_scale, *values, *ROWS]
     seeds = list(dict.fromkeys(name for run in runs for name in run.get("seeds", {})))
