@@ -125,6 +125,7 @@ def test_rounds_need_voxels_that_divide_the_cells():
         parse_case(data | {"full_scale": {"voxels_per_cell": 12}})
 
 
+@pytest.mark.slow
 def test_a_design_corrected_by_a_finer_mesh_is_better_on_it(tmp_path):
     data = small("cloak_slab", 2, iterations=20, uniform=10).model_dump(mode="json", exclude_none=True)
     data["optimizer"] |= {"fine_mesh": 2, "fine_mesh_rounds": 1}
@@ -201,6 +202,7 @@ def other_end(case, tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_in_every_step(case, finished, tmp_path, monkeypatch):
     out, wanted = tmp_path / "run", finished[1]["full_scale"]
     shutil.copytree(finished[0], out)
