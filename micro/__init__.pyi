@@ -23,4 +23,8 @@ from .homogenize import (
     sensitivities as sensitivities,
 )
 from .inverse import Goal as Goal, match_target as match_target, optimise as optimise
-from .runtime import InputError as InputError, NotConverged as NotConverged
+from .runtime import (
+    InputError as InputError,
+    NotConverged as NotConverged,
+    check_gradient as check_gradient,
+)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.homogenize.fields import Status
-from micro.homogenize.secant import least_norm
+from micro.homogenize.secant import broyden, cut, least_norm
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.arrays import Floats, Singles
 from micro.shape import slopes as shape_slopes
@@ -128,7 +128,7 @@ def refine(
         known = np.asarray(np.isfinite(C[rows]).all(axis=1))
         missing = (targets[rows] - np.nan_to_num(C[rows])) / tensor.PAPER_SPAN
         open_to = np.nan_to_num(slope[rows]) if free is None else np.nan_to_num(slope[rows]) @ free
-        step = least_norm(open_to, missing, longest[rows])
+        step = cut(least_norm(open_to, missing), longest[rows])
         # A cell in pieces has no tensor and no slope: it is thickened until it holds together.
         step[~known] = _THICKER / (2 * space.n) * space.shift()
         tried = (z[rows] + step).astype(np.float32)
@@ -143,8 +143,7 @@ def refine(
             else:
                 longest[row] = 0.4 * min(longest[row], float(np.linalg.norm(step[i])))
                 if solved:
-                    learned = (C_new[i] - C[row]) / tensor.PAPER_SPAN - slope[row] @ step[i]
-                    slope[row] += np.outer(learned, step[i]) / max(float(step[i] @ step[i]), 1e-12)
+                    slope[row] = broyden(slope[row], step[i], (C_new[i] - C[row]) / tensor.PAPER_SPAN)
     return Refinement(z, octants, C, start, start_C, used)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.diffusion.surrogate import Surrogate
-from micro.homogenize.secant import least_norm
+from micro.homogenize.secant import cut, least_norm
 from micro.runtime.arrays import Floats, Singles
 from micro.shape.space import in_blocks
 
@@ -64,7 +64,7 @@ def steer(
     for _ in range(rounds):
         error = np.asarray(tensor.tensor_error(C, targets))
         slope = slopes(surrogate, z) if free is None else slopes(surrogate, z) @ free
-        step = least_norm(slope, (targets - C) / tensor.PAPER_SPAN, longest)
+        step = cut(least_norm(slope, (targets - C) / tensor.PAPER_SPAN), longest)
         tried, whole = settle((z + step).astype(np.float32))
         C_new = predict(surrogate, tried)
         better = whole & (np.asarray(tensor.tensor_error(C_new, targets)) < error)

@@ -18,6 +18,7 @@ from micro.cell import tensor
 from micro.cell.chamber import chamber
 from micro.cell.octant import connectivity, is_symmetric
 from micro.homogenize.fields import Status
+from micro.homogenize.secant import broyden, least_norm
 from micro.homogenize.sensitivity import sensitivities
 from micro.inverse.surface import Surface
 from micro.runtime.arrays import Bools, Floats
@@ -172,8 +173,7 @@ def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> 
         best = replace(best, trail=(*best.trail, (trial, C)))
     foretold = (surface.foretold(displacement) / tensor.PAPER_SPAN).ravel()
     change = (C - state.best.C) / tensor.PAPER_SPAN
-    error = change - state.model @ foretold
-    model = state.model + np.outer(error, foretold) / (float(foretold @ foretold) + _NOISE**2)
+    model = broyden(state.model, foretold, change, _NOISE)
     distance = float(tensor.tensor_error(C, target))
     if distance < best.error:
         best = replace(best, octant=trial, C=C, error=distance)
@@ -249,12 +249,11 @@ def _displacement(surface: Surface, model: Floats, change: Floats, radius: float
         return wanted - (surface.foretold(cut(weights)) / tensor.PAPER_SPAN).reshape(-1, 6) @ model.T
 
     A = (model[:, :3] + model[:, 3:]) / 2 @ (surface.slope(basis[:3]) / tensor.PAPER_SPAN[:, None])
-    damping = 1e-3 * np.trace(A @ A.T) / 3 * np.eye(3)
     best, left = np.zeros(len(basis)), wanted
     weights, rest = best, left
     for _ in range(_WEIGHT_STEPS):
         weights = weights.copy()
-        weights[:3] += A.T @ np.linalg.solve(A @ A.T + damping, rest)
+        weights[:3] += least_norm(A, rest)
         rest = missing(weights[None])[0]
         if rest @ rest < left @ left:
             best, left = weights, rest

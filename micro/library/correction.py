@@ -21,6 +21,7 @@ from micro.families.families import GRAIN, LEADING, Family, shifted, threshold_f
 from micro.families.solids import ABSENT
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
+from micro.homogenize.secant import broyden, least_norm, within
 from micro.runtime.arrays import Floats
 
 _VOLUME_STEP = 0.02
@@ -116,20 +117,15 @@ class Search:
 
     def propose(self) -> Floats:
         """The least-norm step that meets the target in the linear model, within the trust radius; (d,)."""
-        A = self.jacobian / tensor.PAPER_SPAN[:, None]
-        b = (self.target - self.C) / tensor.PAPER_SPAN
-        gram = A @ A.T
-        # Damping keeps directions that hardly move C from taking long steps.
-        z = A.T @ np.linalg.solve(gram + 1e-3 * (np.trace(gram) / 3 + 1e-12) * np.eye(3), b)
-        return np.asarray(z / max(1.0, float(np.abs(z).max()) / (2.0 * self.radius)))
+        slope = self.jacobian / tensor.PAPER_SPAN[:, None]
+        z = least_norm(slope, (self.target - self.C) / tensor.PAPER_SPAN)
+        return within(z, 2.0 * self.radius)
 
     def learn(self, z: Floats, change: Floats) -> None:
         """Broyden's update with the change of C (3,) that a step z showed."""
-        length = float(z @ z)
-        if length > 1e-10:
+        if float(z @ z) > 1e-10:
             free = self.jacobian.any(axis=0)
-            update = np.outer(change - self.jacobian @ z, z) / length
-            self.jacobian = np.where(free, self.jacobian + update, 0.0)
+            self.jacobian = np.where(free, broyden(self.jacobian, z, change), 0.0)
 
 
 def run(

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from micro.cell.chamber import chamber
 from micro.families.families import GRAIN, LEADING, Family, family, shifted, threshold_for_volume
 from micro.families.solids import ABSENT
+from micro.homogenize.secant import least_norm, within
 from micro.runtime.arrays import Floats
 
 _VOLUME_STEP = 0.02
 _SHAPE_STEP = 0.1
 """Difference steps: volume fraction, and parameters in units of the level's standard deviation."""
+
+_DAMPING = 1e-2
+"""Of the least-norm step: differences of cells of few voxels are noisy."""
 
 Evaluate = Callable[[list[Floats]], tuple[Floats, NDArray[np.bool_]]]
 """Parameter vectors to their scaled moduli (m, 3) and which are good (m,)."""
@@ -47,11 +51,9 @@ def reach(name: str, params: Floats, goal: Floats, n: int, evaluate: Evaluate, i
             continue
         best, best_distance = x, float(np.linalg.norm(goal - moduli[0]))
         slopes = np.where(good[1:, None], moduli[1:] - moduli[0], 0.0).T
-        missing = goal - moduli[0]
-        # Least-norm step, damped where no parameter helps; in units of the difference steps.
-        damping = 1e-2 * np.trace(slopes @ slopes.T) / 3 + 1e-12
-        z = slopes.T @ np.linalg.solve(slopes @ slopes.T + damping * np.eye(3), missing)
-        x = x + search.steps * z / max(1.0, float(np.abs(z).max()) / (2.0 * radius))
+        # In units of the difference steps.
+        z = least_norm(slopes, goal - moduli[0], _DAMPING)
+        x = x + search.steps * within(z, 2.0 * radius)
 
 
 class _Coordinates:

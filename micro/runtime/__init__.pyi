@@ -1,1 +1,2 @@
 from .errors import InputError as InputError, NotConverged as NotConverged
+from .gradient_check import GradientCheck as GradientCheck, check_gradient as check_gradient

@@ -140,8 +140,7 @@ class Filling:
         special = [source.material(target) for target in materials.target]
         offered = source.candidates(groups.target, self._say)
         n = source.known.n
-        self._offered = len(offered.C)
-        self._exact = offered.exact
+        self._candidates, self._offered = offered, len(offered.C)
         index = np.full((self.total, offered.index.shape[1]), -1, dtype=np.int64)
         index[self.fixed :] = offered.index
         faces = offered.faces if len(offered.faces) else np.zeros((0, n, n), dtype=bool)
@@ -180,6 +179,10 @@ class Filling:
         """Choose again with another model, from where the choice is; nothing new is made."""
         assert self.selection is not None
         self.selection = select(self.pool, self.groups, self.weights, model, self.selection.choice)
+
+    def restore(self, selection: Selection | None) -> None:
+        """Take an earlier choice again."""
+        self.selection = selection
 
     def tensors(self) -> Floats:
         """The chosen cells' own tensors on the whole grid, (nx, ny, nz, 3); zero in voids."""
@@ -231,11 +234,11 @@ class Filling:
     def _finish(self) -> None:
         """Bring the chosen cells onto their targets; only what is exact stays in the pool."""
         chosen, targets = self.rows[self.fixed :], self.groups.target[self.fixed :]
-        finished = self.source.finish(chosen, targets, self.bounds, self._say)
+        finished = self.source.finish(self._candidates, chosen, targets, self.bounds, self._say)
         everyone = self.fixed + np.arange(len(chosen))
         self._drop_foretold()
         new = np.flatnonzero((finished.after.packed != finished.before.packed).any(axis=1))
-        known = self._exact[chosen]
+        known = self._candidates.exact[chosen]
         self._add(finished.before.subset(~known), everyone[~known])
         self._add(finished.after.subset(new), everyone[new])
 
@@ -274,7 +277,7 @@ class Filling:
     def _drop_foretold(self) -> None:
         """Take candidates without a tensor of their own out of the index."""
         index = self.pool.index
-        known = np.append(self._exact, np.ones(len(self.pool.C) - self._offered, dtype=bool))
+        known = np.append(self._candidates.exact, np.ones(len(self.pool.C) - self._offered, dtype=bool))
         self.pool = replace(self.pool, index=np.where((index >= 0) & known[index], index, -1))
 
     def _add(self, cells: CellSet, groups: Ints) -> None:
@@ -299,7 +302,7 @@ class Filling:
         offered = rows < self._offered
         parts = []
         if offered.any():
-            parts.append(self.source.take(rows[offered]))
+            parts.append(self.source.take(self._candidates, rows[offered]))
         if not offered.all():
             parts.append(joined(self._made).subset(rows[~offered] - self._offered))
         order = np.argsort(np.concatenate([np.flatnonzero(offered), np.flatnonzero(~offered)]))

@@ -67,7 +67,6 @@ class GeneratorSource:
         self.known = spare.known
         self.poisson = generator.model.poisson
         self.name = "the generator"
-        self._samples: Samples | None = None
 
     def material(self, target: Floats) -> CellSet:
         """As :class:`CellSource`: the best of the generated ones and the spare source's."""
@@ -99,25 +98,27 @@ class GeneratorSource:
             open=self.open,
             progress=lambda done, total: say(m - done // count, "generating cells"),
         )
-        self._samples = samples
         octants = samples.octants()
         avoid = ~samples.connected
         if self.spare.avoid_cavities:
             avoid = avoid | encloses(octants)
         index = np.arange(m * count, dtype=np.int64).reshape(m, count)
-        return Candidates(octants[:, 0], samples.predicted, np.zeros(m * count, dtype=bool), avoid, index)
+        exact = np.zeros(m * count, dtype=bool)
+        return Candidates(octants[:, 0], samples.predicted, exact, avoid, index, samples)
 
-    def take(self, rows: Ints) -> CellSet:
+    def take(self, offered: Candidates, rows: Ints) -> CellSet:
         """As :class:`CellSource`: none of the candidates is exact."""
         if len(rows):
             raise ValueError("generated cells have to be finished")
         return self.spare.cells.subset(rows)
 
-    def finish(self, chosen: Ints, targets: Floats, bounds: Bounds, say: Say) -> Finished:
+    def finish(
+        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, say: Say
+    ) -> Finished:
         """As :class:`CellSource`."""
-        assert self._samples is not None
+        samples: Samples = offered.origin
         found = self.generator.refined(
-            self._samples.rows(chosen),
+            samples.rows(chosen),
             targets,
             # Half of what a group's members may be apart: the cell adds little to that.
             tolerance=0.5 * bounds.tolerance,
@@ -130,8 +131,8 @@ class GeneratorSource:
         before, C_before = found.start_octants.copy(), found.start_C.copy()
         lost = np.flatnonzero(~generated)
         if len(lost):
-            near = self.spare.candidates(targets[lost], say).index[:, 0]
-            spare = self.spare.finish(near, targets[lost], bounds, say)
+            near = self.spare.candidates(targets[lost], say)
+            spare = self.spare.finish(near, near.index[:, 0], targets[lost], bounds, say)
             octants[lost], C[lost] = spare.after.octants(), spare.after.C
             before[lost], C_before[lost] = spare.before.octants(), spare.before.C
         family = np.where(generated, GENERATED, "spare").tolist()
@@ -221,9 +222,11 @@ class JoinedSource(SetSource):
         self.generator = generator
         self.name += " and the generator"
 
-    def finish(self, chosen: Ints, targets: Floats, bounds: Bounds, say: Say) -> Finished:
+    def finish(
+        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, say: Say
+    ) -> Finished:
         """As :class:`CellSource`; cells that stay far from their targets make way for generated ones."""
-        done = super().finish(chosen, targets, bounds, say)
+        done = super().finish(offered, chosen, targets, bounds, say)
         error = bounds.error(done.after.C, targets)
         far = np.flatnonzero(error > FAR * bounds.tolerance)
         if len(far) == 0:

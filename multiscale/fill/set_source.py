@@ -57,7 +57,6 @@ class SetSource:
         self.count = count
         self.avoid_cavities = avoid_cavities
         self.name = f"a set of {len(cells)}"
-        self._rows = np.zeros(0, dtype=np.int64)
 
     def material(self, target: Floats) -> CellSet:
         """As :class:`CellSource`; the base material itself is a cell without void."""
@@ -95,12 +94,10 @@ class SetSource:
         order = np.argsort(shut[place], axis=1, kind="stable")[:, : self.count]
         place = np.take_along_axis(place, order, axis=1)
         used, place = np.unique(place, return_inverse=True)
-        self._rows = rows[used]
         known = np.ones(len(used), dtype=bool)
-        cells = self.cells.subset(self._rows)
-        return Candidates(
-            cells.faces(), cells.C, known, shut[used], place.reshape(len(targets), -1).astype(np.int64)
-        )
+        cells = self.cells.subset(rows[used])
+        index = place.reshape(len(targets), -1).astype(np.int64)
+        return Candidates(cells.faces(), cells.C, known, shut[used], index, rows[used])
 
     def _shut(self, rows: NDArray[np.intp]) -> Bools:
         if not self.avoid_cavities:
@@ -108,20 +105,22 @@ class SetSource:
         parts = [encloses(self.cells.octants(rows[i : i + 256])) for i in range(0, len(rows), 256)]
         return np.concatenate(parts)
 
-    def take(self, rows: Ints) -> CellSet:
+    def take(self, offered: Candidates, rows: Ints) -> CellSet:
         """As :class:`CellSource`."""
-        return self.cells.subset(self._rows[rows])
+        return self.cells.subset(offered.origin[rows])
 
-    def finish(self, chosen: Ints, targets: Floats, bounds: Bounds, say: Say) -> Finished:
+    def finish(
+        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, say: Say
+    ) -> Finished:
         """As :class:`CellSource`; cells that no formula makes stay as they are."""
-        before = self.take(chosen)
+        before = self.take(offered, chosen)
         formula = np.isin(before.family, list(FAMILIES))
         far = np.flatnonzero(formula & (bounds.error(before.C, targets) > FAR * bounds.tolerance))
         if len(far) == 0:
             return Finished(before, before)
         corrected = library.correct(
             self.cells,
-            self._rows[chosen[far]],
+            offered.origin[chosen[far]],
             targets[far],
             steps=_TRIALS,
             tolerance=bounds.tolerance,

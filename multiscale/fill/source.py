@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import Bounds
@@ -40,6 +40,8 @@ class Candidates:
         Cells to take only if there is no other: they enclose void, or are in pieces.
     index : int array, shape (groups, k)
         Rows of these arrays by group.
+    origin : object
+        What their source makes cells of them from; nobody else's affair.
     """
 
     faces: Bools
@@ -47,6 +49,7 @@ class Candidates:
     exact: Bools
     avoid: Bools
     index: Ints
+    origin: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +91,13 @@ class CellSource(Protocol):
     def candidates(self, targets: Floats, say: Say) -> Candidates:
         """Candidates for each target (m, 3)."""
 
-    def take(self, rows: Ints) -> CellSet:
-        """Some of the last candidates that are exact."""
+    def take(self, offered: Candidates, rows: Ints) -> CellSet:
+        """Some of its candidates that are exact."""
 
-    def finish(self, chosen: Ints, targets: Floats, bounds: Bounds, say: Say) -> Finished:
-        """The chosen rows (m,) of the last candidates, moved toward their targets."""
+    def finish(
+        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, say: Say
+    ) -> Finished:
+        """The chosen rows (m,) of its candidates, moved toward their targets."""
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
         """Cells for ``targets`` (m, 3) with outer faces like ``faces`` (m, n, n); None if it makes none."""

@@ -117,7 +117,7 @@ def fill_lattice(
         # Rank 0 decides for all.
         if parallel.from_root(np.array([gain]), (1,))[0] <= 0:
             if filling is not None:
-                filling.selection = kept
+                filling.restore(kept)
             break
         values.append(value)
         others = rest()

@@ -87,6 +87,7 @@ class Objective(ABC):
         weight = self.reduction.node_weight * self.wanted_nodes
         self._rigid = [RigidPart(load.motions, weight) for load in self.loads]
         self.prepare()
+        self.clear_log()
 
     reference: list[Floats] | None = None
     """Displacements that values are measured against, one field a load, if there are any."""
@@ -238,6 +239,9 @@ class Objective(ABC):
     def forget(self) -> None:
         """Drop the warm starts (before fields that have nothing to do with the last ones)."""
         self._last = [None] * len(self.loads)
+
+    def clear_log(self) -> None:
+        """Count the iterations of the solves from here on."""
         for operator in self._operators:
             operator.iterations.clear()
 
@@ -253,7 +257,7 @@ class Objective(ABC):
 
     @property
     def iterations(self) -> list[int]:
-        """CG iterations of every solve since the set-up."""
+        """CG iterations of every solve since the set-up or :meth:`clear_log`."""
         return [n for operator in self._operators for n in operator.iterations]
 
 

@@ -88,5 +88,5 @@ def given_design(session: Session, directory: RunDirectory) -> None:
     }
     if session.limit is not None:
         metrics["mass"] = {"limit": session.limit.limit, "design": session.limit.density(inside)}
-    seconds = {"setup": session.setup_seconds, "macro": time.monotonic() - start}
+    seconds = {"setup": start - session.started, "macro": time.monotonic() - start}
     directory.finish("design", seconds, metrics, files=("design.npz", "history.jsonl"))

@@ -5,7 +5,6 @@ Every rank runs the same code on the same whole arrays; rank 0 alone fills, writ
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -60,7 +59,6 @@ def run_case(
     """
     check_writable(out, "--out")
     reporter = Reporter(parallel.is_root(), style)
-    start = time.monotonic()
     if tensorboard:
         board.check()
     case = load_case(path)
@@ -71,7 +69,6 @@ def run_case(
     session = Session(case, reporter, tensorboard=tensorboard)
     # All that can be wrong with the input shows before anything is written.
     problem, gamut, cells = session.problem, session.gamut, session.cells
-    session.setup_seconds = time.monotonic() - start
     require_memory(problem)
     if case.export.voxels is not None and cells.known.n % case.export.voxels:
         raise InputError(

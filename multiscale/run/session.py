@@ -41,13 +41,15 @@ class Session:
     case : Case
     reporter : Reporter
     tensorboard : bool
+    started : float
+        When it was made, by the monotonic clock.
     """
 
     def __init__(self, case: Case, reporter: Reporter, *, tensorboard: bool = False):
         self.case = case
         self.reporter = reporter
         self.tensorboard = tensorboard
-        self.setup_seconds = 0.0
+        self.started = time.monotonic()
 
     @cached_property
     def problem(self) -> Problem:
@@ -85,10 +87,7 @@ class Session:
     @cached_property
     def objective(self) -> Objective:
         """The objective, its reference solutions solved."""
-        start = time.monotonic()
-        objective = make_objective(self.case, self.problem)
-        self.setup_seconds += time.monotonic() - start
-        return objective
+        return make_objective(self.case, self.problem)
 
     @cached_property
     def design_mask(self) -> NDArray[np.bool_]:

@@ -40,7 +40,7 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
         return
     reporter.say("reference solution")
     objective = session.objective
-    setup = session.setup_seconds
+    setup = time.monotonic() - session.started
     settings = session.optimizer_settings
     space = session.space()
     budget = settings.uniform_evaluations + settings.stages * settings.evaluations
@@ -51,6 +51,7 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
         f"{objective.quantity} {what} {plain.total:.4g}"
     )
     objective.forget()
+    objective.clear_log()
     root = parallel.is_root()
     quantity = objective.quantity
     optimiser = Optimiser(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -19,6 +20,12 @@ def twice():
 
 print(twice(), sum(twice.stats.cache_hits.values()))
 """
+
+
+def test_every_kernel_is_compiled_by_it(root):
+    files = [f for package in ("micro", "multiscale") for f in (root / package).rglob("*.py")]
+    using = [f.name for f in files if re.search(r"^(from|import) numba", f.read_text("utf-8"), re.MULTILINE)]
+    assert using == ["compilation.py"]
 
 
 def test_an_edit_of_another_kernel_file_is_seen(root, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from micro.cell import octant as cell, tensor
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
-from micro.homogenize.secant import least_norm
+from micro.homogenize.secant import cut, least_norm
 from micro.homogenize.sensitivity import sensitivities
 from micro.shape.slopes import slopes
 from micro.shape.space import signed_distance
@@ -39,7 +39,7 @@ def moved(space, z, n):
 def test_least_norm_steps_change_the_tensor_as_foretold(space, cells):
     z, octants, C, slope = cells
     wanted = (AIMS - C) / tensor.PAPER_SPAN
-    step = least_norm(slope, wanted, 3.0)
+    step = cut(least_norm(slope, wanted), 3.0)
     trial = homogenize_octants(moved(space, z + step, octants.shape[-1]), rtol=1e-3).C
     # Voxels change sides in lumps, so one step does not arrive; measured: 0.94 and 0.67 of the way.
     before, after = (np.asarray(tensor.tensor_error(x, AIMS)) for x in (C, trial))

@@ -51,7 +51,7 @@ def test_finished_cells_are_their_own(generated):
     source, offered = generated
     error = tensor_error(offered.C[offered.index], TARGETS[:, None])
     chosen = offered.index[np.arange(3), error.argmin(axis=1)]
-    finished = source.finish(chosen, TARGETS, Bounds(0.01), silent)
+    finished = source.finish(offered, chosen, TARGETS, Bounds(0.01), silent)
     for cells in (finished.before, finished.after):
         assert all(cell.connectivity(octant).connected for octant in cells.octants())
         # Trials are solved to a residual of 3e-3, which leaves C right to about 1e-4.
@@ -72,7 +72,7 @@ def test_lost_cells_come_from_the_library(generated, monkeypatch):
         return done
 
     monkeypatch.setattr(source.generator, "refined", losing)
-    finished = source.finish(offered.index[:, 0], TARGETS, Bounds(0.05), silent)
+    finished = source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.05), silent)
     assert finished.after.family.tolist() == ["generated", "spare", "generated"]
     assert cell.connectivity(finished.after.octants(1)).connected
     assert tensor_error(finished.after.C[1], TARGETS[1]) < 0.05
@@ -83,10 +83,10 @@ def test_cells_that_enclose_void_are_passed_over():
     near = SetSource(cells, 6, avoid_cavities=False)
     far = SetSource(cells, 6)
     rows = {source: source.candidates(TARGETS, silent) for source in (near, far)}
-    shut = encloses(near.take(np.arange(len(rows[near].C))).octants())
+    shut = encloses(near.take(rows[near], np.arange(len(rows[near].C))).octants())
     assert shut.any()
     assert not rows[near].avoid.any()
-    kept = encloses(far.take(np.arange(len(rows[far].C))).octants())
+    kept = encloses(far.take(rows[far], np.arange(len(rows[far].C))).octants())
     assert np.array_equal(kept, rows[far].avoid)
     in_order = kept[rows[far].index]
     # The open ones of four times as many come first, each kind by nearness.
@@ -100,16 +100,20 @@ def test_cells_of_a_set_are_corrected_if_far():
     source = SetSource(load_library(), 40)
     offered = source.candidates(TARGETS, silent)
     chosen = offered.index[:, -1]
-    before = source.take(chosen)
-    kept = source.finish(chosen, TARGETS, Bounds(1.0), silent)
+    before = source.take(offered, chosen)
+    # What was offered since, to others, changes nothing.
+    source.candidates(TARGETS[::-1] * 0.7, silent)
+    assert np.array_equal(source.take(offered, chosen).packed, before.packed)
+    kept = source.finish(offered, chosen, TARGETS, Bounds(1.0), silent)
     assert np.array_equal(kept.after.packed, before.packed)
-    moved = source.finish(chosen[:1], TARGETS[:1], Bounds(0.002), silent)
+    moved = source.finish(offered, chosen[:1], TARGETS[:1], Bounds(0.002), silent)
     assert tensor_error(moved.after.C, TARGETS[:1]) < tensor_error(before.C[:1], TARGETS[:1])
 
 
 def test_a_cell_made_for_a_face_has_it(generated):
     source, _ = generated
-    neighbour = source.spare.take(source.spare.candidates(TARGETS[:1], silent).index[:, 0])
+    near = source.spare.candidates(TARGETS[:1], silent)
+    neighbour = source.spare.take(near, near.index[:, 0])
     made = source.with_faces(neighbour.faces(), TARGETS[2:], Bounds(0.01), silent)
     assert made.rows.tolist() == [0]
     assert tensor_error(made.cells.C, TARGETS[2:]) < tensor_error(neighbour.C, TARGETS[2:])
@@ -125,11 +129,12 @@ def test_a_soft_target_gets_a_generated_cell_where_none_of_the_set_is_near():
     generator = GeneratorSource(Generator.load(), SetSource(library))
     source = JoinedSource(library, generator, 4, True)
     bounds = Bounds(0.01, 0.05)
-    nearest = source.candidates(target, silent).index[:, 0]
-    before = source.take(nearest)
+    offered = source.candidates(target, silent)
+    nearest = offered.index[:, 0]
+    before = source.take(offered, nearest)
     assert tensor_error(before.C, target) < 0.01
     assert relative_error(before.C, target) > 0.2
-    finished = source.finish(nearest, target, bounds, silent)
+    finished = source.finish(offered, nearest, target, bounds, silent)
     assert relative_error(finished.after.C, target) < 0.5 * relative_error(before.C, target)
     assert not encloses(finished.after.octants()).any()
     np.testing.assert_allclose(homogenize_octants(finished.after.octants()).C, finished.after.C, rtol=1e-3)
