@@ -64,6 +64,7 @@ def test_every_third_party_import_is_declared():
         "lazy_loader": "lazy-loader",
         "pydantic_core": "pydantic",
         "skimage": "scikit-image",
+        "vtkmodules": "vtk",
     }
     declared = {re.match(r"[\w-]+", line).group() for line in PROJECT["dependencies"]} | {"petsc4py"}
     for package in PACKAGES:
@@ -134,7 +135,19 @@ def test_import_is_free_of_side_effects(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-HEAVY = {"torch", "petsc4py", "mpi4py", "vtk", "pyvista", "numba", "nlopt", "zarr", "matplotlib", "scipy"}
+HEAVY = {
+    "torch",
+    "petsc4py",
+    "mpi4py",
+    "vtk",
+    "vtkmodules",
+    "pyvista",
+    "numba",
+    "nlopt",
+    "zarr",
+    "matplotlib",
+    "scipy",
+}
 
 
 @pytest.mark.parametrize("module", ["micro", "multiscale", "multiscale.cli.main", "micro.cli.main"])

@@ -6,14 +6,17 @@ one place that turns one into the other is this module.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyvista
 from numpy.typing import ArrayLike, NDArray
+from vtkmodules.vtkIOXML import vtkXMLImageDataWriter, vtkXMLUnstructuredGridWriter
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
@@ -84,7 +87,19 @@ def write_vti(
     for name, values in (point_data or {}).items():
         grid.point_data[name] = _vtk_order(name, values, tuple(s + 1 for s in shape))
     with atomic_path(path) as temporary:
-        grid.save(temporary)
+        _save(grid, temporary)
+
+
+def _save(grid: pyvista.DataSet, path: Path) -> None:
+    """Write a grid as compressed XML, by Python: VTK's own writing dies, or says nothing, on a full disk."""
+    image = isinstance(grid, pyvista.ImageData)
+    writer: Any = vtkXMLImageDataWriter() if image else vtkXMLUnstructuredGridWriter()
+    writer.SetInputData(grid)
+    writer.SetDataModeToBinary()
+    writer.WriteToOutputStringOn()
+    if not writer.Write():
+        raise OSError(errno.EIO, "VTK made no file of this grid", str(path))
+    path.write_text(writer.GetOutputString(), encoding="utf-8")
 
 
 def read_vti(path: str | os.PathLike[str]) -> GridFields:
@@ -158,7 +173,7 @@ def write_vtu(
         array = _fitting(name, values, nodes)
         grid.point_data[name] = array.reshape(-1, *array.shape[3:])[used]
     with atomic_path(path) as temporary:
-        grid.save(temporary)
+        _save(grid, temporary)
 
 
 def lattice_fields(lattice: Lattice) -> dict[str, NDArray]:
