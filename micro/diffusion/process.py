@@ -50,17 +50,15 @@ class Estimator:
         self.network, self.sigmas, self.guidance = network, sigmas, guidance
         self._asked = _Modulations(network, conditions, sigmas)
         self._free = None if guidance == 1.0 else _Modulations(network, conditions.dropped(), sigmas)
-        self.previous: Tensor | None = None
 
-    def __call__(self, x: Tensor, number: int) -> Tensor:
-        """x0 (m, d) for x (m, d) of the noise level of that number."""
+    def __call__(self, x: Tensor, number: int, previous: Tensor | None) -> Tensor:
+        """x0 (m, d) for x (m, d) of the noise level of that number; ``previous`` is the estimate before."""
         level = self.sigmas[number].to(x).expand(len(x))
-        before = torch.zeros_like(x) if self.previous is None else self.previous
+        before = torch.zeros_like(x) if previous is None else previous
         estimate = self.network.denoise(x, before, level, self._asked(number))
         if self._free is not None:
             free = self.network.denoise(x, before, level, self._free(number))
             estimate = free + self.guidance * (estimate - free)
-        self.previous = estimate
         return estimate
 
 
@@ -105,11 +103,11 @@ def sample(
     for start in range(0, len(noise), BLOCK):
         rows = _block(start, len(noise), noise.device)
         estimator = Estimator(network, conditions.rows(rows), sigmas[:-1], guidance)
-        x = noise[rows] * sigmas[0]
+        x, clean = noise[rows] * sigmas[0], None
         for number in range(steps):
-            clean = estimator(x, number)
+            clean = estimator(x, number, clean)
             if pull is not None:
-                clean = estimator.previous = pull(clean, rows)
+                clean = pull(clean, rows)
             x = clean + (x - clean) * (sigmas[number + 1] / sigmas[number]).item()
         count = min(BLOCK, len(noise) - start)
         out[start : start + count] = x[:count]
@@ -124,12 +122,12 @@ def invert(network: Denoiser, x: Tensor, conditions: Conditions, *, steps: int) 
     for start in range(0, len(x), BLOCK):
         rows = _block(start, len(x), x.device)
         estimator = Estimator(network, conditions.rows(rows), sigmas)
-        y = estimator.previous = x[rows]
+        y = clean = x[rows]
         for number in range(1, steps):
             # Euler's step taken backwards, its end found by a few fixed-point iterations.
             ahead = y
             for _ in range(4):
-                clean = estimator(ahead, number)
+                clean = estimator(ahead, number, clean)
                 ahead = clean + (y - clean) * (sigmas[number] / sigmas[number - 1]).item()
             y = ahead
         count = min(BLOCK, len(x) - start)

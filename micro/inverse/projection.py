@@ -4,21 +4,22 @@ All on the voxels i <= j <= k of the fundamental domain, so that every design is
 
     variables x --cone filter--> x~ --Heaviside--> density r --SIMP--> modulus E_min + (1 - E_min) r^p
 
-The cone filter is Bourdin's (2001), the projection Wang, Lazarov and Sigmund's (2011, eq. 9) about 1/2, the
-power law Bendsoe's (1989). Each step has its derivative beside it.
+The cone filter is :mod:`micro.voxels.cone`'s, the projection Wang, Lazarov and Sigmund's (2011, eq. 9) about
+1/2, the power law Bendsoe's (1989). Each step has its derivative beside it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from micro.cell.chamber import fundamental_domain
 from micro.runtime.arrays import Floats
+from micro.voxels.cone import cone_matrix
 
 VOID = 1e-4
 """Modulus of void while designing: soft enough not to carry, stiff enough for quick solves."""
@@ -35,22 +36,14 @@ def cone_filter(n: int, radius: float) -> sparse.csr_array:
     """
     inside, rank = fundamental_domain(n)
     at = np.stack(np.unravel_index(inside, (n, n, n)))
-    rows, columns, values = [], [], []
-    reach = int(np.ceil(radius)) - 1
-    for offset in product(range(-reach, reach + 1), repeat=3):
-        weight = radius - float(np.linalg.norm(offset))
-        if weight <= 0:
-            continue
-        there = at + np.array(offset)[:, None]
+
+    def neighbour(offset: NDArray[np.int64]) -> NDArray[np.intp]:
+        there = at + offset[:, None]
         there = np.where(there < 0, -1 - there, there) % (2 * n)
         there = np.where(there >= n, 2 * n - 1 - there, there)
-        rows.append(np.arange(len(inside)))
-        columns.append(rank[np.ravel_multi_index(tuple(there), (n, n, n))])
-        values.append(np.full(len(inside), weight))
-    q = len(inside)
-    entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-    matrix = sparse.csr_array(entries, shape=(q, q))
-    return sparse.csr_array(sparse.diags_array(1 / matrix.sum(axis=1)) @ matrix)
+        return rank[np.ravel_multi_index(tuple(there), (n, n, n))]
+
+    return cone_matrix(neighbour, len(inside), radius)
 
 
 def heaviside(x: Floats, beta: float, eta: float = 0.5) -> tuple[Floats, Floats]:

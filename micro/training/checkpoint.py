@@ -47,7 +47,6 @@ class Run:
             network.parameters(), lr=settings.rate, betas=(0.9, 0.99), weight_decay=0.01
         )
         self.seconds = 0.0
-        self.load()
 
     def rate(self) -> float:
         """Learning rate of the current step."""

@@ -67,6 +67,7 @@ def train_surrogate(
     network = Surrogate(settings.dimension, settings.surrogate_width, settings.surrogate_depth, 0.05)
     _begin(network, start, data)
     run = Run(network, settings, settings.surrogate_samples, folder, "surrogate")
+    run.load()
 
     def loss(rng: torch.Generator) -> Tensor:
         rows = torch.randint(len(data), (settings.batch,), generator=rng).to(data.z.device)
@@ -102,6 +103,7 @@ def train_denoiser(
     network = Denoiser(settings.dimension, settings.width, settings.depth, settings.dropout)
     _begin(network, start, data)
     run = Run(network, settings, settings.samples, folder, "denoiser")
+    run.load()
     if run.step == run.steps:
         assert isinstance(run.average.network, Denoiser)
         yield run.average.network

@@ -32,7 +32,7 @@ from micro.voxels.galerkin import (
     shifted_inverse,
 )
 from micro.voxels.hexahedron import unit_stiffness
-from micro.voxels.replacement import REPLACE, Solution
+from micro.voxels.replacement import EARLY, REPLACE, STALLS, WORN, Solution
 from micro.voxels.torch_operator import Grid
 
 
@@ -373,7 +373,7 @@ class System:
         operator = (fine.grid, fine.starts)
         fixed = (periodic, self.frame.free[0], kind)
         for iteration in range(max_iterations + 1):
-            check = active & ((norms <= 0.7 * rtol) | (norms <= REPLACE * anchor) | ~np.isfinite(norms))
+            check = active & ((norms <= EARLY * rtol) | (norms <= REPLACE * anchor) | ~np.isfinite(norms))
             if iteration == max_iterations or (warm and iteration == 0):
                 check = active.copy()
             if check.any():
@@ -388,14 +388,14 @@ class System:
                 for load in np.flatnonzero(check).tolist():
                     space.r[0][load] = true[load]
                 # No digit gained since the last replacement: the search direction is worn out, restart it.
-                worn = check & (~usable | (size > 0.5 * best))
+                worn = check & (~usable | (size > WORN * best))
                 stalls += worn
                 fresh |= worn
                 p[worn] = ap[worn] = 0
                 best = np.where(check, np.minimum(best, size), best)
                 anchor = np.where(check, np.maximum(size, 1e-30), anchor)
                 good = check & (size <= rtol)
-                ended = check & (good | (stalls >= 4) | (iteration == max_iterations))
+                ended = check & (good | (stalls >= STALLS) | (iteration == max_iterations))
                 residual[ended], converged[good] = size[ended], True
                 active &= ~ended
             if not active.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from typing import Any
@@ -53,16 +54,27 @@ def shifted_inverse(a: Array) -> Array:
     raise NotConverged(NO_SHIFT)
 
 
+def interpolation(place: Sequence[int]) -> NDArray[np.float64]:
+    """Corner values (24, 24) of a child from those of its parent.
+
+    ``place`` says along x, y and z whether it is the lower child (0), the upper one (1) or as long as its
+    parent (2).
+    """
+    lines = (np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.0, 1.0]]), np.eye(2))
+    x, y, z = place
+    trilinear = np.kron(np.kron(lines[x], lines[y]), lines[z])
+    return np.kron(trilinear, np.eye(3)).astype(np.float64)
+
+
 @cache
 def children_stiffness(nu: float) -> Array:
     """Stiffness (27, 576) of a voxel of unit modulus in an element of twice its size.
 
     By its place along x, y and z: the lower child, the upper one, or the only one.
     """
-    line = np.array([[[1, 0], [0.5, 0.5]], [[0.5, 0.5], [0, 1]], [[1, 0], [0, 1]]])
     k, matrices = unit_stiffness(nu).numpy(), []
-    for x, y, z in product(line, repeat=3):
-        p = np.kron(np.kron(np.kron(x, y), z), np.eye(3))
+    for place in product(range(3), repeat=3):
+        p = interpolation(place)
         matrices.append((p.T @ k @ p).ravel())
     return np.array(matrices, dtype=np.float32)
 
@@ -70,11 +82,9 @@ def children_stiffness(nu: float) -> Array:
 @cache
 def child_interpolation(axis: int, child: int) -> Tensor:
     """Values at the corners of one of two children from the parent's, halved along ``axis``: (24, 24)."""
-    weight = torch.tensor([[1.0, 0.0], [0.5, 0.5]] if child == 0 else [[0.5, 0.5], [0.0, 1.0]])
-    factors = [torch.eye(2), torch.eye(2), torch.eye(2)]
-    factors[axis] = weight
-    p = torch.kron(torch.kron(factors[0], factors[1]), factors[2])
-    return torch.kron(p, torch.eye(3)).double()
+    place = [2, 2, 2]
+    place[axis] = child
+    return torch.from_numpy(interpolation(place))
 
 
 @cache
@@ -92,14 +102,6 @@ def element_bound(stiffness: bytes) -> float:
     half = torch.linalg.solve_triangular(lower, k, upper=False)
     full = torch.linalg.solve_triangular(lower, half.T, upper=False)
     return float(torch.linalg.eigvalsh((full + full.T) / 2)[-1])
-
-
-def interpolation(child: Any) -> NDArray[np.float64]:
-    """Corner values (24, 24) of the child element at offset (dx, dy, dz) from those of its parent."""
-    halves = (np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.0, 1.0]]))
-    dx, dy, dz = child
-    trilinear = np.kron(np.kron(halves[dx], halves[dy]), halves[dz])
-    return np.kron(trilinear, np.eye(3)).astype(np.float64)
 
 
 def element_radius(table: NDArray[np.float64]) -> float:

@@ -1,4 +1,11 @@
-"""Mixed-precision conjugate gradients: when residuals are replaced, and what a solve returns."""
+"""Mixed-precision conjugate gradients: when residuals are replaced, and what a solve returns.
+
+Iterations run in float32; now and then the residual is replaced by the true one, in float64 (van der Vorst
+and Ye 2000). One rule for the solvers of cells, compiled and torch: a residual is replaced when it has
+fallen to :data:`REPLACE` of the last true one, when it is about to be small enough (:data:`EARLY`), or when
+it is no number. A replacement that gains less than :data:`WORN` starts the search directions anew, and
+:data:`STALLS` of these end a solve.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,15 @@ from torch import Tensor
 
 REPLACE = 2e-3
 """Fall of the float32 residual after which it is replaced by the true one."""
+
+EARLY = 0.7
+"""Share of the wanted residual from which a solve may be at its end: the true one is a little larger."""
+
+WORN = 0.5
+"""Share of the least true residual that a replacement has to come below, or directions are worn out."""
+
+STALLS = 4
+"""Replacements with nothing gained after which a solve gives up: round-off is all that is left."""
 
 
 @dataclass(frozen=True)

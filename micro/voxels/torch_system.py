@@ -19,7 +19,7 @@ from torch import Tensor
 
 from micro.runtime import threads as parallel
 from micro.voxels.hexahedron import CUBE, Edges, unit_stiffness
-from micro.voxels.replacement import REPLACE, Solution
+from micro.voxels.replacement import EARLY, REPLACE, STALLS, WORN, Solution
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
 
@@ -107,7 +107,7 @@ def solve(
             check = ~done
         else:
             bad = ~torch.isfinite(rr)
-            check = ~done & ((rr <= 0.7 * rtol) | (rr <= REPLACE * anchor) | bad)
+            check = ~done & ((rr <= EARLY * rtol) | (rr <= REPLACE * anchor) | bad)
         if bool(check.any()):
             # A stretch that went wrong (overflow, breakdown) is thrown away; the last float64 iterate stands.
             usable = torch.isfinite(dx).all(dim=0).flatten(2).all(dim=-1)
@@ -120,7 +120,7 @@ def solve(
             size = rr.index_copy(1, who, _dot(true, true).sqrt())
             r[:, :, who] = torch.where(_spread(check[:, who]), true.to(work), r[:, :, who])
             # No digit gained since the last replacement: the search direction is worn out, restart it.
-            worn = check & (~usable | (size > 0.5 * best))
+            worn = check & (~usable | (size > WORN * best))
             stalls = stalls + worn
             first = first | worn
             p = torch.where(_spread(worn), torch.zeros_like(p), p)
@@ -128,7 +128,7 @@ def solve(
             best = torch.where(check, torch.minimum(best, size), best)
             anchor = torch.where(check, size.clamp_min(1e-30), anchor)
             good = check & (size <= rtol)
-            ended = check & (good | (stalls >= 4)) if iteration < max_iterations else check
+            ended = check & (good | (stalls >= STALLS)) if iteration < max_iterations else check
             if bool(ended.any()):
                 residual[:, alive] = torch.where(ended, size, residual[:, alive])
                 converged[:, alive] |= good

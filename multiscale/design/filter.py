@@ -1,10 +1,8 @@
-"""Cone filter on the design elements.
+"""Cone filter on the design elements (:mod:`micro.voxels.cone`).
 
-``m_e = sum_j w_ej x_j / sum_j w_ej`` with ``w_ej = max(0, R - |r_e - r_j|)`` over
-the design elements j within the radius R (Bruns and Tortorelli 2001; Bourdin
-2001). Without it an optimum exploits the mesh: its distortion grows when the
-mesh is refined. Neighbours across a mirror plane are the images of elements of
-the reduced grid, so the filter of the reduced grid equals that of the whole.
+Without it an optimum exploits the mesh: its distortion grows when the mesh is refined. Neighbours across a
+mirror plane are the images of elements of the reduced grid, so the filter of the reduced grid equals that of
+the whole.
 """
 
 from __future__ import annotations
@@ -12,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+
+from micro.voxels.cone import cone_matrix
 
 
 def cone_filter(
@@ -31,28 +31,16 @@ def cone_filter(
     number = np.full(design.shape, -1, dtype=np.int64)
     number[design] = np.arange(np.count_nonzero(design))
     position = np.argwhere(design)
-    radius = max(radius, 1.0)
-    reach = int(np.ceil(radius)) - 1
-    rows, columns, weights = [], [], []
-    for offset in np.ndindex(*(3 * (2 * reach + 1,))):
-        shift = np.array(offset) - reach
-        weight = radius - float(np.linalg.norm(shift))
-        if weight <= 0.0:
-            continue
-        neighbour = position + shift
+
+    def neighbour(offset: NDArray[np.int64]) -> NDArray[np.int64]:
+        there = position + offset
         for axis in mirror_axes:
             # Index -1 is the image of 0, -2 of 1, ...
-            below = neighbour[:, axis] < 0
-            neighbour[below, axis] = -1 - neighbour[below, axis]
-        inside = np.all((neighbour >= 0) & (neighbour < design.shape), axis=1)
-        hit = np.full(len(position), -1, dtype=np.int64)
-        hit[inside] = number[tuple(neighbour[inside].T)]
-        found = hit >= 0
-        rows.append(np.flatnonzero(found))
-        columns.append(hit[found])
-        weights.append(np.full(int(found.sum()), weight))
-    n = len(position)
-    matrix = sparse.coo_array(
-        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(n, n)
-    ).tocsr()
-    return sparse.csr_array(sparse.diags_array(1.0 / matrix.sum(axis=1)) @ matrix)
+            below = there[:, axis] < 0
+            there[below, axis] = -1 - there[below, axis]
+        inside = np.all((there >= 0) & (there < design.shape), axis=1)
+        found = np.full(len(position), -1, dtype=np.int64)
+        found[inside] = number[tuple(there[inside].T)]
+        return found
+
+    return cone_matrix(neighbour, len(position), max(radius, 1.0))

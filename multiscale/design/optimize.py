@@ -190,7 +190,7 @@ class Optimiser:
             optimiser.optimize(start)
         return search.state
 
-    def _expand(self, x: Floats, uniform: bool) -> Floats:
+    def expand(self, x: Floats, uniform: bool) -> Floats:
         """Variables (N, 3) from the optimiser's flat vector."""
         return np.broadcast_to(x, (self.space.size, 3)) if uniform else x.reshape(-1, 3)
 
@@ -200,25 +200,26 @@ class Optimiser:
         projected = self.projection.forward(raw)
         evaluation = self.evaluations.evaluate(projected, slope=False)
         value = evaluation.value
-        record = self._record(state, evaluation, projected, projection=True)
-        if value.total < state.best_value and self._excess(projected) == 0.0:
+        record = self.record_of(state, evaluation, projected, projection=True)
+        if value.total < state.best_value and self.excess(projected) == 0.0:
             state = replace(state, best=projected, best_value=value.total)
         # The variables move by what the projection moved, so that filtering does not blur them again.
         x = self.space.variables(self.space.unfiltered(state.x) + projected - raw)
         state = replace(state, x=x, stage=state.stage + 1, evaluation=0, records=(*state.records, record))
-        self._keep(state, record)
+        self.keep(state, record)
         return state
 
-    def _excess(self, tensors: Floats) -> float:
+    def excess(self, tensors: Floats) -> float:
         """By what share tensors (N, 3) exceed the mass limit and its tolerance; 0 if they don't."""
         if self.limit is None:
             return 0.0
         return max(0.0, self.limit.density(tensors) / self.limit.limit - 1 - LIMIT_TOLERANCE)
 
     # --------------------------------------------------------------- records
-    def _record(
+    def record_of(
         self, state: State, evaluation: Evaluation, tensors: Floats, projection: bool = False
     ) -> Record:
+        """What the history keeps of a design (N, 3)."""
         phi, value = self.gamut.phi(tensors), evaluation.value
         limited = {} if self.limit is None else {self.limit.name: self.limit.density(tensors)}
         return {
@@ -234,7 +235,8 @@ class Optimiser:
             "seconds": round(evaluation.seconds, 3),
         }
 
-    def _keep(self, state: State, record: Record) -> None:
+    def keep(self, state: State, record: Record) -> None:
+        """Add the state's last record to the history, and report it."""
         if self._history is not None:
             mode = "w" if len(state.records) == 1 else "a"
             with self._history.open(mode, encoding="utf-8") as stream:
@@ -257,7 +259,7 @@ class _Search:
 
     def objective(self, x: Floats, gradient: Floats) -> float:
         owner = self.owner
-        variables = owner._expand(x, self.uniform)
+        variables = owner.expand(x, self.uniform)
         raw, tensors = self._design(x)
         evaluation = owner.evaluations.evaluate(tensors, slope=True)
         value, sensitivity = evaluation.value, evaluation.sensitivity
@@ -273,7 +275,7 @@ class _Search:
     def _design(self, x: Floats) -> tuple[Floats, Floats]:
         """Tensors (N, 3) before and after their projection; the last ones are kept."""
         if self._seen is None or not np.array_equal(self._seen[0], x):
-            raw = self.owner.space.forward(self.owner._expand(x, self.uniform))
+            raw = self.owner.space.forward(self.owner.expand(x, self.uniform))
             if self.uniform:  # one tensor for all: the filter keeps constants, so one projection serves
                 tensors = np.tile(self.owner.projection.forward(raw[:1]), (len(raw), 1))
             else:
@@ -293,7 +295,7 @@ class _Search:
 
     def constraint(self, x: Floats, gradient: Floats) -> float:
         space = self.owner.space
-        tensors = space.forward(self.owner._expand(x, self.uniform))
+        tensors = space.forward(self.owner.expand(x, self.uniform))
         value, sensitivity = self.aggregate.value_and_gradient(tensors)
         if gradient.size:
             gradient[:] = self._flat(space.backward(sensitivity))
@@ -310,12 +312,12 @@ class _Search:
         and so do those that are too heavy.
         """
         state = replace(self.state, evaluation=self.state.evaluation + 1)
-        record = self.owner._record(state, evaluation, tensors)
+        record = self.owner.record_of(state, evaluation, tensors)
         beyond = max(0.0, self.aggregate.value(raw) - self.owner.settings.slack)
-        merit = (beyond + self.owner._excess(tensors), evaluation.value.total)
+        merit = (beyond + self.owner.excess(tensors), evaluation.value.total)
         x = self.state.x
         if merit < self._best_merit:
             self._best_merit = merit
             x = np.array(variables)
         self.state = replace(state, x=x, records=(*state.records, record))
-        self.owner._keep(self.state, record)
+        self.owner.keep(self.state, record)

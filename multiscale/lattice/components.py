@@ -1,7 +1,13 @@
-"""Pieces of a lattice: solid parts of neighbouring cells joined where their faces touch."""
+"""Pieces of a lattice: parts of neighbouring cells joined where their faces touch.
+
+A piece of a cell is a node wherever the cell occurs, two nodes are joined where their voxels face each other
+across two elements' interface. Of the solid it gives what hangs together; of the void, what is closed
+(:mod:`multiscale.printability.cavities`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +20,8 @@ from micro.cell.cellset import CellSet
 from micro.cell.octant import cell_from_octant, connectivity
 from multiscale.lattice.contact import Pairs, neighbours, pair_areas
 
-_Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
+Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Pairs of nodes, one array for each end."""
 
 
 def component_volumes(index: NDArray[np.int32], cells: CellSet) -> NDArray[np.float64]:
@@ -47,10 +54,8 @@ def component_volumes(index: NDArray[np.int32], cells: CellSet) -> NDArray[np.fl
     nodes = count[index]
     total = int(nodes.sum())
     first = (np.cumsum(nodes) - nodes.ravel()).reshape(index.shape)  # an element's first node
-    edges = [_plain_edges(index, first, cells, pieces), *_piece_edges(index, first, cells, pieces)]
-    rows, columns = np.concatenate([e[0] for e in edges]), np.concatenate([e[1] for e in edges])
-    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))
-    components, label = connected_components(graph.tocsr(), directed=False)
+    edges = [_plain_edges(index, first, cells, pieces), *_broken_edges(index, first, cells, pieces)]
+    components, label = joined(edges, total)
 
     node_volume = np.empty(total)
     broken = np.isin(index, list(pieces)) & (index >= 0)
@@ -84,7 +89,7 @@ class _Pieces:
 
 def _plain_edges(
     index: NDArray[np.int32], first: NDArray[np.int64], cells: CellSet, pieces: dict[int, _Pieces]
-) -> _Edges:
+) -> Edges:
     """Edges between elements whose cells are each one piece."""
     pairs = Pairs.of(index, len(cells))
     area, _ = pair_areas(pairs.keys, cells.faces())
@@ -100,28 +105,79 @@ def _plain_edges(
     return np.concatenate(rows), np.concatenate(columns)
 
 
-def _piece_edges(
+def _broken_edges(
     index: NDArray[np.int32], first: NDArray[np.int64], cells: CellSet, pieces: dict[int, _Pieces]
-) -> list[_Edges]:
+) -> list[Edges]:
     """Edges between pieces, where at least one of the two cells has several."""
-    edges: list[_Edges] = []
+    edges: list[Edges] = []
     broken = np.zeros(len(cells) + 1, dtype=bool)
     broken[list(pieces)] = True
     for axis in range(3):
         a, b = neighbours(index, axis)
         first_a, first_b = neighbours(first, axis)
         some = (a >= 0) & (b >= 0) & (broken[a] | broken[b])
-        if not some.any():
-            continue
-        keys, inverse = np.unique(np.stack([a[some], b[some]], axis=1), axis=0, return_inverse=True)
-        for pair, (cell_a, cell_b) in enumerate(keys):
-            faces_a = pieces[int(cell_a)].high[axis] if int(cell_a) in pieces else _whole_face(cells, cell_a)
-            faces_b = pieces[int(cell_b)].low[axis] if int(cell_b) in pieces else _whole_face(cells, cell_b)
-            both = (faces_a > 0) & (faces_b > 0)
-            here = inverse.ravel() == pair
-            for piece_a, piece_b in np.unique(np.stack([faces_a[both], faces_b[both]], axis=1), axis=0):
-                edges.append((first_a[some][here] + piece_a - 1, first_b[some][here] + piece_b - 1))
+
+        def high(cell: int, axis: int = axis) -> NDArray[np.int32]:
+            return pieces[cell].high[axis] if cell in pieces else _whole_face(cells, cell)
+
+        def low(cell: int, axis: int = axis) -> NDArray[np.int32]:
+            return pieces[cell].low[axis] if cell in pieces else _whole_face(cells, cell)
+
+        edges.append(piece_edges(a[some], b[some], first_a[some], first_b[some], high, low))
     return edges
+
+
+def piece_edges(
+    a: NDArray,
+    b: NDArray,
+    first_a: NDArray[np.int64],
+    first_b: NDArray[np.int64],
+    high: Callable[[int], NDArray],
+    low: Callable[[int], NDArray],
+    progress: Callable[[float], None] | None = None,
+) -> Edges:
+    """Nodes that face each other across interfaces normal to one axis.
+
+    Parameters
+    ----------
+    a, b : int arrays (interfaces,)
+        Cells of the lower and of the upper element.
+    first_a, first_b : int arrays (interfaces,)
+        The elements' first nodes; piece k of an element is node first + k - 1.
+    high, low : callable
+        Labels (2n, 2n) of a cell's pieces on its face at the upper and at the lower end of the axis, 0 where
+        there is none.
+    progress : callable, optional
+        Called with the fraction done.
+    """
+    if len(a) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    rows, columns = [], []
+    kinds = int(b.max()) + 1
+    keys = a.astype(np.int64) * kinds + b
+    order = np.argsort(keys, kind="stable")
+    pairs, starts = np.unique(keys[order], return_index=True)
+    ends = np.append(starts[1:], len(keys))
+    for number, (pair, start, end) in enumerate(zip(pairs.tolist(), starts, ends, strict=True)):
+        one, other = divmod(pair, kinds)
+        faces = high(one).astype(np.int64), low(other).astype(np.int64)
+        both = (faces[0] > 0) & (faces[1] > 0)
+        wide = int(faces[1].max(initial=0)) + 1
+        found = np.flatnonzero(np.bincount((faces[0] * wide + faces[1])[both]))
+        here = order[start:end]
+        rows.append((first_a[here][:, None] + found // wide - 1).ravel())
+        columns.append((first_b[here][:, None] + found % wide - 1).ravel())
+        if progress is not None and number % 1024 == 0:
+            progress(number / len(pairs))
+    return np.concatenate(rows), np.concatenate(columns)
+
+
+def joined(edges: Sequence[Edges], total: int) -> tuple[int, NDArray[np.int32]]:
+    """Number of components of a graph of ``total`` nodes, and each node's (total,)."""
+    rows, columns = (np.concatenate(ends) for ends in zip(*edges, strict=True))
+    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))
+    components, label = connected_components(graph.tocsr(), directed=False)
+    return int(components), label
 
 
 def _whole_face(cells: CellSet, cell: int) -> NDArray[np.int32]:

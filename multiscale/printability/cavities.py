@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from micro.cell.octant import cell_from_octant
 from micro.runtime.arrays import Ints
+from multiscale.lattice.components import Edges, joined, piece_edges
 from multiscale.lattice.contact import neighbours
 from multiscale.lattice.lattice import Lattice
 
@@ -82,11 +81,8 @@ def find_cavities(lattice: Lattice, *, progress: Callable[[float], None] | None 
 
     nodes = pieces.count[index]
     first = (np.cumsum(nodes) - nodes.ravel()).reshape(index.shape)  # an element's first node
-    joined = [_edges(index, first, pieces, axis, progress) for axis in range(3)]
-    rows, columns = (np.concatenate(ends) for ends in zip(*joined, strict=True))
     total = int(nodes.sum())
-    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))
-    components, label = connected_components(graph.tocsr(), directed=False)
+    components, label = joined([_edges(index, first, pieces, axis, progress) for axis in range(3)], total)
 
     flat = index.ravel()
     order = np.argsort(flat, kind="stable")  # elements by cell, to give each its pieces' volumes at once
@@ -133,29 +129,17 @@ def _label(lattice: Lattice, cells: NDArray[np.int32], progress: Callable[[float
 
 def _edges(
     index: Ints, first: Ints, pieces: _Pieces, axis: int, progress: Callable[[float], None] | None
-) -> tuple[Ints, Ints]:
+) -> Edges:
     """Joined nodes of neighbouring elements along one axis."""
     a, b = (side.ravel() for side in neighbours(index, axis))
     first_a, first_b = (side.ravel() for side in neighbours(first, axis))
-    kinds = len(pieces.count)
-    keys = a * kinds + b
-    order = np.argsort(keys, kind="stable")
-    pairs, starts = np.unique(keys[order], return_index=True)
-    ends = np.append(starts[1:], len(keys))
-    rows, columns = [], []
-    for number, (pair, start, end) in enumerate(zip(pairs.tolist(), starts, ends, strict=True)):
-        one, other = divmod(pair, kinds)
-        # High face of the lower element against the low face of the upper one.
-        faces = pieces.high[one, axis].astype(np.int64), pieces.low[other, axis].astype(np.int64)
-        both = (faces[0] > 0) & (faces[1] > 0)
-        wide = int(pieces.count[other]) + 1
-        found = np.flatnonzero(np.bincount((faces[0] * wide + faces[1])[both]))
-        here = order[start:end]
-        rows.append((first_a[here][:, None] + found // wide - 1).ravel())
-        columns.append((first_b[here][:, None] + found % wide - 1).ravel())
-        if progress is not None and number % 1024 == 0:
-            progress(0.5 + (axis + number / len(pairs)) / 6)
-    return np.concatenate(rows), np.concatenate(columns)
+    high, low = pieces.high[:, axis], pieces.low[:, axis]
+
+    def show(done: float) -> None:
+        if progress is not None:
+            progress(0.5 + (axis + done) / 6)
+
+    return piece_edges(a, b, first_a, first_b, lambda cell: high[cell], lambda cell: low[cell], show)
 
 
 def _encloses(pieces: _Pieces, cell: int) -> bool:
