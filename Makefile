@@ -28,7 +28,7 @@ setup:
 cloak: setup
 	$(BIN)/multiscale run cases/cloak.toml --out $(RUNS)/cloak
 
-# Long (three solves of 66 million voxels, two more for the rounds), 12 GB: designs corrected by the lattice at the resolution where it has converged.
+# Long: three solves of 66 million voxels, two more for the rounds.
 cloak-full-scale: setup
 	$(BIN)/multiscale run cases/cloak.toml --out $(RUNS)/cloak_full_scale --voxels-per-cell 16 --rounds 2
 

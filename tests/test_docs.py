@@ -122,6 +122,9 @@ def test_python_page_runs_a_case(tmp_path):
     assert design < void
     assert "(6, 4, 4)" in out
     assert (tmp_path / "runs" / "cloak_small" / "report.html").is_file()
+    looked = _run(_code("api.md")[3], tmp_path).splitlines()
+    assert looked[0].startswith("<run ")
+    assert "(6, 4, 4, 3)" in looked[2]
 
 
 def test_python_page_judges_a_field(tmp_path):

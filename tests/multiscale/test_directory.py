@@ -21,6 +21,7 @@ ADDED = {"verify": {"distortion": 0.1}, "printability": {"mass_g": 1.0}}
 FILES = {
     "design": "design.npz",
     "fill": "lattice.zarr",
+    "full_scale": "rounds.npz",
     "evaluate": "displacements.npz",
     "export": "fields.vti",
 }
