@@ -21,6 +21,7 @@ KEPT = (
     "lattice",
     "selection",
     "verify",
+    "full_scale",
     "time",
     "memory",
     "versions",
