@@ -160,7 +160,7 @@ def test_the_same_on_two_ranks(run_ranks, root):
     )
     done = run_ranks(2, "-c", script)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["equal", "equal"]
+    assert done.stdout.count("equal") == 2  # ranks share the stream: their lines may run together
 
 
 def test_an_eighth_equals_the_whole(cylinder, objective):
