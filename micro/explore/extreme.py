@@ -32,7 +32,8 @@ from micro.inverse.goal import ZENER
 from micro.library.labelling import Shards
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError, NotConverged
-from micro.runtime.files import atomic_path, write_json
+from micro.runtime.files import write_json
+from micro.runtime.npz import read_arrays, write_arrays
 from micro.runtime.progress import Report
 from micro.shape.space import signed_distance
 
@@ -337,26 +338,26 @@ def _make(job: _Job) -> int:
         found = {"packed": pack(result.octant[None]), "C": result.C, "met": result.met}
         found["solves"] = result.solves
     seconds = time.perf_counter() - began
-    with atomic_path(job.path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **known, **found, n=np.array(settings.n), seconds=np.array(seconds))
+    arrays = known | found | {"n": settings.n, "seconds": seconds}
+    write_arrays(job.path, {name: np.asarray(value) for name, value in arrays.items()}, pack=False)
     return int(found["solves"])
 
 
 def _load(path: Path, kind: str) -> Run:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            octants = unpack(stored["packed"], int(stored["n"]))
-            octant = octants[0] if len(octants) else None
-            return Run(
-                kind,
-                stored["start_C"],
-                float(stored["start_volume"]),
-                octant,
-                stored["C"],
-                np.nan if octant is None else float(octant.mean()),
-                bool(stored["met"]),
-                int(stored["solves"]),
-                float(stored["seconds"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        stored = read_arrays(path)
+        octants = unpack(stored["packed"], int(stored["n"]))
+        octant = octants[0] if len(octants) else None
+        return Run(
+            kind,
+            stored["start_C"],
+            float(stored["start_volume"]),
+            octant,
+            stored["C"],
+            np.nan if octant is None else float(octant.mean()),
+            bool(stored["met"]),
+            int(stored["solves"]),
+            float(stored["seconds"]),
+        )
+    except (InputError, KeyError, ValueError) as error:
         raise InputError(f"a damaged run; delete it and run again: {error}", file=path) from error

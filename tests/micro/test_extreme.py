@@ -16,7 +16,7 @@ from micro.cell.cellset import CellSet
 from micro.cell.octant import connectivity, is_symmetric
 from micro.cli.main import app
 from micro.data.packaged import load_dataset
-from micro.explore.extreme import Plan, Run, conditions, ends, explore, generated, summary
+from micro.explore.extreme import Plan, Run, _load, conditions, ends, explore, generated, summary
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
 from micro.inverse import Goal
@@ -112,3 +112,13 @@ def test_command(searched: Any) -> None:
     assert "generated" in shown.stdout
     assert (out / "extreme.png").read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(app, [*line, "--json"]).exception is None
+
+
+def test_a_run_cut_short_is_refused_in_one_line(tmp_path: Path) -> None:
+    """A cut zip is no ValueError: it was a traceback."""
+    whole = tmp_path / "run.npz"
+    np.savez(whole, n=np.array(4), seconds=np.array(1.0))
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(whole.read_bytes()[:-30])
+    with pytest.raises(InputError, match="a damaged run; delete it and run again"):
+        _load(cut, "generated")
