@@ -91,6 +91,7 @@ def refine(
 
     The same command resumes a killed one; what is finished at any time covers the whole.
     """
+    from micro.cell.cellset import CellSet
     from micro.dataset.finer import assembled, build as build_finer
 
     if blocks is not None and blocks < 1:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber, fundamental_domain
 from micro.cell.octant import cell_from_octant, connectivity, encloses, symmetrise
 from micro.cell.tensor import scaled_moduli, tensor_error
+from micro.cli.main import app
 from micro.data.packaged import load_library
 from micro.dataset import finer
 from micro.dataset.dataset import masks, openness, sources, take
@@ -188,3 +190,14 @@ def test_pockets_are_told_apart(first):
     assert label.max() == 1
     assert len(closed) == 2
     assert len(goes_on) == 0
+
+
+def test_the_command_gathers_a_part_and_goes_on_from_it(first, small, tmp_path):
+    data, part, out = (tmp_path / f"{name}.zarr.zip" for name in ("first", "part", "all"))
+    first.save(data)
+    given = ["dataset", "refine", "--n=32", f"--data={data}", f"--work={tmp_path / 'work'}"]
+    made = CliRunner().invoke(app, [*given, "--blocks=1", "--part", f"--out={part}"])
+    assert made.exit_code == 0, made.output
+    gathered = CliRunner().invoke(app, [*given, f"--start={part}", f"--out={out}", "--finished"])
+    assert gathered.exit_code == 0, gathered.output
+    assert "command" in CellSet.load(out).attrs
