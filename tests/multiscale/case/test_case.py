@@ -16,7 +16,7 @@ from multiscale.case import boundary, case as case_module, settings, shapes
 from multiscale.case.case import Case, case_schema, load_case, parse_case, schema_text
 from multiscale.case.tables import isotropic_tensor
 
-CASES = sorted((Path(__file__).resolve().parents[2] / "cases").glob("*.toml"))
+CASES = sorted((Path(__file__).resolve().parents[3] / "cases").glob("*.toml"))
 
 
 def test_minimal_case_has_good_defaults():

@@ -115,7 +115,7 @@ def test_one_cloak_serves_three_loads(run):
 def test_one_cloak_serves_any_load(run):
     """The worst combination of far-field stresses; a shell two elements thick takes half of it away.
 
-    ``cloak_any_load`` is the same with a cylinder, in test_any_load.py.
+    ``cloak_any_load`` is the same with a cylinder, in objective/test_any_load.py.
     """
     metrics, _ = run("cloak_any_load_sphere", iterations=15)
     sound(metrics)
