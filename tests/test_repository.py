@@ -108,6 +108,13 @@ def test_every_module_stands_in_a_room(package):
         assert len(modules) <= 12, f"{room.relative_to(ROOT)} has {len(modules)} modules: one idea?"
 
 
+@pytest.mark.parametrize("package", ["micro"])
+def test_tests_stand_in_the_rooms_they_test(package):
+    rooms = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
+    for path in (ROOT / "tests" / package).rglob("test_*.py"):
+        assert path.parent.name in rooms, f"{path.relative_to(ROOT)} is in no room of {package}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_is_there(package):
     """A name of a stub that is nowhere would be found only by who asks for it."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from small_cells import random_octant, thin_truss
 
 from micro.cell.octant import symmetrise
 from micro.homogenize.fields import Status, inner, solve_octants
@@ -17,8 +18,6 @@ from micro.voxels import compiled_system as compiled, kernels, torch_system as p
 from micro.voxels.hexahedron import unit_stiffness
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
-
-from .reference import random_octant, thin_truss
 
 GRIDS = [
     Grid((8, 6, 5)),

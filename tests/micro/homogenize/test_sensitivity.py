@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from small_cells import random_octant, schwarz_p
 
 from micro.cell.chamber import chamber
 from micro.cell.octant import symmetrise
@@ -14,8 +15,6 @@ from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.sensitivity import homogenised_tensor, sensitivities
 from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.gradient_check import check_gradient
-
-from .reference import random_octant, schwarz_p
 
 
 def _moduli(seed: int, n: int) -> np.ndarray:

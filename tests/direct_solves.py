@@ -1,15 +1,14 @@
-"""Cells with known tensors, random cells, and an assembled direct solve to compare with."""
+"""Known tensors, and assembled direct solves to compare with."""
 
 from __future__ import annotations
 
-from itertools import permutations, product
+from itertools import product
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 
-from micro.cell.octant import connectivity, largest_component, symmetrise
 from micro.cell.tensor import SOLID
 from micro.voxels.hexahedron import element_matrices
 
@@ -19,63 +18,6 @@ SCHWARZ_P = {
     64: (0.1224117, 0.0118907, 0.0198362),
     128: (0.1230898, 0.0120040, 0.0200359),
 }
-
-
-def schwarz_p(size: int) -> NDArray[np.bool_]:
-    """Octant of a Schwarz-P cell of ``size`` voxels an edge and volume 0.3."""
-    c = np.cos((np.arange(size // 2) + 0.5) * 2 * np.pi / size)
-    field = np.round(c[:, None, None] + c[:, None] + c, 9)
-    return field > np.quantile(field, 0.7)
-
-
-def _waves(rng: np.random.Generator, n: int, terms: int, highest: int) -> NDArray[np.float64]:
-    x = (np.arange(n) + 0.5) / n
-    field = np.zeros((n, n, n))
-    for _ in range(terms):
-        weight = rng.normal()
-        for k in permutations(rng.integers(0, highest + 1, 3)):
-            a, b, c = (np.cos(np.pi * q * x) for q in k)
-            field += weight * a[:, None, None] * b[:, None] * c
-    return np.round(field, 9)  # equal values stay equal under permutation
-
-
-def random_octant(
-    seed: int, n: int = 8, volume: tuple[float, float] = (0.2, 0.6), highest: int = 3
-) -> NDArray[np.bool_]:
-    """A connected octant from a random trigonometric level set, solid or sheet."""
-    rng = np.random.default_rng(seed)
-    while True:
-        field = _waves(rng, n, int(rng.integers(1, 7)), highest)
-        field = symmetrise(-np.abs(field) if rng.random() < 0.5 else field).round(9)
-        octant = field > np.quantile(field, 1 - rng.uniform(*volume))
-        if not octant.any():
-            continue
-        octant = largest_component(octant)
-        if octant.any() and connectivity(octant).connected and octant.mean() > volume[0] / 2:
-            return octant
-
-
-def thin_truss(seed: int, n: int = 16) -> NDArray[np.bool_]:
-    """A connected octant of a few struts, 1 to 4 voxels thick, volume 5 to 20 %."""
-    rng = np.random.default_rng(seed)
-    x = (np.arange(n) + 0.5) / n
-    at = np.stack(np.meshgrid(x, x, x, indexing="ij"), axis=-1)
-    joints = np.array([p for p in product((0.0, 0.5, 1.0), repeat=3) if p == tuple(sorted(p, reverse=True))])
-    while True:
-        octant = np.zeros((n, n, n), dtype=bool)
-        for _ in range(rng.integers(1, 5)):
-            i, j = rng.choice(len(joints), 2, replace=False)
-            radius = rng.uniform(0.6, 2.2) / n
-            for p in permutations(range(3)):
-                a, b = joints[i][list(p)], joints[j][list(p)]
-                t = np.clip((at - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
-                octant |= np.linalg.norm(at - a - t[..., None] * (b - a), axis=-1) < radius
-        octant = symmetrise(octant)
-        if not octant.any():
-            continue
-        octant = largest_component(octant)
-        if octant.any() and connectivity(octant).connected and 0.05 <= octant.mean() <= 0.2:
-            return octant
 
 
 def direct_cell(moduli: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -141,9 +83,3 @@ def direct_octant(octant: NDArray) -> NDArray[np.float64]:
         solved.append(u)
     image = np.moveaxis(solved[0].reshape(*x.shape[1:], 3), (0, 1), (1, 0))[..., [1, 0, 2]].ravel()
     return np.array([solved[0] @ A @ solved[0], image @ A @ solved[0], solved[1] @ A @ solved[1]]) / n**3
-
-
-def thin_cells(count: int) -> NDArray[np.bool_]:
-    """Trusses and level sets of volume 5 to 20 %, half of each, n = 16."""
-    trusses = [thin_truss(s) for s in range(count // 2)]
-    return np.stack(trusses + [random_octant(s, 16, (0.05, 0.2), 4) for s in range(count - count // 2)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from small_cells import random_octant, schwarz_p
 
 from micro.cell.octant import connectivity, is_symmetric
 from micro.cell.tensor import PAPER_RANGE, SOLID, tensor_error
@@ -15,8 +16,6 @@ from micro.inverse import match_target
 from micro.inverse.surface import Surface
 from micro.runtime.errors import InputError
 from micro.shape.derivative import level_field
-
-from .reference import random_octant, schwarz_p
 
 SPAN = PAPER_RANGE[:, 1] - PAPER_RANGE[:, 0]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from direct_solves import SCHWARZ_P, direct_cell, direct_octant
 from numpy.testing import assert_allclose
+from small_cells import random_octant, schwarz_p, thin_cells, thin_truss
 
 from micro.cell.anisotropy import distance, engineering_constants, nearest_cubic, nearest_isotropic
 from micro.cell.octant import cell_from_octant, half_period_shift, symmetrise
@@ -14,8 +16,6 @@ from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.periodic import homogenize_cell
 from micro.runtime.errors import InputError
-
-from .reference import SCHWARZ_P, direct_cell, direct_octant, random_octant, schwarz_p, thin_cells, thin_truss
 
 OCTANTS = np.stack([random_octant(s) for s in range(24)])
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import pyvista
 from numpy.testing import assert_allclose
+from small_cells import random_octant
 from typer.testing import CliRunner
 
 from micro.cell.octant import cell_from_octant
@@ -22,8 +23,6 @@ from micro.cell.tensor import SOLID, stiffness_matrix
 from micro.cli.main import app
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.errors import InputError, NotConverged
-
-from .reference import random_octant
 
 OCTANT = random_octant(0)
 ASYMMETRIC = np.random.default_rng(0).random((3, 4, 5)) < 0.6

@@ -1,0 +1,35 @@
+"""Rounds of active learning with a small_generator model."""
+
+import numpy as np
+
+from micro.cell import octant as cell, tensor
+from micro.homogenize.octants import homogenize_octants
+from micro.training.active import active_round, aims
+
+
+def test_active_round_gives_clean_homogenised_cells(small_generator, trained):
+    cells = active_round(small_generator, trained[2], 12, seed=3)
+    assert (cells.family == "generated").all()
+    for octant in cells.octants():
+        assert cell.connectivity(octant).connected
+    np.testing.assert_allclose(homogenize_octants(cells.octants()).C, cells.C, rtol=1e-3, atol=1e-6)
+    again = active_round(small_generator, trained[2], 12, seed=3)
+    assert again.digest() == cells.digest()
+
+
+def test_a_round_with_trials_gets_nearer_to_its_holes(small_generator, trained):
+    known = trained[2]
+    targets = aims(known.C, 12, np.random.default_rng([3, 12]))
+
+    def distance(cells):
+        return np.mean([tensor.tensor_error(cells.C, t).min() for t in targets])
+
+    once, moved = (active_round(small_generator, known, 12, seed=3, trials=k) for k in (1, 4))
+    assert all(cell.connectivity(octant).connected for octant in moved.octants())
+    assert distance(moved) < distance(once)
+
+
+def test_aims_are_positive_definite(trained):
+    targets = aims(trained[2].C, 50, np.random.default_rng(0))
+    assert targets.shape == (50, 3)
+    assert (tensor.to_moduli(targets) > 0).all()

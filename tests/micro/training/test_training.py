@@ -1,0 +1,112 @@
+"""Training on a small_generator set: what is learned, kept and gone on with."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_model import SMALL
+
+from micro.dataset import dataset
+from micro.diffusion.conditions import Conditions
+from micro.diffusion.surrogate import error
+from micro.generator.steering import slopes
+from micro.homogenize.sensitivity import sensitivities
+from micro.runtime.errors import InputError
+from micro.shape import slopes as shape_slopes
+from micro.shape.space import signed_distance
+from micro.training.data import Data, Settings
+from micro.training.phases import denoising_loss
+from micro.training.pipeline import train
+
+
+def test_training_learns_and_reports(trained):
+    model, folder, data, lines = trained
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert history == lines
+    assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert {line["phase"] for line in lines} == {"surrogate", "denoiser", "check"}
+    denoiser = [line for line in lines if line["phase"] == "denoiser"][-1]
+    assert denoiser["step"] == denoiser["steps"] == 200
+    mine = dataset.part(data, "train")
+    known = Data.encode(model.space, signed_distance(mine.octants()), mine.C, mine.volume)
+    asked = Conditions.of(known.C.numpy(), known.volume.numpy())
+    with torch.no_grad():
+        rng = torch.Generator().manual_seed(0)
+        losses = [float(denoising_loss(model.denoiser, known.z, asked, rng)) for _ in range(20)]
+        C = model.surrogate(known.z)
+    assert np.mean(losses) < 0.9  # 1 for the untrained network
+    assert float(error(C, known.C).mean()) < 0.5 * float(error(known.C.mean(dim=0), known.C).mean())
+
+
+def test_training_resumes_where_it_was(trained, tmp_path):
+    model, _, data, _ = trained
+
+    class Killed(Exception):
+        pass
+
+    def stop(line):
+        raise Killed
+
+    # The first checkpoint reported is that of the surrogate's end: killed there, taken up again.
+    with pytest.raises(Killed):
+        train(data, tmp_path, SMALL, report=stop)
+    lines: list[dict] = []
+    again = train(data, tmp_path, SMALL, report=lines.append)
+    assert lines[0]["phase"] == "denoiser"
+    for mine, other in zip(model.denoiser.parameters(), again.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
+def test_a_finished_training_is_taken_as_it_is(trained):
+    model, folder, data, _ = trained
+    lines: list[dict] = []
+    again = train(data, folder, SMALL, report=lines.append, command="test")
+    assert [line["phase"] for line in lines] == ["check"]
+    np.testing.assert_array_equal(again.space.basis, model.space.basis)
+    for mine, other in zip(model.denoiser.parameters(), again.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
+def test_other_settings_do_not_take_up_a_run(trained):
+    _, folder, data, _ = trained
+    with pytest.raises(InputError, match="other settings"):
+        train(data, folder, Settings(dimension=12, width=48), report=lambda line: None)
+
+
+def test_training_goes_on_from_weights(trained, tmp_path):
+    model, _, data, _ = trained
+    more = train(data, tmp_path, SMALL, start=model, report=lambda line: None)
+    np.testing.assert_array_equal(more.space.basis, model.space.basis)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(model.denoiser.parameters(), more.denoiser.parameters(), strict=True)
+    )
+
+
+def test_slopes_are_learned_from(trained, tmp_path):
+    _, _, data, _ = trained
+    lines: list[dict] = []
+    settings = replace(SMALL, slopes=40, slope_weight=0.1)
+    model = train(data, tmp_path, settings, report=lines.append)
+    assert [line["cells"] for line in lines if line["phase"] == "slopes"] == [40]
+    mine = dataset.part(data, "train")
+    octants = mine.octants(np.arange(40))
+    z = model.space.encode(signed_distance(octants))
+    wanted = shape_slopes.slopes(model.space, z, octants, sensitivities(octants).gradient)
+    off = {
+        name: float(np.linalg.norm(slopes(net, z) - wanted) / np.linalg.norm(wanted))
+        for name, net in (("with", model.surrogate), ("without", trained[0].surrogate))
+    }
+    # Of few cells tensors alone say little of the slopes, which are then no better than zero (error 1).
+    assert off["with"] < 0.8 * off["without"]
+    # Taken up as they are: no slope is computed again.
+    again: list[dict] = []
+    train(data, tmp_path, settings, report=again.append)
+    assert [line["phase"] for line in again] == ["check"]
+    # Nor by another run in the same space that is given them.
+    shutil.copytree(tmp_path / "slopes", tmp_path / "other" / "slopes")
+    train(data, tmp_path / "other", settings, report=again.append, start=model)
+    assert {line["phase"] for line in again} == {"check", "surrogate", "denoiser"}
