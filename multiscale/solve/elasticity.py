@@ -11,14 +11,7 @@ sensitivity is ``lambda_e^T K_i u_e``.
 Void elements (tensor zero) are removed exactly: they are not assembled, and
 nodes without any solid element are constrained to zero.
 
-The solver is CG, preconditioned by
-
-``gmg``
-    geometric multigrid on nested DMDA grids, Galerkin coarse operators
-    ``P^T A P`` whose interpolation has zero rows at constrained degrees of
-    freedom, Chebyshev smoothing over node-block Jacobi, direct coarse solve;
-``gamg``
-    smoothed aggregation (PETSc GAMG) with the rigid body modes.
+The solver is CG with the preconditioners of :mod:`multiscale.solve.preconditioner`.
 
 The DMDA's axes run (z, y, x), so that PETSc's natural order is the C order of
 arrays indexed [x, y, z]. Grids are padded with void elements at their high
@@ -36,25 +29,13 @@ from numpy.typing import NDArray
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.voxels.hexahedron import CORNERS, element_matrices
+from multiscale.solve import preconditioner
 from multiscale.solve.petsc import PETSc
+from multiscale.solve.preconditioner import PREFIX, Multigrid, choose_levels, fix_diagonal, rigid_body_modes
+from multiscale.solve.ranks import sum_over_ranks
 
 #: Elements are assembled in chunks of this many, which bounds the memory of their matrices (4.6 kB each).
 _CHUNK = 8192
-#: A grid is coarsened while its coarsest level stays above this many unknowns.
-_COARSE_UNKNOWNS = 3000
-
-
-#: PETSc options of the algebraic alternative carry this prefix (-gamg_mg_levels_pc_type ...).
-_PREFIX = {"gmg": "multiscale_gmg_", "gamg": "multiscale_gamg_"}
-_GAMG_DEFAULTS = {
-    "pc_gamg_use_sa_esteig": "false",
-    "mg_levels_ksp_type": "chebyshev",
-    "mg_levels_pc_type": "jacobi",
-    "mg_levels_ksp_max_it": "3",
-    "mg_levels_esteig_ksp_type": "gmres",
-    "mg_levels_ksp_chebyshev_esteig_steps": "20",
-    "mg_levels_ksp_chebyshev_esteig": "0,0.05,0,1.2",
-}
 
 
 @dataclass(frozen=True)
@@ -78,16 +59,6 @@ class SolverOptions:
     max_iterations: int = 500
     levels: int | None = None
     smoothing: int = 2
-
-
-def choose_levels(shape: tuple[int, ...]) -> int:
-    """Number of grids: halve while an axis keeps two elements and the coarsest grid is worth it."""
-    elements = np.array(shape)
-    levels = 1
-    while 3 * np.prod(elements + 1.0) > _COARSE_UNKNOWNS and elements.min() >= 4:
-        elements = -(-elements // 2)
-        levels += 1
-    return levels
 
 
 class Elasticity:
@@ -124,8 +95,8 @@ class Elasticity:
         self.constrained = constrained
         self.iterations: list[int] = []
         geometric = self.options.preconditioner == "gmg"
-        self._levels = (self.options.levels or choose_levels(shape)) if geometric else 1
-        factor = 2 ** (self._levels - 1)
+        levels = (self.options.levels or choose_levels(shape)) if geometric else 1
+        factor = 2 ** (levels - 1)
         self._padded = tuple(-(-m // factor) * factor for m in shape)
         self._dm = self._create_grid()
         self._own = self._own_elements()
@@ -134,9 +105,7 @@ class Elasticity:
         self._right = self._dm.createGlobalVec()
         self._solution = self._dm.createGlobalVec()
         self._gather: tuple[Any, Any, Any] | None = None
-        self._interpolation: list[Any] = []
-        self._unmasked: list[Any] = []
-        self._coarse: list[Any] = []
+        self._multigrid = Multigrid(self._dm, levels, self.options.smoothing) if levels > 1 else None
         self._active: NDArray[np.bool_] | None = None
         self._ksp: Any = None
 
@@ -220,122 +189,35 @@ class Elasticity:
             k *= free[e, None, :]
             matrix.setValuesBlockedLocalRCV(blocks[e], blocks[e], k, addv=PETSc.InsertMode.ADD_VALUES)
         matrix.assemble()
-        self._fix_diagonal(matrix)
+        fix_diagonal(matrix)
         matrix.setOption(PETSc.Mat.Option.SPD, True)
         self._set_up()
 
-    def _fix_diagonal(self, matrix: Any) -> None:
-        """Give empty rows (constrained, or reached by no active node) a diagonal of the matrix's scale."""
-        diagonal = matrix.getDiagonal()
-        scale = diagonal.max()[1]
-        values = diagonal.getArray()
-        # Galerkin products leave rounding-size entries where all contributions are masked.
-        values[values <= 1e-14 * scale] = scale
-        matrix.setDiagonal(diagonal)
-
-    # -------------------------------------------------------- preconditioner
     def _set_up(self) -> None:
-        self._make_interpolation()
-        operators = [self._matrix]
-        for k, p in enumerate(self._interpolation):
-            fresh = len(self._coarse) <= k
-            coarse = operators[-1].ptap(p) if fresh else operators[-1].ptap(p, result=self._coarse[k])
-            self._fix_diagonal(coarse)
-            if fresh:
-                self._coarse.append(coarse)
-            operators.append(coarse)
+        if self._multigrid is not None:
+            active = self._scatter(self._active.astype(float))  # type: ignore[union-attr]
+            self._multigrid.update(self._matrix, active)
         if self._ksp is None:
             self._ksp = self._create_ksp()
-        if self._levels > 1:
-            pc = self._ksp.getPC()
-            for level, operator in enumerate(reversed(operators)):
-                smoother = pc.getMGCoarseSolve() if level == 0 else pc.getMGSmoother(level)
-                smoother.setOperators(operator, operator)
+        if self._multigrid is not None:
+            self._multigrid.hand_operators(self._ksp.getPC())
         self._ksp.setOperators(self._matrix, self._matrix)
 
-    def _make_interpolation(self) -> None:
-        """Interpolation between levels, with zero rows where a fine degree of freedom is not active."""
-        if self._levels == 1:
-            return
-        if not self._unmasked:
-            fine = self._dm
-            for _ in range(self._levels - 1):
-                coarse = fine.coarsen()
-                p, _scaling = coarse.createInterpolation(fine)
-                self._unmasked.append(p.convert(PETSc.Mat.Type.AIJ, PETSc.Mat()))
-                fine = coarse
-        mask = self._scatter(self._active.astype(float))  # type: ignore[union-attr]
-        for k, p in enumerate(self._unmasked):
-            if len(self._interpolation) <= k:
-                self._interpolation.append(p.copy())
-            else:
-                p.copy(self._interpolation[k], structure=PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
-            self._interpolation[k].diagonalScale(L=mask)
-            # A coarse degree of freedom is active if any active fine one hangs on it.
-            coarse_mask = p.createVecRight()
-            p.multTranspose(mask, coarse_mask)
-            values = coarse_mask.getArray()
-            values[:] = values > 1e-12
-            mask = coarse_mask
-
     def _create_ksp(self) -> Any:
-        o = self.options
         ksp = PETSc.KSP().create(self.comm)
         ksp.setType(PETSc.KSP.Type.CG)
         ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-        prefix = _PREFIX[o.preconditioner]
-        ksp.setOptionsPrefix(prefix)
+        ksp.setOptionsPrefix(PREFIX[self.options.preconditioner])
         ksp.setInitialGuessNonzero(True)
-        pc = ksp.getPC()
-        if o.preconditioner == "gamg":
-            self._matrix.setNearNullSpace(self._rigid_body_modes())
-            pc.setType(PETSc.PC.Type.GAMG)
-            # The default estimate of the largest eigenvalue (ten steps of CG, shared with the smoothed
-            # aggregation) comes out too low for strong contrasts, and the smoother indefinite.
-            defaults = PETSc.Options(prefix)
-            for key, value in _GAMG_DEFAULTS.items():
-                if key not in defaults:
-                    defaults[key] = value
-        elif self._levels == 1:
-            _direct(pc)
+        if self.options.preconditioner == "gamg":
+            modes = [self._scatter(mode) for mode in rigid_body_modes(self.nodes)]
+            preconditioner.aggregation(ksp.getPC(), self._matrix, modes)
+        elif self._multigrid is None:
+            preconditioner.direct(ksp.getPC())
         else:
-            pc.setType(PETSc.PC.Type.MG)
-            pc.setMGLevels(self._levels)
-            pc.setMGType(PETSc.PC.MGType.MULTIPLICATIVE)
-            for level in range(1, self._levels):
-                pc.setMGInterpolation(level, self._interpolation[self._levels - 1 - level])
-                smoother = pc.getMGSmoother(level)
-                smoother.setType(PETSc.KSP.Type.CHEBYSHEV)
-                smoother.setTolerances(max_it=o.smoothing)
-                smoother.setNormType(PETSc.KSP.NormType.NONE)
-                smoother.getPC().setType("pbjacobi")
-            coarse = pc.getMGCoarseSolve()
-            coarse.setType(PETSc.KSP.Type.PREONLY)
-            _direct(coarse.getPC())
+            self._multigrid.configure(ksp.getPC())
         ksp.setFromOptions()
         return ksp
-
-    def _rigid_body_modes(self) -> Any:
-        """The six rigid body motions, as PETSc's near null space."""
-        axes = [np.arange(m, dtype=float) for m in self.nodes]
-        x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) - (np.array(self.nodes) - 1) / 2
-        modes = []
-        for c in range(3):
-            mode = np.zeros((*self.nodes, 3))
-            mode[..., c] = 1.0
-            modes.append(mode)
-        for a, b in ((0, 1), (1, 2), (2, 0)):
-            mode = np.zeros((*self.nodes, 3))
-            mode[..., a], mode[..., b] = -x[..., b], x[..., a]
-            modes.append(mode)
-        vectors: list[Any] = []
-        for mode in modes:
-            v = self._scatter(mode)
-            for w in vectors:
-                v.axpy(-w.dot(v), w)
-            v.normalize()
-            vectors.append(v)
-        return PETSc.NullSpace().create(vectors=vectors, comm=self.comm)
 
     # ---------------------------------------------------------------- vectors
     def _scatter(self, field: Floats, out: Any = None) -> Any:
@@ -457,28 +339,6 @@ class Elasticity:
     def unknowns(self) -> int:
         """Active degrees of freedom."""
         return 0 if self._active is None else int(np.count_nonzero(self._active))
-
-
-def sum_over_ranks(array: Floats, comm: Any) -> Floats:
-    """Elementwise sum over the ranks of ``comm`` (PETSc vectors do the communication)."""
-    if comm.getSize() == 1:
-        return array
-    vector = PETSc.Vec().createMPI(array.size, comm=comm)
-    index = np.flatnonzero(array).astype(PETSc.IntType)
-    vector.setValues(index, array.reshape(-1)[index], addv=PETSc.InsertMode.ADD_VALUES)
-    vector.assemble()
-    scatter, whole = PETSc.Scatter.toAll(vector)
-    scatter.scatter(vector, whole)
-    return np.array(whole.getArray()).reshape(array.shape)
-
-
-def _direct(pc: Any) -> None:
-    """A direct solve on every rank, whatever their number."""
-    if pc.getComm().getSize() == 1:
-        pc.setType(PETSc.PC.Type.CHOLESKY)
-        pc.setFactorOrdering("nd")
-    else:
-        pc.setType(PETSc.PC.Type.REDUNDANT)
 
 
 def _reason_name(reason: int) -> str:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from multiscale.solve.elasticity import sum_over_ranks
 from multiscale.solve.errors import RankFailed
 from multiscale.solve.petsc import PETSc
 
@@ -57,6 +56,19 @@ def from_root(array: NDArray[np.float64] | None, shape: tuple[int, ...]) -> NDAr
     """An array that rank 0 has, of known shape, on every rank."""
     mine = np.zeros(shape) if array is None or not is_root() else np.asarray(array, dtype=np.float64)
     return _shared(mine)
+
+
+def sum_over_ranks(array: NDArray[np.float64], comm: Any) -> NDArray[np.float64]:
+    """Elementwise sum over the ranks of ``comm`` (PETSc vectors do the communication)."""
+    if comm.getSize() == 1:
+        return array
+    vector = PETSc.Vec().createMPI(array.size, comm=comm)
+    index = np.flatnonzero(array).astype(PETSc.IntType)
+    vector.setValues(index, array.reshape(-1)[index], addv=PETSc.InsertMode.ADD_VALUES)
+    vector.assemble()
+    scatter, whole = PETSc.Scatter.toAll(vector)
+    scatter.scatter(vector, whole)
+    return np.array(whole.getArray()).reshape(array.shape)
 
 
 def _shared(array: NDArray[np.float64]) -> Any:

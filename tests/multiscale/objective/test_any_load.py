@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_no_supports_equal_any_statically_determinate_ones():
 
 def test_the_same_on_two_ranks(run_ranks, root):
     script = (
-        f"import sys; sys.path[:0] = [{str(root / 'tests')!r}, {str(root / 'tests' / 'multiscale')!r}]; "
+        f"import sys; sys.path[:0] = [{str(root / 'tests')!r}, {str(Path(__file__).parent)!r}]; "
         "import test_any_load as t; t.check_against_supports((4,), t.SUPPORTS[1:]); print('equal')"
     )
     done = run_ranks(2, "-c", script)

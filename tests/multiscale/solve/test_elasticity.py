@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from micro.cell import tensor
 from micro.runtime.errors import NotConverged
 from micro.voxels.hexahedron import CORNERS, element_matrices
-from multiscale.solve.elasticity import Elasticity, SolverOptions, choose_levels
+from multiscale.solve.elasticity import Elasticity, SolverOptions
+from multiscale.solve.preconditioner import choose_levels
 
 TIGHT = SolverOptions(rtol=1e-12)
 
@@ -264,9 +266,9 @@ if is_root():
 """
 
 
-def test_two_ranks_give_the_answer_of_one(run_ranks, root, tmp_path):
+def test_two_ranks_give_the_answer_of_one(run_ranks, tmp_path):
     script = tmp_path / "ranks.py"
-    script.write_text(SCRIPT.format(tests=str(root / "tests" / "multiscale")))
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
     results = []
     for n in (1, 2):
         done = run_ranks(n, script)
