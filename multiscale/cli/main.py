@@ -248,17 +248,34 @@ def export(
             help="Share of a surface's triangles to remove.",
         ),
     ] = None,
+    pixel: Annotated[
+        str | None,
+        typer.Option(
+            "--pixel",
+            metavar="MM[,MM]",
+            show_default=False,
+            help="For slices: the printer's pixels in mm, along x and y if they differ (0.0423,0.0846).",
+        ),
+    ] = None,
+    layer: Annotated[
+        float | None,
+        typer.Option(
+            "--layer", metavar="MM", show_default=False, help="For slices: the printer's layer height in mm."
+        ),
+    ] = None,
 ) -> None:
     """Write a run's lattice, or a region of it, for other programs.
 
     stl, ply, obj: the watertight surface of a region. 3mf: the whole lattice for a slicer, one mesh
-    per unique cell. glb: the same for viewers. slices, svx: the voxels as pictures. vti, vdb: the voxels
-    of a region. vtu, inp: one element per cell with its tensor. The size is printed before the work starts;
-    docs/export.md says more. For example
+    per unique cell. glb: the same for viewers. slices, svx: the voxels as pictures; slices with --pixel
+    and --layer: a printer's own grid. vti, vdb: the voxels of a region. vtu, inp: one element per cell
+    with its tensor. The size is printed before the work starts; docs/export.md says more. For example
 
         multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl
 
         multiscale export runs/cloak --out cloak.3mf
+
+        multiscale export runs/cloak --out slices --pixel 0.05 --layer 0.1
     """
     with reporting("multiscale export"):
         from multiscale.export.command import export_with_progress
@@ -267,7 +284,15 @@ def export(
             check_writable(out.parent, "--out")
             name = format or out.suffix.removeprefix(".").lower() or "slices"
             export_with_progress(
-                run_dir, name, out, region, per_cell=per_cell, smooth=smooth, decimate=decimate
+                run_dir,
+                name,
+                out,
+                region,
+                per_cell=per_cell,
+                smooth=smooth,
+                decimate=decimate,
+                pixel_mm=None if pixel is None else _pixel(pixel),
+                layer_mm=layer,
             )
 
 
@@ -539,6 +564,16 @@ def first_rank() -> bool:
         if name in os.environ:
             return os.environ[name] == "0"
     return True
+
+
+def _pixel(text: str) -> tuple[float, float]:
+    try:
+        sides = [float(part) for part in text.split(",")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise InputError("is one length in mm, or two with a comma", key="--pixel", value=text)
+    return sides[0], sides[-1]
 
 
 def _say(text: str) -> None:

@@ -29,6 +29,13 @@ from multiscale.export.mesh.threemf import write_3mf
 from multiscale.export.pieces import MOST_LOOSE, pieces
 from multiscale.export.volume.abaqus import write_abaqus
 from multiscale.export.volume.png import png
+from multiscale.export.volume.printer_slices import (
+    PrinterGrid,
+    check_stack,
+    slice_memory,
+    stack_bytes,
+    write_printer_slices,
+)
 from multiscale.export.volume.slices import MANIFEST, sample_bytes, write_slices
 from multiscale.export.volume.svx import density_picture, write_svx
 from multiscale.export.volume.vdb import find_openvdb, write_vdb
@@ -58,6 +65,7 @@ class Request:
     decimate: float
     say: Say
     progress: Progress | None
+    grid: PrinterGrid | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,8 @@ def export(
     per_cell: int | None = None,
     smooth: float | None = None,
     decimate: float | None = None,
+    pixel_mm: tuple[float, float] | None = None,
+    layer_mm: float | None = None,
     say: Say | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -108,6 +118,9 @@ def export(
         Blur before a surface is taken, in voxels; 0 by default (0.6 for 3mf).
     decimate : float, optional
         Share of a surface's triangles that is removed; 0 by default (0.9 for 3mf, 0.75 for glb).
+    pixel_mm, layer_mm : tuple of two floats, float, optional
+        A printer's pitch along x and y, and its layer height: slices are resampled from the cells' level
+        sets instead of being the voxels' layers.
     say : callable, optional
         Gets one line on the size before the work starts, and one on what was written.
     progress : callable, optional
@@ -145,7 +158,8 @@ def export(
     if path.is_dir() and chosen.suffix == "" and not (path / MANIFEST).is_file():
         raise InputError("this directory holds something else; it is not replaced", file=path)
     tell = say or (lambda line: None)
-    request = Request(lattice, path, block, size, blur, share, tell, progress)
+    grid = _printer_grid(format, lattice, block, per_cell, pixel_mm, layer_mm)
+    request = Request(lattice, path, block, size, blur, share, tell, progress, grid)
     if size < lattice.voxels_per_cell and chosen.voxels:
         _check_pieces(request, chosen)
     chosen.write(request)
@@ -173,6 +187,26 @@ def export_with_progress(
             task.advance(max(0, round(_STEPS * fraction) - task.done))
 
         return export(run_dir, format, out, *region, say=say, progress=progress, **options)
+
+
+def _printer_grid(
+    format: str,
+    lattice: Lattice,
+    block: Block,
+    per_cell: int | None,
+    pixel_mm: tuple[float, float] | None,
+    layer_mm: float | None,
+) -> PrinterGrid | None:
+    if pixel_mm is None and layer_mm is None:
+        return None
+    if format != "slices":
+        raise InputError("a printer's grid is for slices only", key="--pixel, --layer", value=format)
+    if pixel_mm is None or layer_mm is None:
+        missing = "--pixel" if pixel_mm is None else "--layer"
+        raise InputError("a printer's grid has a pixel size and a layer height: give both", key=missing)
+    if per_cell is not None:
+        raise InputError("excludes --pixel and --layer", key="--voxels-per-cell", value=per_cell)
+    return PrinterGrid.of(lattice, block, pixel_mm, layer_mm)
 
 
 def _check_pieces(request: Request, chosen: Format) -> None:
@@ -271,6 +305,28 @@ def _stack(
     return work
 
 
+def _slices(request: Request) -> None:
+    if request.grid is None:
+        _stack(write_slices, 2, png)(request)
+        return
+    lattice, block, grid = request.lattice, request.block, request.grid
+    check_stack(grid, 0, request.out)
+    nx, ny, nz = grid.shape
+    disk = stack_bytes(lattice, block, grid)
+    request.say(
+        f"region {block}: {nz:,} slices of {nx:,} x {ny:,} pixels, {grid.pixel_mm[0]:.5g} x "
+        f"{grid.pixel_mm[1]:.5g} x {grid.layer_mm:.5g} mm each, about {_bytes(disk)} on disk, "
+        f"{_bytes(slice_memory(lattice, block, grid))} of memory"
+    )
+    check_stack(grid, disk, request.out)
+    stack = write_printer_slices(lattice, request.out, block, grid, progress=request.progress)
+    own = _solid_mm3(request)
+    request.say(
+        f"solid pixels: {stack.volume_mm3:.6g} mm³ (the cells' own volume: {own:.6g} mm³, "
+        f"{stack.volume_mm3 / own - 1:+.2%})"
+    )
+
+
 def _solid_mm3(request: Request) -> float:
     densities = request.lattice.densities()[request.block.slices]
     return 1e9 * request.lattice.cell_size_m**3 * float(densities.sum())
@@ -347,9 +403,7 @@ FORMATS: dict[str, Format] = {
         decimate=0.75,
         viewed=True,
     ),
-    "slices": Format(
-        "", "a directory of 1-bit PNG slices normal to z, with manifest.json", _stack(write_slices, 2, png)
-    ),
+    "slices": Format("", "a directory of 1-bit PNG slices normal to z, with manifest.json", _slices),
     "svx": Format(
         ".svx", "density slices in one file (Simple Voxels)", _stack(write_svx, 1, density_picture)
     ),

@@ -106,6 +106,15 @@ class Lattice:
         """Elements that hold a cell, bool (nx, ny, nz)."""
         return self.index != VOID
 
+    @property
+    def kinds(self) -> NDArray[np.int32]:
+        """Which voxels (:meth:`voxels_of`) each element has, (nx, ny, nz); -1 is void."""
+        return self.index
+
+    def voxels_of(self, kind: int) -> NDArray[np.bool_]:
+        """The voxels of a kind: the octant (n, n, n) of a cell."""
+        return self.cells.octants(kind)
+
     def tensors(self) -> NDArray[np.float64]:
         """The cells' own homogenised tensors, (nx, ny, nz, 3) in units of E_s; zero in the void."""
         return np.concatenate([self.cells.C, np.zeros((1, 3))])[self.index]

@@ -7,8 +7,9 @@ octants are in memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,18 +124,29 @@ def write_slices(
             written += (temporary / f"slice_{k:05d}.png").write_bytes(content)
             if progress is not None:
                 progress((k + 1) / shape[2])
-        manifest = {
-            "format": "multiscale-slices",
-            "version": 1,
-            "slices": "slice_%05d.png",
-            "voxels": shape,
-            "voxel_size_mm": 1e3 * lattice.cell_size_m / per_cell,
-            "origin_mm": [1e3 * lattice.cell_size_m * low for low in block.lower],
-            "slice_axis": "z",
-            "column_axis": "x",
-            "row_axis": "y",
-            "white": "solid",
-        }
-        write_json(temporary / MANIFEST, manifest)
+        pitch = 1e3 * lattice.cell_size_m / per_cell
+        write_json(temporary / MANIFEST, manifest(lattice, block, shape, (pitch, pitch), pitch))
         written += (temporary / MANIFEST).stat().st_size
     return written
+
+
+def manifest(
+    lattice: Lattice, block: Block, shape: Sequence[int], pixel_mm: Sequence[float], layer_mm: float
+) -> dict[str, Any]:
+    """What a stack's ``manifest.json`` says: ``shape`` are the pixels along x and y, and the layers."""
+    return {
+        "format": "multiscale-slices",
+        "version": 2,
+        "units": "mm",
+        "slices": "slice_%05d.png",
+        "pixels": [int(shape[0]), int(shape[1])],
+        "layers": int(shape[2]),
+        "pixel_size_mm": [float(step) for step in pixel_mm],
+        "layer_height_mm": float(layer_mm),
+        "origin_mm": [1e3 * lattice.cell_size_m * low for low in block.lower],
+        "slice_axis": "z",
+        "column_axis": "x",
+        "row_axis": "y",
+        "white": "solid",
+        "lattice": lattice.digest(),
+    }

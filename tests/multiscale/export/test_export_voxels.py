@@ -33,7 +33,8 @@ def item() -> Lattice:
 def read_slices(path: Path) -> tuple[np.ndarray, dict]:
     """Voxels [x, y, z] of a stack, as its manifest describes it."""
     manifest = json.loads((path / "manifest.json").read_text())
-    nx, ny, nz = manifest["voxels"]
+    nx, ny = manifest["pixels"]
+    nz = manifest["layers"]
     voxels = np.empty((nx, ny, nz), dtype=bool)
     for k in range(nz):
         with Image.open(path / (manifest["slices"] % k)) as picture:
@@ -73,7 +74,8 @@ def test_slices_are_the_voxels(tmp_path, item, per_cell):
     write_slices(item, tmp_path / "stack", BLOCK, per_cell=per_cell)
     voxels, manifest = read_slices(tmp_path / "stack")
     np.testing.assert_array_equal(voxels, item.voxels(BLOCK, per_cell=per_cell))
-    assert manifest["voxel_size_mm"] == pytest.approx(2.0 / (per_cell or 2 * N))
+    pitch = 2.0 / (per_cell or 2 * N)
+    assert [*manifest["pixel_size_mm"], manifest["layer_height_mm"]] == pytest.approx([pitch] * 3)
     assert manifest["origin_mm"] == pytest.approx([2.0, 0.0, 2.0])
 
 
