@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from micro.cell.anisotropy import distance, engineering_constants, nearest_cubic, nearest_isotropic
 from micro.cell.contacts import contacts, pieces
-from micro.cell.octant import octant_from_cell
+from micro.cell.octant import cell_from_octant, octant_from_cell
 from micro.cell.tensor import stiffness_matrix, zener
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
@@ -108,6 +108,7 @@ def octants_report(voxels: NDArray, *, quiet: bool = False, **settings: Any) -> 
                 "iterations": int(result.iterations[i]),
                 "volume_fraction": float(result.volume[i]),
                 "shape": [2 * n for n in octants.shape[1:]],
+                "contacts": _hanging(cell_from_octant(octants[i]), C, CUBE, settings),
             }
             | constants(C)
         )
@@ -136,13 +137,17 @@ def print_report(report: Report, name: str) -> None:
 
     console = Console(highlight=False)
     if not isinstance(report["status"], str):
-        head = ("octant", "C11", "C12", "C44", "volume", "residual", "steps", "status")
+        head = ("octant", "C11", "C12", "C44", "volume", "floats", "edges", "residual", "steps", "status")
         table = Table(*head, title=escape(f"{name}: {report['taken_for']}"), box=None)
         for i, C in enumerate(report["C"]):
             row = (C[0][0], C[0][1], C[3][3], report["volume_fraction"][i])
-            numbers = [f"{v:.5f}" for v in row] + [f"{report['residual'][i]:.1e}"]
+            hanging = report["contacts"][i]
+            shares = [f"{hanging[key]:.2%}" for key in ("floating", "share_through_edges")]
+            numbers = [*(f"{v:.5f}" for v in row), *shares, f"{report['residual'][i]:.1e}"]
             table.add_row(str(i), *numbers, str(report["iterations"][i]), report["status"][i])
         console.print(table)
+        for line in _warnings_of_several(report["contacts"]):
+            console.print(line, style="yellow", soft_wrap=True)
         return
     # Lines rather than a table: they keep their digits on a narrow terminal.
     console.print(f"{name}: {report['taken_for']}", markup=False, soft_wrap=True)
@@ -175,11 +180,27 @@ def _bricks(edges: list[float]) -> str:
     return f" of {_times(f'{v:.5g}' for v in edges)}"
 
 
+def _warnings_of_several(contacts: list[Report]) -> list[str]:
+    """The same of several octants, whose figures stand in the table."""
+    lines, total = [], len(contacts)
+    edges = sum(hanging["share_through_edges"] > _NEGLIGIBLE for hanging in contacts)
+    floats = sum(hanging["floating"] > 0 for hanging in contacts)
+    if edges:
+        lines.append(
+            f"warning: in {edges} of {total} octants stiffness passes through edges and corners of voxels, "
+            "which nothing made has (column edges: its share)"
+        )
+    if floats:
+        lines.append(
+            f"warning: in {floats} of {total} octants solid floats, joined to nothing that carries (column "
+            "floats: its share of the solid); it counts in the volume"
+        )
+    return lines
+
+
 def _warnings(report: Report) -> list[str]:
     """What a reader of the tensor has to know about the cell's solid."""
-    hanging, lines = report.get("contacts"), []
-    if hanging is None:
-        return []
+    hanging, lines = report["contacts"], []
     if hanging["share_through_edges"] > _NEGLIGIBLE:
         lines.append(
             f"warning: {hanging['share_through_edges']:.1%} of the stiffness passes through edges and "

@@ -295,6 +295,29 @@ def test_floating_solid_is_said(tmp_path: Path) -> None:
     assert clean["contacts"] == {"pieces": 1, "floating": 0.0, "share_through_edges": 0.0}
 
 
+def test_octants_say_the_same_as_their_cells(tmp_path: Path) -> None:
+    i, j, k = np.indices((4, 4, 4))
+    checker = (i + j + k) % 2 == 0
+    island = np.zeros((4, 4, 4), dtype=bool)
+    island[2:, 2:, :] = island[2:, :, 2:] = island[:, 2:, 2:] = True  # bars of four voxels along x, y and z
+    island[0, 0, 0] = True  # joined to the next cells' corners alone
+    octants = np.stack([checker, island, np.ones_like(island)])
+    report = _json(_save(tmp_path / "octants.npy", octants), "--octant")
+    for octant, contacts, volume in zip(octants, report["contacts"], report["volume_fraction"], strict=True):
+        cell = _json(_save(tmp_path / "cell.npy", cell_from_octant(octant)))
+        assert contacts == cell["contacts"]
+        assert volume == pytest.approx(cell["volume_fraction"])
+    assert [c["share_through_edges"] for c in report["contacts"]] == pytest.approx([1.0, 0.0, 0.0])
+    assert [c["floating"] for c in report["contacts"]] == pytest.approx([0.0, 1 / 33, 0.0])
+    out = " ".join(_invoke(tmp_path / "octants.npy", "--octant").stdout.split())
+    assert "in 1 of 3 octants stiffness passes through edges" in out
+    assert "in 1 of 3 octants solid floats" in out
+    # One octant by itself is told as a cell is.
+    single = _invoke(_save(tmp_path / "one.npy", checker), "--octant").stdout
+    assert "100.0% of the stiffness passes through edges" in single
+    assert f"(without it {32 / 64:.4f})" in _invoke(_save(tmp_path / "one.npy", island), "--octant").stdout
+
+
 def test_a_piece_carries_only_if_it_goes_on_without_end() -> None:
     from micro.cell.contacts import pieces
 
