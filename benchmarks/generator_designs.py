@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from micro.cell import octant as cell, tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
+from micro.cell.octant import encloses
 from micro.data.packaged import load_dataset
 from micro.dataset import dataset
 from micro.diffusion import process
@@ -118,7 +119,7 @@ def train(network: nn.Module, data: Data, minutes: float, batch: int, rate: floa
     """Train for so long; the averaged network and the number of samples seen."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
     average, step, started = Averaged(network, 0.999), 0, time.process_time()
-    conditions = Conditions.of(data.C.numpy(), data.volume.numpy())
+    conditions = data.conditions()
     while (done := (time.process_time() - started) / (60 * minutes)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 200, 2.5 * (1 - done))
@@ -192,7 +193,7 @@ def main() -> None:
     print("tokens", results["tokens"], flush=True)
     del raw, both
     space = ShapeSpace.fit(distance, N, 256)
-    data = Data.encode(space, distance, known.C, known.volume)
+    data = Data.encode(space, distance, known.C, known.volume, ~encloses(known.octants()))
     torch.manual_seed(0)
     network, seen = train(Denoiser(256, 512, 5), data, options.minutes, 256, 1.5e-3)
     results["latent"] = {"samples": seen, "parameters": sum(p.numel() for p in network.parameters())}

@@ -164,7 +164,8 @@ def _note_volume(number: int, line: dict[str, Any]) -> None:
 def train(
     out: Annotated[Path, typer.Option(help="Directory of checkpoints and weights; kept to resume.")],
     data: Annotated[
-        Path | None, typer.Option(help="A data set (default: the packaged one).", show_default=False)
+        list[Path] | None,
+        typer.Option(help="A data set (default: the packaged one); may be given again.", show_default=False),
     ] = None,
     start: Annotated[
         Path | None, typer.Option(help="Weights to go on from, instead of from nothing.", show_default=False)
@@ -205,7 +206,7 @@ def train(
     for key, value in (("--samples", samples), ("--width", width), ("--depth", depth), ("--batch", batch)):
         if value < 1:
             raise InputError("at least 1", key=key, value=value)
-    cells = load_dataset() if data is None else CellSet.load(data)
+    cells = [CellSet.load(path) for path in data] if data else [load_dataset()]
     run(
         cells,
         out,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from micro.diffusion.conditions import NUMBERS, Conditions, per_number
+from micro.diffusion.conditions import KINDS, Conditions, numbers_of, per_number
 
 _WAVES = 12
 """Sines (and cosines) by which a number is embedded."""
@@ -42,16 +42,18 @@ class Denoiser(nn.Module):
     """Estimates clean coordinates x0 from noisy ones, after Karras et al. (2022, Table 1, sigma_data = 1).
 
     The second input is the previous estimate of x0 (self-conditioning, Chen et al. 2023), zero at first.
+    ``kinds`` says of how many of :data:`micro.diffusion.conditions.KINDS` it knows; it is deaf to the others.
     """
 
-    def __init__(self, dimension: int, width: int, depth: int, dropout: float = 0.0):
+    def __init__(self, dimension: int, width: int, depth: int, dropout: float = 0.0, kinds: int = len(KINDS)):
         super().__init__()
-        self.dimension, self.width, self.depth = dimension, width, depth
+        self.dimension, self.width, self.depth, self.kinds = dimension, width, depth, kinds
         self.inlet = nn.Linear(2 * dimension, width)
         waves = torch.linspace(math.log(0.25), math.log(8.0), _WAVES).exp()
         self.frequencies: Tensor
         self.register_buffer("frequencies", 2 * math.pi * waves, persistent=False)
-        size = 2 * _WAVES * (NUMBERS + 1) + NUMBERS + 2
+        numbers = numbers_of(kinds)
+        size = 2 * _WAVES * (numbers + 1) + numbers + kinds
         self.embed = nn.Sequential(
             nn.Linear(size, _EMBEDDING), nn.SiLU(), nn.Linear(_EMBEDDING, _EMBEDDING), nn.SiLU()
         )
@@ -90,11 +92,29 @@ class Denoiser(nn.Module):
             h = layer(h, modulation)
         return keep * x + sigma[:, None] * keep.sqrt() * self.outlet(self.norm(h))
 
+    def start_from(self, other: Denoiser) -> None:
+        """Take the weights of a network of the same size, which may know of fewer kinds of conditions.
+
+        What it does not know it is deaf to at first: the weights of these numbers begin at zero.
+        """
+        state = dict(other.state_dict())
+        if other.kinds != self.kinds:
+            state["embed.0.weight"] = self._with_new_columns(state["embed.0.weight"], other.kinds)
+        self.load_state_dict(state)
+
+    def _with_new_columns(self, weight: Tensor, kinds: int) -> Tensor:
+        """The first layer's weight with zeros where the embedding of ``kinds`` has no numbers."""
+        ours, theirs = numbers_of(self.kinds), numbers_of(kinds)
+        sizes = [2 * _WAVES, theirs, 2 * _WAVES * theirs, kinds]
+        more = [0, ours - theirs, 2 * _WAVES * (ours - theirs), self.kinds - kinds]
+        parts = weight.split(sizes, dim=1)
+        return torch.cat([functional.pad(p, (0, k)) for p, k in zip(parts, more, strict=True)], dim=1)
+
     def _embedding(self, sigma: Tensor, conditions: Conditions) -> Tensor:
-        numbers = conditions.numbers
-        waves = self._waves(numbers) * per_number(conditions.given)[:, :, None]
+        known = conditions.first(self.kinds)
+        waves = self._waves(known.numbers) * per_number(known.given)[:, :, None]
         noise = self._waves(sigma.log()[:, None] / 4)
-        return torch.cat([noise.flatten(1), numbers, waves.flatten(1), conditions.given], dim=1)
+        return torch.cat([noise.flatten(1), known.numbers, waves.flatten(1), known.given], dim=1)
 
     def _waves(self, numbers: Tensor) -> Tensor:
         phase = numbers[..., None] * self.frequencies

@@ -97,7 +97,9 @@ class Model:
         space = ShapeSpace(
             int(header["n"]), tensors["space.mean"].numpy(), tensors["space.basis"].float().numpy()
         )
-        denoiser, surrogate = Denoiser(**sizes["denoiser"]), Surrogate(**sizes["surrogate"])
+        # Weights from before openness could be asked for do not say of how many kinds they know: two.
+        denoiser = Denoiser(**{"kinds": 2} | sizes["denoiser"])
+        surrogate = Surrogate(**sizes["surrogate"])
         for name, network in (("denoiser", denoiser), ("surrogate", surrogate)):
             _restore(network, tensors, name)
         return Model(space, denoiser, surrogate, json.loads(header["card"]))
@@ -121,10 +123,12 @@ def _restore(network: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
 
 
 def _sizes(denoiser: Denoiser, surrogate: Surrogate) -> dict[str, dict[str, int]]:
-    return {
+    sizes = {
         name: {"dimension": net.dimension, "width": net.width, "depth": net.depth}
         for name, net in (("denoiser", denoiser), ("surrogate", surrogate))
     }
+    sizes["denoiser"]["kinds"] = denoiser.kinds
+    return sizes
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -120,9 +120,9 @@ class Generator:
         faces : bool array, shape (q, r, r), optional
             Faces that the cells of each target are to continue (:mod:`micro.generator.face_guidance`).
         open : bool
-            Whether to look for cells that enclose no void in a lattice of their own kind: open ones are
-            chosen among the draws, and where there are none the chosen cell is drained
-            (:func:`micro.shape.channels.drained`).
+            Whether to look for cells that enclose no void in a lattice of their own kind: the network is
+            asked for them, if it has learned of openness; open ones are chosen among the draws; and where
+            there are none the chosen cell is drained (:func:`micro.shape.channels.drained`).
         progress : callable, optional
             Called with (cells done, cells in all).
 
@@ -231,7 +231,8 @@ class Generator:
         streams = [np.random.default_rng([int(s), int(k)]) for s, k in zip(seeds, j, strict=True)]
         size = (draws, self.model.space.dimension)
         noise = np.concatenate([rng.standard_normal(size, dtype=np.float32) for rng in streams])
-        asked = Conditions.of(np.repeat(C, draws, axis=0), np.repeat(volume, draws))
+        free = np.ones(draws * len(C)) if open else None
+        asked = Conditions.of(np.repeat(C, draws, axis=0), np.repeat(volume, draws), free)
         z = process.sample(
             self.model.denoiser,
             torch.from_numpy(noise).to(self.device),

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from micro.diffusion.conditions import Conditions
 from micro.shape.space import ShapeSpace, half_period
 
 
@@ -55,25 +56,40 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Coordinates (2 m, d), tensors (2 m, 3) and volumes (2 m,) of cells and of their half-period shifts."""
+    """What is known of m cells and of their half-period shifts, 2 m rows.
+
+    Attributes
+    ----------
+    z, C, volume : Tensors, shapes (2 m, d), (2 m, 3), (2 m,)
+    open : Tensor, shape (2 m,)
+        1 for cells that enclose no void in a lattice of their own kind, else 0.
+    """
 
     z: Tensor
     C: Tensor
     volume: Tensor
+    open: Tensor
 
     @staticmethod
-    def encode(space: ShapeSpace, distance: NDArray, C: NDArray, volume: NDArray) -> Data:
-        """From signed distances (m, q), tensors (m, 3) and volumes (m,)."""
+    def encode(space: ShapeSpace, distance: NDArray, C: NDArray, volume: NDArray, open: NDArray) -> Data:
+        """From signed distances (m, q), tensors (m, 3), volumes (m,) and openness (m,)."""
         z = np.concatenate([space.encode(distance), space.encode(distance[:, half_period(space.n)])])
         return Data(
             torch.from_numpy(z),
             torch.from_numpy(np.concatenate([C, C])).float(),
             torch.from_numpy(np.concatenate([volume, volume])).float(),
+            # The shifted cell makes up the same lattice.
+            torch.from_numpy(np.concatenate([open, open])).float(),
         )
+
+    def conditions(self) -> Conditions:
+        """What each cell would be asked for by all that is known of it."""
+        C, volume, free = (x.cpu().numpy() for x in (self.C, self.volume, self.open))
+        return Conditions.of(C, volume, free).to(self.z.device)
 
     def to(self, device: torch.device) -> Data:
         """The same on another device."""
-        return Data(self.z.to(device), self.C.to(device), self.volume.to(device))
+        return Data(*(x.to(device) for x in (self.z, self.C, self.volume, self.open)))
 
     def __len__(self) -> int:
         return len(self.z)

@@ -35,12 +35,14 @@ _MEAN, _SPREAD = -0.8, 1.4
 def denoising_loss(network: Denoiser, z: Tensor, conditions: Conditions, rng: torch.Generator) -> Tensor:
     """Loss of one batch, half of it self-conditioned; conditions are dropped here and there."""
     m = len(z)
-    draw = torch.rand(m, generator=rng)
-    # 10 % ask for nothing, 10 % for a volume alone, 40 % for a tensor alone, 40 % for both.
-    keep = torch.ones(m, 2)
-    keep[draw < 0.2, 0] = 0
-    keep[draw < 0.1, 1] = 0
-    keep[(draw >= 0.2) & (draw < 0.6), 1] = 0
+    draw = torch.rand(m, 2, generator=rng)
+    # 10 % ask for neither tensor nor volume, 10 % for a volume, 40 % for a tensor, 40 % for both; half of
+    # each for openness too.
+    keep = torch.ones(m, 3)
+    keep[draw[:, 0] < 0.2, 0] = 0
+    keep[draw[:, 0] < 0.1, 1] = 0
+    keep[(draw[:, 0] >= 0.2) & (draw[:, 0] < 0.6), 1] = 0
+    keep[draw[:, 1] < 0.5, 2] = 0
     conditions = conditions.masked(keep.to(z))
     sigma = (torch.randn(m, generator=rng) * _SPREAD + _MEAN).exp().to(z)
     x = z + sigma[:, None] * torch.randn(z.shape, generator=rng).to(z)
@@ -107,9 +109,7 @@ def train_denoiser(
     if run.step == run.steps:
         assert isinstance(run.average.network, Denoiser)
         yield run.average.network
-    conditions, asked = (
-        Conditions.of(d.C.cpu().numpy(), d.volume.cpu().numpy()).to(d.z.device) for d in (data, check)
-    )
+    conditions, asked = data.conditions(), check.conditions()
 
     def loss(rng: torch.Generator) -> Tensor:
         rows = torch.randint(len(data), (settings.batch,), generator=rng).to(data.z.device)
@@ -128,7 +128,9 @@ def train_denoiser(
 
 def _begin(network: nn.Module, start: nn.Module | None, data: Data) -> None:
     """Weights to start from, if there are any, on the device of the data."""
-    if start is not None:
+    if isinstance(network, Denoiser) and isinstance(start, Denoiser):
+        network.start_from(start)
+    elif start is not None:
         network.load_state_dict(start.state_dict())
     network.to(data.z.device)
 

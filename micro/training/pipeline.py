@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
@@ -21,10 +21,12 @@ from micro.diffusion.weights import Model
 from micro.generator.accuracy import measure
 from micro.generator.generator import Generator
 from micro.homogenize.sensitivity import sensitivities
+from micro.runtime.arrays import Bools, Floats, Singles
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path, write_json
 from micro.shape import slopes as shape_slopes
-from micro.shape.space import ShapeSpace, signed_distance
+from micro.shape.channels import is_open
+from micro.shape.space import ShapeSpace, distance_at
 from micro.training import ranks
 from micro.training.data import Data, Settings, Slopes
 from micro.training.figures import save_training
@@ -32,7 +34,7 @@ from micro.training.phases import assemble, train_denoiser, train_surrogate
 
 Report = Callable[[dict[str, Any]], None]
 
-_CHECKED = 48
+_CHECKED = 24
 """Validation targets of the figures taken while training."""
 
 _SLOPES, _SLOPE_RTOL = 25, 3e-3
@@ -40,7 +42,7 @@ _SLOPES, _SLOPE_RTOL = 25, 3e-3
 
 
 def train(
-    cells: CellSet,
+    cells: CellSet | Sequence[CellSet],
     folder: str | PathLike[str],
     settings: Settings,
     *,
@@ -50,13 +52,14 @@ def train(
     command: str = "",
     check_every: float = 900.0,
 ) -> Model:
-    """Train a generator on a data set with a split.
+    """Train a generator on a data set with a split, or on several together.
 
     Parameters
     ----------
-    cells : CellSet
-        A data set (:mod:`micro.dataset.dataset`); its validation part steers nothing but the
-        figures reported.
+    cells : CellSet or several
+        Data sets (:mod:`micro.dataset.dataset`) of any resolutions; their validation parts steer nothing but
+        the figures reported, which are those of the finest. The shape space stands on the grid of the
+        coarsest, or on that of ``start``.
     folder : path
         Checkpoints, ``history.jsonl``, ``training.png`` and ``generator.safetensors``; the same call takes
         up what is there.
@@ -70,31 +73,33 @@ def train(
     command : str
         For the card.
     check_every : float
-        Seconds between measurements with the homogeniser.
+        Seconds between measurements with the homogeniser, if these take no more than a tenth of the time.
 
     Raises
     ------
     InputError
-        If the folder belongs to another data set or other settings.
+        If the folder belongs to another data set or other settings, or the sets' base materials differ.
     """
+    sets = [cells] if isinstance(cells, CellSet) else list(cells)
+    for other in sets[1:]:
+        other.require_poisson(sets[0].poisson)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     place = ranks.join(torch.device(device))
     if start is not None:
         settings = _sized(settings, start)
     if ranks.rank() == 0:
-        _claim(work, cells, settings)
+        _claim(work, sets, settings)
     else:
         ranks.wait()
-    parts = {name: dataset.part(cells, name) for name in ("train", "validation")}
-    distance = {name: _distances(work / f"distance-{name}.npy", part) for name, part in parts.items()}
-    space = (
-        start.space if start else _space(work / "space.npz", distance["train"], cells.n, settings.dimension)
-    )
+    n = start.space.n if start else min(c.n for c in sets)
+    parts = {name: [dataset.part(c, name) for c in sets] for name in ("train", "validation")}
+    known = {name: _known(work, name, part, n) for name, part in parts.items()}
+    space = start.space if start else _space(work / "space.npz", known["train"][0], n, settings.dimension)
     if ranks.rank() == 0:
         ranks.wait()  # the others read what the first process has written
-    data = {k: Data.encode(space, distance[k], p.C, p.volume).to(place) for k, p in parts.items()}
-    del distance
+    data = {name: Data.encode(space, *columns).to(place) for name, columns in known.items()}
+    del known
     history = work / "history.jsonl"
 
     def log(line: dict[str, Any]) -> None:
@@ -117,41 +122,51 @@ def train(
         slopes.to(place) if slopes else None,
     )
     card: dict[str, Any] = {
-        "poisson": cells.poisson,
-        "data": cells.digest(),
-        "cells": len(parts["train"]),
+        "poisson": sets[0].poisson,
+        "data": "+".join(c.digest() for c in sets),
+        "cells": sum(map(len, parts["train"])),
         "command": command,
         "settings": asdict(settings),
     }
-    checks = parts["validation"]
+    checks = max(parts["validation"], key=lambda part: part.n)
     picks = np.random.default_rng(settings.seed).permutation(len(checks))[:_CHECKED]
-    last = time.monotonic()
+    last, pause = time.monotonic(), check_every
     model: Model | None = None
     previous = start.denoiser if start else None
     for denoiser in train_denoiser(data["train"], data["validation"], settings, work, log, previous):
         model = assemble(space, denoiser, surrogate, card)
         if ranks.rank():
             continue
-        if time.monotonic() - last > check_every:
+        if time.monotonic() - last > pause:
+            began = time.monotonic()
+            log(_figures(model, checks.C[picks], checks.n))
             last = time.monotonic()
-            log(_figures(model, checks.C[picks]))
+            pause = max(check_every, 9 * (last - began))
         model.save(work / "generator.safetensors")
     assert model is not None  # the denoiser is yielded at its end, trained now or before
     if ranks.rank():
         return model
-    final = _figures(model, checks.C[picks])
+    final = _figures(model, checks.C[picks], checks.n)
     log(final)
     model = Model(model.space, model.denoiser, model.surrogate, card | {"validation": final})
     model.save(work / "generator.safetensors")
     return model
 
 
-def _figures(model: Model, targets: NDArray[np.float64]) -> dict[str, Any]:
-    """The real metric, at the resolution of the data: the bare model, and as it is used."""
+def _figures(model: Model, targets: Floats, n: int) -> dict[str, Any]:
+    """The real metric, at the resolution of the data: the bare model, as it is used, and open cells."""
     generator = Generator(model)
-    bare, _, _ = measure(generator, targets, 2, resolution=model.space.n, seed=10**6, draws=1, steering=0)
-    used, _, _ = measure(generator, targets, 2, resolution=model.space.n, seed=10**6)
-    return {"phase": "check", "bare": bare, "used": used}
+    found: dict[str, Any] = {"phase": "check"}
+    for name, settings in (
+        ("bare", {"draws": 1, "steering": 0}),
+        ("used", {}),
+        ("open", {"draws": 1, "steering": 0, "open": True}),
+    ):
+        found[name], samples, _ = measure(generator, targets, 2, resolution=n, seed=10**6, **settings)
+        # Before any cell is drained: what the network itself has learned of openness.
+        raw = generator.samples_of(samples.z, n).octants()
+        found[name]["open"] = float(np.mean([is_open(octant) for octant in raw]))
+    return found
 
 
 def _sized(settings: Settings, start: Model) -> Settings:
@@ -166,9 +181,9 @@ def _sized(settings: Settings, start: Model) -> Settings:
     )
 
 
-def _claim(work: Path, cells: CellSet, settings: Settings) -> None:
+def _claim(work: Path, sets: list[CellSet], settings: Settings) -> None:
     """Tie the folder to its data and settings."""
-    mine = {"data": cells.digest(), "settings": asdict(settings)}
+    mine = {"data": "+".join(c.digest() for c in sets), "settings": asdict(settings)}
     path = work / "run.json"
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -181,46 +196,78 @@ def _claim(work: Path, cells: CellSet, settings: Settings) -> None:
         write_json(path, mine)
 
 
-def _distances(path: Path, cells: CellSet) -> NDArray[np.float32]:
-    """Signed distances of a part, computed once."""
+def _known(work: Path, name: str, parts: list[CellSet], n: int) -> tuple[Singles, Floats, Floats, Bools]:
+    """Signed distances at n (computed once), tensors, volumes and openness of a part of all sets."""
+    distance = [_distances(work / f"distance-{name}-{k}.npy", part, n) for k, part in enumerate(parts)]
+    return (
+        np.concatenate(distance),
+        np.concatenate([part.C for part in parts]),
+        np.concatenate([part.volume for part in parts]),
+        np.concatenate([_open(part) for part in parts]),
+    )
+
+
+def _open(cells: CellSet) -> Bools:
+    """Which cells are open: as labelled, else found out."""
+    if "open" in cells.attrs:
+        return dataset.openness(cells)
+    return np.array([is_open(cells.octants(row)) for row in range(len(cells))], dtype=bool)
+
+
+def _distances(path: Path, cells: CellSet, n: int) -> Singles:
+    """Signed distances of a part at n, computed once."""
     if path.exists():
         return np.load(path, allow_pickle=False)
-    rows = [signed_distance(cells.octants(slice(i, i + 200))) for i in range(0, len(cells), 200)]
+    rows = [distance_at(cells.octants(slice(i, i + 200)), n) for i in range(0, len(cells), 200)]
     out = np.concatenate(rows)
     with atomic_path(path) as temporary:
         np.save(temporary, out, allow_pickle=False)
     return out
 
 
-def _slopes(folder: Path, cells: CellSet, space: ShapeSpace, settings: Settings, log: Report) -> Slopes:
+def _slopes(folder: Path, parts: list[CellSet], space: ShapeSpace, settings: Settings, log: Report) -> Slopes:
     """Derivatives of some cells, computed once.
 
     They are kept in blocks with their cells' keys: blocks of an earlier run with the same space, put into
     the folder, are taken up, and a data set that has grown asks only for the slopes of what is new.
     """
     folder.mkdir(exist_ok=True)
-    keys = np.array([_key(bits) for bits in cells.packed], dtype=np.uint64)
+    keys = np.array([_key(bits) for part in parts for bits in part.packed], dtype=np.uint64)
     known = _stored(folder, space)
     absent = np.array([int(key) not in known for key in keys])
     # What is there first, then in the order of the keys, which is random.
     chosen = np.lexsort((keys, absent))[: settings.slopes]
     if ranks.rank() == 0:
-        missing = np.array([row for row in chosen if int(keys[row]) not in known], dtype=np.intp)
-        blocks = [missing[i : i + _SLOPES] for i in range(0, len(missing), _SLOPES)]
+        first = np.cumsum([0, *map(len, parts)])
+        of = np.searchsorted(first, chosen, side="right") - 1
+        missing = [
+            (number, row - first[number])
+            for number, row in zip(of.tolist(), chosen.tolist(), strict=True)
+            if int(keys[row]) not in known
+        ]
+        blocks = [
+            (parts[number], rows[i : i + _SLOPES])
+            for number in range(len(parts))
+            for rows in [[row for k, row in missing if k == number]]
+            for i in range(0, len(rows), _SLOPES)
+        ]
         started = time.monotonic()
-        for done, rows in enumerate(blocks, start=1):
-            octants = cells.octants(rows)
-            gradient = sensitivities(octants, nu=cells.poisson, rtol=_SLOPE_RTOL).gradient
-            values = shape_slopes.slopes(space, space.encode(signed_distance(octants)), octants, gradient)
-            path = folder / f"{keys[rows[0]]:016x}.npz"
+        for done, (part, rows) in enumerate(blocks, start=1):
+            octants = part.octants(np.array(rows))
+            gradient = sensitivities(octants, nu=part.poisson, rtol=_SLOPE_RTOL).gradient
+            z = space.encode(distance_at(octants, space.n))
+            values = shape_slopes.slopes(space, z, octants, gradient)
+            own = np.array([_key(bits) for bits in part.packed[rows]], dtype=np.uint64)
+            path = folder / f"{own[0]:016x}.npz"
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, keys=keys[rows], values=values.astype(np.float16), space=_digest(space))
+                np.savez(file, keys=own, values=values.astype(np.float16), space=_digest(space))
             if done % 10 == 0 or done == len(blocks):
                 left = (len(blocks) - done) * (time.monotonic() - started) / done
                 log({"phase": "slopes", "cells": len(chosen), "seconds_left": round(left)})
     ranks.wait()
     known = _stored(folder, space)
-    return Slopes.encode(space, chosen, np.stack([known[int(keys[row])] for row in chosen]), len(cells))
+    values = np.stack([known[int(keys[row])] for row in chosen])
+    return Slopes.encode(space, chosen, values, len(keys))
 
 
 def _key(bits: NDArray[np.uint8]) -> int:

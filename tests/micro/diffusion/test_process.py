@@ -60,7 +60,7 @@ def test_sampler_is_exact_for_gaussian_data():
             return x / (1 + sigma**2)[:, None]
 
     noise = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
-    free = Conditions.of(None, None, 7)
+    free = Conditions.of(None, count=7)
     errors = []
     for steps in (20, 40, 80):
         x = process.sample(Best(5, 8, 1), noise, free, steps=steps)

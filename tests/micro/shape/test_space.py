@@ -8,7 +8,15 @@ from micro.cell import octant as cell
 from micro.cell.chamber import chamber, fundamental_domain
 from micro.cell.octant import half_period_shift
 from micro.runtime.errors import InputError
-from micro.shape.space import SATURATION, ShapeSpace, half_period, resampled, resampling, signed_distance
+from micro.shape.space import (
+    SATURATION,
+    ShapeSpace,
+    distance_at,
+    half_period,
+    resampled,
+    resampling,
+    signed_distance,
+)
 
 
 def test_distance_of_a_plate_is_exact():
@@ -37,6 +45,22 @@ def test_distance_of_the_octant_is_that_of_the_cell():
     np.testing.assert_allclose(
         signed_distance(octant[None])[0], SATURATION * np.tanh(exact.ravel()[inside] / SATURATION), atol=1e-6
     )
+
+
+def test_a_coarse_grid_keeps_where_fine_voxels_put_the_surface():
+    n = 32
+    index = np.indices((n, n, n)).min(axis=0)
+    for thick in (7, 8):  # of 32: 3.5 and 4 voxels of 16
+        solid = (index < thick)[None]
+        coarse = distance_at(solid, 16)[0]
+        level = chamber(16).unfold(SATURATION * np.arctanh(coarse / SATURATION))
+        # Far from edges, across the plate, the distance is linear: it changes sign where the surface is.
+        at = level[2:5, 14, 14]
+        np.testing.assert_allclose(at, (thick - 2 * np.array([2, 3, 4]) - 1) / (2 * n), atol=2e-4)
+    np.testing.assert_array_equal(distance_at(solid, n), signed_distance(solid))
+    # Coarser octants are interpolated, to about a voxel's share at corners.
+    finer = distance_at(solid[:, ::2, ::2, ::2], n)
+    assert np.abs(finer - signed_distance(solid)).max() < 1 / (2 * n)
 
 
 def test_half_period_is_the_shift_of_the_octant():

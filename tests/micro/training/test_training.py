@@ -9,13 +9,18 @@ import pytest
 import torch
 from small_model import SMALL
 
+from micro.cell.cellset import CellSet
 from micro.dataset import dataset
+from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
+from micro.diffusion.network import Denoiser
 from micro.diffusion.surrogate import error
+from micro.diffusion.weights import Model
 from micro.generator.steering import slopes
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.errors import InputError
 from micro.shape import slopes as shape_slopes
+from micro.shape.channels import is_open
 from micro.shape.space import signed_distance
 from micro.training.data import Data, Settings
 from micro.training.phases import denoising_loss
@@ -31,8 +36,9 @@ def test_training_learns_and_reports(trained):
     denoiser = [line for line in lines if line["phase"] == "denoiser"][-1]
     assert denoiser["step"] == denoiser["steps"] == 200
     mine = dataset.part(data, "train")
-    known = Data.encode(model.space, signed_distance(mine.octants()), mine.C, mine.volume)
-    asked = Conditions.of(known.C.numpy(), known.volume.numpy())
+    free = np.array([is_open(octant) for octant in mine.octants()])
+    known = Data.encode(model.space, signed_distance(mine.octants()), mine.C, mine.volume, free)
+    asked = known.conditions()
     with torch.no_grad():
         rng = torch.Generator().manual_seed(0)
         losses = [float(denoising_loss(model.denoiser, known.z, asked, rng)) for _ in range(20)]
@@ -84,6 +90,46 @@ def test_training_goes_on_from_weights(trained, tmp_path):
         not torch.equal(a, b)
         for a, b in zip(model.denoiser.parameters(), more.denoiser.parameters(), strict=True)
     )
+
+
+def test_sets_of_two_resolutions_are_learned_from_together(trained, tmp_path):
+    model, _, data, _ = trained
+    fine = np.repeat(np.repeat(np.repeat(data.octants(), 2, axis=1), 2, axis=2), 2, axis=3)
+    part = dataset.masks(data)["validation"].astype(int)
+    other = dataset.with_provenance(CellSet.from_octants(fine, data.C), ["finer"] * len(fine), part, {})
+    lines: list[dict] = []
+    both = train([other, data], tmp_path, replace(SMALL, slopes=30), report=lines.append, start=model)
+    assert both.space.n == 8  # the grid is the model's, whatever the cells' resolution
+    assert both.card["cells"] == 2 * (~dataset.masks(data)["validation"]).sum()
+    # The real metric is taken at the finest resolution, open cells by themselves.
+    assert lines[-1]["phase"] == "check"
+    assert {"bare", "used", "open"} < lines[-1].keys()
+    assert 0 <= lines[-1]["open"]["open"] <= 1
+
+
+def test_a_network_takes_over_one_that_knows_nothing_of_openness(trained, tmp_path):
+    model, _, data, _ = trained
+    deaf = Denoiser(SMALL.dimension, SMALL.width, SMALL.depth, kinds=2)
+    for parameter in deaf.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(1))
+    hearing = Denoiser(SMALL.dimension, SMALL.width, SMALL.depth)
+    hearing.start_from(deaf)
+    x, sigma = torch.randn(4, SMALL.dimension, generator=torch.Generator().manual_seed(2)), torch.ones(4)
+    asked = Conditions.of(data.C[:4], data.volume[:4], np.array([0.0, 1.0, np.nan, 1.0]))
+    with torch.no_grad():
+        first = deaf(x, 0 * x, sigma, asked)
+        torch.testing.assert_close(hearing(x, 0 * x, sigma, asked), first, rtol=1e-5, atol=1e-5)
+    # Its weights come back knowing what they knew, and training on from them hears of openness.
+    Model(model.space, deaf, model.surrogate).save(tmp_path / "deaf.safetensors")
+    start = Model.load(tmp_path / "deaf.safetensors")
+    assert start.denoiser.kinds == 2
+    more = train(data, tmp_path / "more", SMALL, start=start, report=lambda line: None)
+    assert more.denoiser.kinds == 3
+    noise = torch.randn(64, SMALL.dimension, generator=torch.Generator().manual_seed(3))
+    free = [
+        process.sample(more.denoiser, noise, Conditions.of(None, None, [o] * 64), steps=6) for o in (0, 1)
+    ]
+    assert (free[0] - free[1]).abs().max() > 1e-3
 
 
 def test_slopes_are_learned_from(trained, tmp_path):
