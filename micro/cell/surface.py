@@ -52,7 +52,7 @@ def read_triangles(path: Path, group: str | None = None) -> Floats:
         raise InputError(f"{kind} files have no groups", file=path, key="group", value=group)
     else:
         points, faces = _READERS[kind](path)
-    return _closed(*_joined(points, faces), path)
+    return _closed(*_joined(points, faces), path, group)
 
 
 def inside(triangles: Floats, x: Floats, y: Floats, z: Floats) -> Bools:
@@ -150,14 +150,15 @@ def _joined(points: Floats, faces: NDArray) -> tuple[Floats, NDArray]:
     return points, faces[~flat]
 
 
-def _closed(points: Floats, faces: NDArray, path: Path) -> Floats:
+def _closed(points: Floats, faces: NDArray, path: Path, group: str | None = None) -> Floats:
     """The triangles' corners, if every edge joins two that agree on which side is out."""
     if not len(faces) or not np.isfinite(points).all():
         raise InputError("holds no surface", file=path)
     open_edges, turned = _edges(faces)
     if open_edges:
+        whose = "" if group is None else f" of group '{group}'"
         raise InputError(
-            f"the surface is not closed: {open_edges} edges do not join two triangles", file=path
+            f"the surface{whose} is not closed: {open_edges} edges do not join two triangles", file=path
         )
     if turned:
         faces = _turned(points, faces)

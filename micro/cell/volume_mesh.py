@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ _SOLIDS = {
     "pyramid": (5, _PYRAMID),
 }
 _PLANES = {"triangle": 3, "quad": 4}
+#: What meshio says of a file that it read only in part.
+_LOST = ("could not parse line", "not closed by")
 
 
 def read_mesh(path: Path, group: str | None = None) -> tuple[Floats, NDArray]:
@@ -101,13 +105,26 @@ def group_names(mesh: Any) -> list[str]:
 def _read(path: Path) -> Any:
     name = _MODULES[path.suffix.lower()]
     reader = importlib.import_module(f"meshio.{name}")
+    said = StringIO()  # meshio goes on with what it understood, and says so there
     try:
-        return reader.read(str(path))
+        with redirect_stderr(said):
+            mesh = reader.read(str(path))
     except ImportError as error:  # MED files need h5py
-        raise InputError(f"needs the Python module {error.name}, which is not here", file=path) from None
+        module = error.name
+        raise InputError(f"needs the Python module {module}: pip install {module}", file=path) from None
     except (Exception, SystemExit) as error:  # whatever meshio makes of a damaged file
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "gmsh:physical" in reason:
+            reason = (
+                "some of its elements are in a physical group and some are not: save it without 'Save all "
+                "elements' (Mesh.SaveAll = 0), or put every volume in a group"
+            )
         raise InputError(f"can't be read as a mesh ({name}): {reason}", file=path) from None
+    lost = [phrase for phrase in _LOST if phrase in said.getvalue()]
+    if lost:
+        what = " ".join(said.getvalue().split("Warning:")[1].split())
+        raise InputError(f"is damaged, or not as {name} files are: {what}", file=path)
+    return mesh
 
 
 def _rows(mesh: Any, group: str, path: Path) -> list[Ints]:

@@ -37,7 +37,8 @@ def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
     """Target tensors (q, 3) and volumes (q,), NaN where the file has none.
 
     A CSV file with the columns C11, C12, C44 (units of E_s) and, if wanted, volume, in any case; separated by
-    commas, semicolons or tabs; lines that begin with # are comments.
+    commas, semicolons or tabs, with decimal points or (in quotes, if commas separate) decimal commas; lines
+    that begin with # are comments.
 
     Raises
     ------
@@ -56,6 +57,9 @@ def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
     for column in COLUMNS:
         if column not in names:
             raise InputError("the columns C11, C12, C44 are needed", file=path, key=column, value=names)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError("the column is there twice", file=path, key=twice[0])
     unknown = set(names) - {*COLUMNS, "volume"}
     if unknown:
         raise InputError("known columns are C11, C12, C44, volume", file=path, key=sorted(unknown)[0])
@@ -72,7 +76,7 @@ def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
             if column == "volume" and not text.strip():
                 continue
             try:
-                table[number, place] = float(text)
+                table[number, place] = float(text.replace(",", ".", 1))
             except ValueError:
                 raise InputError(
                     f"line {line}: a number is needed", file=path, key=column, value=text

@@ -28,6 +28,7 @@ from multiscale.export.mesh.surface import surface_size
 from multiscale.export.mesh.threemf import write_3mf
 from multiscale.export.pieces import MOST_LOOSE, pieces
 from multiscale.export.volume.abaqus import write_abaqus
+from multiscale.export.volume.gmsh import write_gmsh
 from multiscale.export.volume.png import png
 from multiscale.export.volume.printer_slices import (
     PrinterGrid,
@@ -372,10 +373,13 @@ def _elements(request: Request) -> None:
     )
 
 
-def _abaqus(request: Request) -> None:
-    elements = int(np.count_nonzero(request.lattice.solid[request.block.slices]))
-    request.say(f"region {request.block}: {elements:,} elements")
-    write_abaqus(request.lattice, request.out, request.block)
+def _model(write: Callable[..., int]) -> Callable[[Request], None]:
+    def work(request: Request) -> None:
+        elements = int(np.count_nonzero(request.lattice.solid[request.block.slices]))
+        request.say(f"region {request.block}: {elements:,} elements")
+        write(request.lattice, request.out, request.block)
+
+    return work
 
 
 FORMATS: dict[str, Format] = {
@@ -417,7 +421,14 @@ FORMATS: dict[str, Format] = {
     "inp": Format(
         ".inp",
         "one C3D8 a solid element, a cubic material a unique cell (Abaqus), in millimetres and MPa",
-        _abaqus,
+        _model(write_abaqus),
+        voxels=False,
+    ),
+    "msh": Format(
+        ".msh",
+        "one hexahedron a solid element, a physical group a unique cell (Gmsh 4.1), in millimetres and MPa",
+        _model(write_gmsh),
+        voxels=False,
     ),
     "vdb": Format(
         ".vdb", "the voxels of a region, if OpenVDB's Python module is installed", _vdb, viewed=True

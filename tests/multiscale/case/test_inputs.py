@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from multiscale.fill.files import cells_of
 from multiscale.problem.problem import build_problem
 from multiscale.problem.tensor_field import load_tensors, save_tensors
 
+ROOT = Path(__file__).resolve().parents[3]
 FIELD = 'shape = { type = "box", min = [2, 1, 0], max = [4, 3, 4] }'
 
 
@@ -150,6 +152,59 @@ def test_tetrahedra_wedges_and_pyramids_enclose_their_volume(tmp_path: Path) -> 
     meshio.vtk.write(tmp_path / "mixed.vtk", meshio.Mesh(points, cells))
     a, b, c = np.moveaxis(read_triangles(tmp_path / "mixed.vtk"), 1, 0)
     assert np.einsum("ij,ij->", a, np.cross(b, c)) / 6 == pytest.approx(1 / 3 + 1 / 2)
+
+
+BRACKET = ROOT / "docs" / "examples" / "bracket_pin.msh"
+
+
+def test_a_mesh_that_gmsh_wrote_fills_the_regions_of_its_groups(tmp_path: Path) -> None:
+    """2560 mm³ in all; the pin's circle is a polygon, between a hexagon in it and the circle itself."""
+    volumes = {}
+    for group in (None, "bracket", "pin"):
+        a, b, c = np.moveaxis(read_triangles(BRACKET, group), 1, 0)
+        volumes[group] = np.einsum("ij,ij->", a, np.cross(b, c)) / 6
+    assert volumes[None] == pytest.approx(2560, rel=1e-12)
+    assert volumes["bracket"] + volumes["pin"] == pytest.approx(2560, rel=1e-12)
+    assert 8 * 1.5 * 3**0.5 * 2.5**2 < volumes["pin"] < 8 * np.pi * 2.5**2
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "words"),
+    [
+        ("wall", None, "the surface of group 'wall' is not closed"),
+        ("Pin", None, "is no group of the mesh; it has wall, bracket, pin"),
+        ("pin", (b"$EndElements", b""), "not closed by $EndElements"),
+        ("pin", (b"8.000000099999999 1 2 3 9", b"8.000000099999999 0 3 9"), "Save all elements"),
+    ],
+)
+def test_what_is_wrong_with_a_mesh_of_gmsh_is_said_in_one_line(
+    tmp_path: Path, group: str, change: tuple[bytes, bytes] | None, words: str
+) -> None:
+    data = BRACKET.read_bytes()
+    (tmp_path / "a.msh").write_bytes(data if change is None else data.replace(*change))
+    with pytest.raises(InputError) as error:
+        read_triangles(tmp_path / "a.msh", group)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_lines_that_a_reader_skips_are_not_passed_over(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """Gmsh writes fewer elements than it lists into .su2 files of two groups; meshio skips the rest."""
+    lines = ["NDIME= 3", "NELEM= 1", "10 0 1 2 3 0", "10 1 2 3 4 1", "NPOIN= 5"]
+    lines += ["0 0 0 0", "1 0 0 1", "0 1 0 2", "0 0 1 3", "1 1 1 4", "NMARK= 0"]
+    (tmp_path / "a.su2").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="could not parse line 10 1 2 3 4 1"):
+        read_triangles(tmp_path / "a.su2")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_med_file_without_its_library_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.med").write_bytes(b"\x89HDF")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match="needs the Python module h5py: pip install h5py"):
+        read_triangles(tmp_path / "a.med")
 
 
 def test_a_damaged_mesh_of_another_program_is_one_line(tmp_path: Path) -> None:

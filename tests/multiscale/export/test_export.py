@@ -371,7 +371,7 @@ def die(fraction):
     os.kill(os.getpid(), signal.SIGKILL)
 
 for name, chosen in FORMATS.items():
-    if name in ("vti", "vtu", "vdb", "inp"):  # written at one go
+    if name in ("vti", "vtu", "vdb", "inp", "msh"):  # written at one go
         continue
     out = Path(f"out{chosen.suffix}")
     child = os.fork()

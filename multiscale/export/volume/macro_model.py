@@ -1,0 +1,63 @@
+"""The lattice as other solvers take it: one hexahedron an element, a cubic material a unique cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from micro.runtime.arrays import Floats, Ints
+from multiscale.lattice.block import Block
+from multiscale.lattice.lattice import Lattice
+
+# Corners of a hexahedron, counterclockwise below, then above: the order of Abaqus, Gmsh and VTK.
+_CORNERS = ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1))
+
+
+@dataclass(frozen=True)
+class MacroModel:
+    """A block's elements, in millimetres and MPa.
+
+    Attributes
+    ----------
+    points : array (p, 3)
+        The elements' corners, mm.
+    elements : int array (e, 8)
+        Rows of ``points``, of each element the lowest corner first.
+    cell : int array (e,)
+        The unique cell of each element.
+    tensors : array (n, 3)
+        C11, C12, C44 of every unique cell of the lattice, MPa.
+    """
+
+    points: Floats
+    elements: Ints
+    cell: Ints
+    tensors: Floats
+
+    @classmethod
+    def of(cls, lattice: Lattice, block: Block | None = None) -> MacroModel:
+        """The solid elements of a block, which stay in their place; of the whole lattice by default."""
+        block = Block.whole(lattice.shape) if block is None else block
+        block.check_inside(lattice.shape)
+        index = lattice.index[block.slices]
+        places = np.argwhere(index >= 0)
+        shape = tuple(n + 1 for n in block.shape)
+        corners = [np.ravel_multi_index(tuple((places + corner).T), shape) for corner in _CORNERS]
+        used, rows = np.unique(np.stack(corners, axis=-1), return_inverse=True)
+        nodes = np.stack(np.unravel_index(used, shape), axis=-1) + np.array(block.lower)
+        return cls(
+            points=nodes * (1e3 * lattice.cell_size_m),
+            elements=rows.reshape(-1, 8),
+            cell=index[tuple(places.T)].astype(np.int64),
+            tensors=lattice.cells.C * lattice.young_pa / 1e6,
+        )
+
+    def __len__(self) -> int:
+        """Number of elements."""
+        return len(self.elements)
+
+    @property
+    def used(self) -> Ints:
+        """The unique cells that stand somewhere, ascending."""
+        return np.unique(self.cell)
