@@ -26,5 +26,6 @@ from .inverse import Goal as Goal, match_target as match_target, optimise as opt
 from .runtime import (
     InputError as InputError,
     NotConverged as NotConverged,
+    Reporter as Reporter,
     check_gradient as check_gradient,
 )

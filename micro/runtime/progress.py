@@ -11,14 +11,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bars,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 Report = Callable[[str, int, int, float], None]
 """Progress: (stage, done, total, seconds left)."""
+
+
+class Progress(Protocol):
+    """What library code reports to: ``done`` of ``total`` are done, ``what`` is being worked at."""
+
+    def __call__(self, done: int, total: int, what: str = "") -> None: ...  # noqa: D102
+
+
+def unheard(done: int, total: int, what: str = "") -> None:
+    """A :class:`Progress` that shows nothing."""
 
 
 Style = Literal["text", "quiet", "json"]
@@ -30,7 +47,7 @@ _JSON_INTERVAL = 1.0
 
 
 class Task:
-    """One bar: ``advance`` it, ``say`` what is current."""
+    """One bar: ``advance`` it, or let library code :meth:`reach` its counts."""
 
     def __init__(self, owner: Reporter, name: str, total: int, done: int = 0, steady: bool = True):
         self._owner = owner
@@ -59,6 +76,16 @@ class Task:
             left = self._left(now)
             foretold = "" if left is None else f" (about {left:.0f} s left)"
             self._owner.say(f"{self.name}: {self.done}/{self.total} {detail}{foretold}")
+
+    def reach(self, done: int, total: int, what: str = "") -> None:
+        """A :class:`Progress`: ``done`` of ``total`` are done; fewer than before begin a new count."""
+        if done < self.done:
+            self.done = self._first = done
+            self._start = time.monotonic()
+        self.total = total
+        if self._owner.live is not None and self._bar is not None:
+            self._owner.live.update(self._bar, total=total)
+        self.advance(done - self.done, what)
 
     def _line(self, detail: str, values: Mapping[str, Any]) -> None:
         now = time.monotonic()
@@ -99,7 +126,7 @@ class Reporter:
         self.verbose = verbose and style != "quiet"
         self.style = style
         self.console = Console(highlight=False, quiet=not self.verbose)
-        self.live: Progress | None = None
+        self.live: Bars | None = None
         self._start = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -121,7 +148,7 @@ class Reporter:
     def task(self, name: str, total: int, done: int = 0, steady: bool = True) -> Iterator[Task]:
         """A bar for ``total`` steps, ``done`` of them done before; ``steady`` ones foretell their end."""
         if self.verbose and self.style == "text" and self.console.is_terminal and self.live is None:
-            self.live = Progress(
+            self.live = Bars(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
@@ -145,7 +172,7 @@ class Reporter:
 def stage_bar() -> Iterator[Report]:
     """Bars on stderr; yields the function that advances them."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TextColumn("{task.fields[left]}"), console=Console(stderr=True)) as bar:
+    with Bars(*columns, TextColumn("{task.fields[left]}"), console=Console(stderr=True)) as bar:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int, left: float) -> None:

@@ -9,10 +9,12 @@ be read or written; 3 a solve or a fit did not converge; 130 interrupted.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +28,7 @@ from multiscale.solve.errors import RankFailed
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from micro.runtime.progress import Style
+    from micro.runtime.progress import Reporter, Style
 
 app = typer.Typer(
     name="multiscale",
@@ -156,7 +158,7 @@ def run(
         style: Style = "quiet" if quiet else "json" if json_lines else "text"
         given = {"voxels_per_cell": voxels_per_cell, "rounds": rounds}
         asked = {key: value for key, value in given.items() if value is not None}
-        run_case(case, out, style, tensorboard=tensorboard, full_scale=asked)
+        run_case(case, out, _reporter(style), tensorboard=tensorboard, full_scale=asked)
 
 
 @app.command()
@@ -188,7 +190,7 @@ def evaluate(
     with reporting("multiscale evaluate"):
         from multiscale.run.evaluate import evaluate_case
 
-        evaluate_case(case, tensors, out, all_elements=all_elements)
+        evaluate_case(case, tensors, out, _reporter(), all_elements=all_elements)
 
 
 @app.command()
@@ -278,12 +280,12 @@ def export(
         multiscale export runs/cloak --out slices --pixel 0.05 --layer 0.1
     """
     with reporting("multiscale export"):
-        from multiscale.export.command import export_with_progress
+        from multiscale.export.command import export as write
 
         if first_rank():
             check_writable(out.parent, "--out")
             name = format or out.suffix.removeprefix(".").lower() or "slices"
-            export_with_progress(
+            write(
                 run_dir,
                 name,
                 out,
@@ -293,6 +295,7 @@ def export(
                 decimate=decimate,
                 pixel_mm=None if pixel is None else _pixel(pixel),
                 layer_mm=layer,
+                reporter=_reporter(),
             )
 
 
@@ -374,16 +377,23 @@ def printability(
     What it finds is added to the run's metrics.json as well; docs/export.md says what is exact.
     """
     with reporting("multiscale printability"):
-        from multiscale.printability.printability import report_printability
+        from multiscale.printability.printability import assess_run, described
 
-        if first_rank():
-            report_printability(
+        if not first_rank():
+            return
+        with _reporter("quiet" if json_output else "text").task("printability", 1) as task:
+            found = assess_run(
                 run_dir,
                 direction=direction,
                 density_kg_m3=density,
                 least_mm=least,
-                json_output=json_output,
+                progress=task.reach,
             )
+        if json_output:
+            typer.echo(json.dumps(asdict(found), indent=2))
+        else:
+            for line in described(found):
+                _console().print(line, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -415,7 +425,6 @@ def verify(
     that are off by more than 10 %, the result is marked as not of this lattice.
     """
     with reporting("multiscale verify"):
-        from micro.runtime.progress import Reporter
         from multiscale.verify.full_scale import verify as work
 
         if first_rank():
@@ -426,7 +435,7 @@ def verify(
                 max_memory=bytes_allowed,
                 threads=threads,
                 rtol=rtol,
-                reporter=Reporter(),
+                reporter=_reporter(),
             )
 
 
@@ -440,11 +449,10 @@ def unseen(
     without a cloak, as designed and as built go into metrics.json under "unseen".
     """
     with reporting("multiscale unseen"):
-        from micro.runtime.progress import Reporter
         from multiscale.verify.unseen_loads import unseen as work
 
         if first_rank():
-            work(run_dir, Reporter())
+            work(run_dir, _reporter())
 
 
 @app.command()
@@ -579,6 +587,13 @@ def _pixel(text: str) -> tuple[float, float]:
 def _say(text: str) -> None:
     if first_rank():
         sys.stderr.write(text + "\n")
+
+
+def _reporter(style: Style = "text") -> Reporter:
+    """What shows a command's progress; on ranks other than the first it says nothing."""
+    from micro.runtime.progress import Reporter
+
+    return Reporter(first_rank(), style)
 
 
 def _console() -> Console:

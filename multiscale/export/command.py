@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 
 from micro.runtime.errors import InputError
-from micro.runtime.progress import Reporter
+from micro.runtime.progress import Progress, Reporter
 from multiscale.export.mesh import glb, threemf
 from multiscale.export.mesh.cell_mesh import Instanced, MeshOptions, instanced_triangles, used_cells
 from multiscale.export.mesh.decimation import BYTES_PER_TRIANGLE, check_share
@@ -47,11 +47,7 @@ from multiscale.rundir.directory import find_lattice
 
 MOST_TRIANGLES = 40_000_000  # a 2 GB STL: more than most slicers open
 MOST_BYTES = 1_500_000_000
-_STEPS = 1000  # of a progress bar
 INSTANCED_BYTES = 100_000_000  # for one cell's surface, and VTK itself
-
-Say = Callable[[str], None]
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,13 @@ class Request:
     per_cell: int
     smooth: float
     decimate: float
-    say: Say
-    progress: Progress | None
+    reporter: Reporter
+    progress: Progress
     grid: PrinterGrid | None = None
+
+    def say(self, line: str) -> None:
+        """Tell the user, as it stands: no markup."""
+        self.reporter.say(escape(line))
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,7 @@ def export(
     decimate: float | None = None,
     pixel_mm: tuple[float, float] | None = None,
     layer_mm: float | None = None,
-    say: Say | None = None,
-    progress: Progress | None = None,
+    reporter: Reporter | None = None,
 ) -> Path:
     """Write a run's lattice in another format.
 
@@ -122,10 +121,8 @@ def export(
     pixel_mm, layer_mm : tuple of two floats, float, optional
         A printer's pitch along x and y, and its layer height: slices are resampled from the cells' level
         sets instead of being the voxels' layers.
-    say : callable, optional
-        Gets one line on the size before the work starts, and one on what was written.
-    progress : callable, optional
-        Gets the fraction done.
+    reporter : Reporter, optional
+        Says the size before the work starts, shows how far it is, says what was written; silent by default.
 
     Returns
     -------
@@ -158,36 +155,16 @@ def export(
         raise InputError("there is nothing solid in this region", key="region", value=str(block))
     if path.is_dir() and chosen.suffix == "" and not (path / MANIFEST).is_file():
         raise InputError("this directory holds something else; it is not replaced", file=path)
-    tell = say or (lambda line: None)
     grid = _printer_grid(format, lattice, block, per_cell, pixel_mm, layer_mm)
-    request = Request(lattice, path, block, size, blur, share, tell, progress, grid)
-    if size < lattice.voxels_per_cell and chosen.voxels:
-        _check_pieces(request, chosen)
-    chosen.write(request)
+    reporter = reporter or Reporter(False)
+    with reporter.task(f"export {format}", 1) as task:
+        request = Request(lattice, path, block, size, blur, share, reporter, task.reach, grid)
+        if size < lattice.voxels_per_cell and chosen.voxels:
+            _check_pieces(request, chosen)
+        chosen.write(request)
     files = path.iterdir() if path.is_dir() else [path]
-    tell(f"{path}: {_bytes(sum(file.stat().st_size for file in files))}")
+    request.say(f"{path}: {_bytes(sum(file.stat().st_size for file in files))}")
     return path
-
-
-def export_with_progress(
-    run_dir: str | os.PathLike[str],
-    format: str,
-    out: str | os.PathLike[str],
-    *region: str | None,
-    **options: Any,
-) -> Path:
-    """:func:`export` with a bar (or, in a log, a line now and then), as the command shows it."""
-    reporter = Reporter()
-
-    def say(line: str) -> None:
-        reporter.console.print(line, soft_wrap=True, markup=False)
-
-    with reporter.task(f"export {format}", _STEPS) as task:
-
-        def progress(fraction: float) -> None:
-            task.advance(max(0, round(_STEPS * fraction) - task.done))
-
-        return export(run_dir, format, out, *region, say=say, progress=progress, **options)
 
 
 def _printer_grid(

@@ -15,7 +15,6 @@ The tensors of the result are the cells' own, homogenised as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +24,7 @@ from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
 from micro.cell.tensor import Bounds, relative_error, tensor_error
 from micro.runtime.arrays import Floats, Ints
+from micro.runtime.progress import Progress, unheard
 from multiscale.case.settings import FillSettings
 from multiscale.fill.grouping import Groups as TensorGroups, group_tensors
 from multiscale.fill.selection import (
@@ -43,8 +43,6 @@ from multiscale.lattice.lattice import Lattice
 from multiscale.objective.influence import Influence
 from multiscale.problem.problem import Problem, Role
 from multiscale.problem.reduction import Reduction
-
-Progress = Callable[[int, int, str], None]
 
 #: Share of the design's groups that are offered cells made for their neighbours' faces, those that fit worst,
 _OFFERED = 0.05
@@ -103,8 +101,8 @@ class Filling:
     source : CellSource
         Where cells come from.
     settings : FillSettings
-    progress : callable, optional
-        Called as ``progress(done, total, what)``.
+    progress : Progress, optional
+        Groups that have a cell.
     """
 
     def __init__(
@@ -114,7 +112,7 @@ class Filling:
         wanted: Floats,
         source: CellSource,
         settings: FillSettings,
-        progress: Progress | None = None,
+        progress: Progress = unheard,
     ):
         self.problem, self.reduction, self.wanted = problem, reduction, wanted
         self.source, self.settings = source, settings
@@ -136,9 +134,9 @@ class Filling:
         )
         self.weights = Weights(settings.overlap, settings.min_contact, self.bounds)
 
-        self._say(self.total, "cells for the fixed regions")
+        self._show(self.total, "cells for the fixed regions")
         special = [source.material(target) for target in materials.target]
-        offered = source.candidates(groups.target, self._say)
+        offered = source.candidates(groups.target, self._progress)
         n = source.known.n
         self._candidates, self._offered = offered, len(offered.C)
         index = np.full((self.total, offered.index.shape[1]), -1, dtype=np.int64)
@@ -162,7 +160,7 @@ class Filling:
 
         ``model`` tells what tensor errors do to the objective; without one they count alike.
         """
-        self._say(self.total - self.fixed, "choosing cells that fit")
+        self._show(self.total - self.fixed, "choosing cells that fit")
         self.selection = select(self.pool, self.groups, self.weights, model)
         self._finish()
         self.selection = select(self.pool, self.groups, self.weights, model)
@@ -173,7 +171,7 @@ class Filling:
             self.selection = select(self.pool, self.groups, self.weights, model, before)
             if np.array_equal(self.selection.choice, before):
                 break
-        self._say(0, "done")
+        self._show(0, "done")
 
     def improve(self, model: Influence) -> None:
         """Choose again with another model, from where the choice is; nothing new is made."""
@@ -234,7 +232,7 @@ class Filling:
     def _finish(self) -> None:
         """Bring the chosen cells onto their targets; only what is exact stays in the pool."""
         chosen, targets = self.rows[self.fixed :], self.groups.target[self.fixed :]
-        finished = self.source.finish(self._candidates, chosen, targets, self.bounds, self._say)
+        finished = self.source.finish(self._candidates, chosen, targets, self.bounds, self._progress)
         everyone = self.fixed + np.arange(len(chosen))
         self._drop_foretold()
         new = np.flatnonzero((finished.after.packed != finished.before.packed).any(axis=1))
@@ -268,7 +266,7 @@ class Filling:
             return False
         self._asked.update(asked[i] for i in rows)
         groups = order[rows]
-        made = self.source.with_faces(faces[rows], self.groups.target[groups], self.bounds, self._say)
+        made = self.source.with_faces(faces[rows], self.groups.target[groups], self.bounds, self._progress)
         if made is None or len(made.rows) == 0:
             return False
         self._add(made.cells, groups[made.rows])
@@ -317,9 +315,8 @@ class Filling:
             out[made] = joined(self._made).family[rows[made] - self._offered] == GENERATED
         return out
 
-    def _say(self, left: int, what: str) -> None:
-        if self._progress is not None:
-            self._progress(self.total - left, self.total, what)
+    def _show(self, left: int, what: str) -> None:
+        self._progress(self.total - left, self.total, what)
 
 
 def _by_material(tensors: Floats) -> TensorGroups:

@@ -12,13 +12,14 @@ from micro.generator.generator import Generator
 from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples
 from micro.runtime.arrays import Bools, Floats, Ints
+from micro.runtime.progress import Progress
 from multiscale.fill.set_source import FAR, SetSource, solid_cell
 from multiscale.fill.source import (
     GENERATED,
     Candidates,
     Faced,
     Finished,
-    Say,
+    by_rounds,
 )
 
 _REFINEMENTS = 4
@@ -85,7 +86,7 @@ class GeneratorSource:
         )
         return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
 
-    def candidates(self, targets: Floats, say: Say) -> Candidates:
+    def candidates(self, targets: Floats, progress: Progress) -> Candidates:
         """As :class:`CellSource`; tensors are the surrogate's."""
         m, count = len(targets), self.count
         samples = self.generator.sample(
@@ -96,7 +97,7 @@ class GeneratorSource:
             steering=_STEERING,
             resolution=self.resolution,
             open=self.open,
-            progress=lambda done, total: say(m - done // count, "generating cells"),
+            progress=lambda done, total: progress(done // count, m, "generating cells"),
         )
         octants = samples.octants()
         avoid = ~samples.connected
@@ -113,7 +114,7 @@ class GeneratorSource:
         return self.spare.cells.subset(rows)
 
     def finish(
-        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, say: Say
+        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
         """As :class:`CellSource`."""
         samples: Samples = offered.origin
@@ -124,15 +125,15 @@ class GeneratorSource:
             tolerance=0.5 * bounds.tolerance,
             relative=0.5 * bounds.relative,
             trials=_REFINEMENTS,
-            progress=lambda trial, left: say(left, f"refining cells, round {trial}"),
+            progress=by_rounds(progress, len(targets), "refining cells"),
         )
-        octants, C = self._again(found, targets, bounds, say)
+        octants, C = self._again(found, targets, bounds, progress)
         generated = np.isfinite(C).all(axis=1) & found.start_known
         before, C_before = found.start_octants.copy(), found.start_C.copy()
         lost = np.flatnonzero(~generated)
         if len(lost):
-            near = self.spare.candidates(targets[lost], say)
-            spare = self.spare.finish(near, near.index[:, 0], targets[lost], bounds, say)
+            near = self.spare.candidates(targets[lost], progress)
+            spare = self.spare.finish(near, near.index[:, 0], targets[lost], bounds, progress)
             octants[lost], C[lost] = spare.after.octants(), spare.after.C
             before[lost], C_before[lost] = spare.before.octants(), spare.before.C
         family = np.where(generated, GENERATED, "spare").tolist()
@@ -141,7 +142,7 @@ class GeneratorSource:
             CellSet.from_octants(octants, C, family=family, poisson=self.poisson),
         )
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
         """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays."""
         samples = self.generator.sample(
             targets,
@@ -160,7 +161,7 @@ class GeneratorSource:
             relative=0.5 * bounds.relative,
             trials=_REFINEMENTS,
             faces=faces,
-            progress=lambda trial, left: say(left, f"cells that continue their neighbours, round {trial}"),
+            progress=by_rounds(progress, len(targets), "cells that continue their neighbours"),
         )
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Faced(self._generated(found, rows), rows)
@@ -170,9 +171,9 @@ class GeneratorSource:
             found.octants[rows], found.C[rows], family=GENERATED, poisson=self.poisson
         )
 
-    def nearer(self, targets: Floats, bounds: Bounds, say: Say) -> Faced:
+    def nearer(self, targets: Floats, bounds: Bounds, progress: Progress) -> Faced:
         """Cells for targets (m, 3) that no other cell came near, with the effort that soft tensors need."""
-        say(len(targets), "generating cells where none is near")
+        progress(0, len(targets), "generating cells where none is near")
         samples = self.generator.sample(
             targets, 1, seed=self.seed, resolution=self.resolution, open=self.open
         )
@@ -182,7 +183,7 @@ class GeneratorSource:
             tolerance=0.5 * bounds.tolerance,
             relative=0.5 * bounds.relative,
             trials=_FAR_REFINEMENTS,
-            progress=lambda trial, left: say(left, f"refining cells, round {trial}"),
+            progress=by_rounds(progress, len(targets), "refining cells"),
         )
         good = found.known
         if self.spare.avoid_cavities:
@@ -191,13 +192,13 @@ class GeneratorSource:
         return Faced(self._generated(found, rows), rows)
 
     def _again(
-        self, found: Refinement, targets: Floats, bounds: Bounds, say: Say
+        self, found: Refinement, targets: Floats, bounds: Bounds, progress: Progress
     ) -> tuple[NDArray[np.bool_], Floats]:
         """Octants and tensors, those beyond the tolerance replaced by freshly drawn ones if nearer."""
         octants, C = found.octants.copy(), found.C.copy()
         far = np.flatnonzero(~np.less_equal(bounds.error(C, targets), bounds.tolerance))
         if len(far):
-            say(len(far), "drawing other cells")
+            progress(0, len(far), "drawing other cells")
             samples = self.generator.sample(
                 targets[far], 1, seed=self.seed + 1, resolution=self.resolution, open=self.open
             )
@@ -223,15 +224,15 @@ class JoinedSource(SetSource):
         self.name += " and the generator"
 
     def finish(
-        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, say: Say
+        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
         """As :class:`CellSource`; cells that stay far from their targets make way for generated ones."""
-        done = super().finish(offered, chosen, targets, bounds, say)
+        done = super().finish(offered, chosen, targets, bounds, progress)
         error = bounds.error(done.after.C, targets)
         far = np.flatnonzero(error > FAR * bounds.tolerance)
         if len(far) == 0:
             return done
-        made = self.generator.nearer(targets[far], bounds, say)
+        made = self.generator.nearer(targets[far], bounds, progress)
         of = far[made.rows]
         better = np.flatnonzero(bounds.error(made.cells.C, targets[of]) < error[of])
         pick = np.arange(len(error))
@@ -239,6 +240,6 @@ class JoinedSource(SetSource):
         after = CellSet.concat([done.after.without_parameters(), made.cells])
         return Finished(done.before, after.subset(pick))
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
         """As :class:`CellSource`."""
-        return self.generator.with_faces(faces, targets, bounds, say)
+        return self.generator.with_faces(faces, targets, bounds, progress)

@@ -13,13 +13,14 @@ from micro.gamut.least_volume import EXCESS, LeastVolume
 from micro.library import retrieval as library
 from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.errors import InputError
+from micro.runtime.progress import Progress
 from multiscale.fill.source import (
     IS_SOLID,
     Candidates,
     CellSource,
     Faced,
     Finished,
-    Say,
+    by_rounds,
 )
 
 _TRIALS = 2
@@ -82,13 +83,13 @@ class SetSource:
             some = some if shut.all() else some.subset(~shut)
         return some
 
-    def candidates(self, targets: Floats, say: Say) -> Candidates:
+    def candidates(self, targets: Floats, progress: Progress) -> Candidates:
         """As :class:`CellSource`."""
         further = _FURTHER if self.avoid_cavities else 1
         index, _ = library.nearest(self.cells, targets, min(further * self.count, len(self.cells)))
         rows, place = np.unique(index, return_inverse=True)
         place = place.reshape(index.shape)
-        say(len(targets), "looking for cells without closed voids")
+        progress(0, len(targets), "looking for cells without closed voids")
         shut = self._shut(rows)
         # Open ones first, each kind by nearness.
         order = np.argsort(shut[place], axis=1, kind="stable")[:, : self.count]
@@ -110,7 +111,7 @@ class SetSource:
         return self.cells.subset(offered.origin[rows])
 
     def finish(
-        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, say: Say
+        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
         """As :class:`CellSource`; cells that no formula makes stay as they are."""
         before = self.take(offered, chosen)
@@ -125,13 +126,13 @@ class SetSource:
             steps=_TRIALS,
             tolerance=bounds.tolerance,
             relative=bounds.relative,
-            progress=lambda step, left: say(left, f"correcting cells, round {step + 1}"),
+            progress=by_rounds(progress, len(far), "correcting cells", first=1),
         )
         pick = np.arange(len(before))
         pick[far] = len(before) + np.arange(len(far))
         return Finished(before, CellSet.concat([before, corrected]).subset(pick))
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
         """None: a set makes nothing."""
         return None
 

@@ -13,9 +13,7 @@ from typing import Any, Protocol
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import Bounds
 from micro.runtime.arrays import Bools, Floats, Ints
-
-Say = Callable[[int, str], None]
-"""Progress: (groups still open, what is being done)."""
+from micro.runtime.progress import Progress
 
 GENERATED = "generated"
 """Family of the cells that the generator made for a lattice."""
@@ -88,16 +86,21 @@ class CellSource(Protocol):
     def material(self, target: Floats) -> CellSet:
         """One cell, as near to a tensor (3,) as can be."""
 
-    def candidates(self, targets: Floats, say: Say) -> Candidates:
+    def candidates(self, targets: Floats, progress: Progress) -> Candidates:
         """Candidates for each target (m, 3)."""
 
     def take(self, offered: Candidates, rows: Ints) -> CellSet:
         """Some of its candidates that are exact."""
 
     def finish(
-        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, say: Say
+        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
         """The chosen rows (m,) of its candidates, moved toward their targets."""
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, say: Say) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
         """Cells for ``targets`` (m, 3) with outer faces like ``faces`` (m, n, n); None if it makes none."""
+
+
+def by_rounds(progress: Progress, total: int, what: str, first: int = 0) -> Callable[[int, int], None]:
+    """What a search that tells its round, counted from ``first``, and the cells still open reports to."""
+    return lambda number, left: progress(total - left, total, f"{what}, round {number + first}")

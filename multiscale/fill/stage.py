@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from micro.runtime.arrays import Floats
-from micro.runtime.progress import Reporter
+from micro.runtime.progress import Progress, Reporter, unheard
 from multiscale.case.settings import FillSettings
 from multiscale.fill.filling import Filled, Filling
 from multiscale.fill.source import CellSource
@@ -45,7 +45,7 @@ def fill_lattice(
     source: Callable[[], CellSource],
     settings: FillSettings,
     reporter: Reporter,
-    show: Callable[[int, int, str], None] | None = None,
+    progress: Progress = unheard,
     *,
     steered: bool = True,
     rtol: float | None = None,
@@ -64,8 +64,8 @@ def fill_lattice(
         Gives the source of cells; called on rank 0.
     settings : FillSettings
     reporter : Reporter
-    show : callable, optional
-        Progress of the choice.
+    progress : Progress, optional
+        Of the choice.
     steered : bool
         Whether the objective chooses among cells. Under a mass limit it must not: it would buy stiffness
         by mass. Tensor errors then count alike, and nothing is polished.
@@ -82,7 +82,7 @@ def fill_lattice(
         model = influence(objective, wanted, design, seed=settings.seed)
 
     def first() -> Filling:
-        filling = Filling(problem, reduction, wanted, source(), settings, show)
+        filling = Filling(problem, reduction, wanted, source(), settings, progress)
         filling.choose(model)
         return filling
 

@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import cell_from_octant, connectivity
+from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.contact import Pairs, neighbours, pair_areas
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -134,7 +135,7 @@ def piece_edges(
     first_b: NDArray[np.int64],
     high: Callable[[int], NDArray],
     low: Callable[[int], NDArray],
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> Edges:
     """Nodes that face each other across interfaces normal to one axis.
 
@@ -147,8 +148,7 @@ def piece_edges(
     high, low : callable
         Labels (2n, 2n) of a cell's pieces on its face at the upper and at the lower end of the axis, 0 where
         there is none.
-    progress : callable, optional
-        Called with the fraction done.
+    progress : Progress, optional
     """
     if len(a) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -167,8 +167,8 @@ def piece_edges(
         here = order[start:end]
         rows.append((first_a[here][:, None] + found // wide - 1).ravel())
         columns.append((first_b[here][:, None] + found % wide - 1).ravel())
-        if progress is not None and number % 1024 == 0:
-            progress(number / len(pairs))
+        if number % 1024 == 0:
+            progress(number, len(pairs), "interfaces")
     return np.concatenate(rows), np.concatenate(columns)
 
 

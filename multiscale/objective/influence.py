@@ -87,7 +87,6 @@ def influence(
     design: NDArray[np.bool_],
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Influence:
     """The model around a tensor field.
 
@@ -100,8 +99,6 @@ def influence(
         Elements that each have an error of their own.
     seed : int
         Of the random errors.
-    progress : callable, optional
-        Called with (solves done, solves in all).
 
     Raises
     ------
@@ -110,17 +107,8 @@ def influence(
     """
     errors = _error_fields(field, design, np.random.default_rng(seed))
     if isinstance(objective, AnyLoadObjective):
-        return _any_load(objective, field, errors, progress)
+        return _any_load(objective, field, errors)
     displacements = objective.displacements(field)
-    total = len(displacements) * (1 + 2 * len(errors))
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
     amplitude, sensitivity = [], []
     for i, (u, operator) in enumerate(zip(displacements, objective.operators, strict=True)):
         value, slope = objective.measure(i, u), objective.slope(i, u)
@@ -136,28 +124,20 @@ def influence(
                 image = image + objective.measure(i, u + w) * moved
             responses.append(w)
             images.append(image)
-            count()
         rights += _orthonormal(responses, images, slope)
         rows = []
         for right in rights:
             rows.append(-operator.energies(operator.solve(right, rtol=objective.adjoint_rtol), u))
-            count()
         amplitude.append(np.array([value, *([0.0] * (len(rows) - 1))]))
         sensitivity.append(np.stack(rows))
     return Influence(field, amplitude, sensitivity, objective.combination)
 
 
-def _any_load(
-    objective: AnyLoadObjective,
-    field: Floats,
-    errors: list[Floats],
-    progress: Callable[[int, int], None] | None,
-) -> Influence:
+def _any_load(objective: AnyLoadObjective, field: Floats, errors: list[Floats]) -> Influence:
     """The model of loads that may be combined, parity by parity."""
     displacements = objective.displacements(field)
     amplitude: list[Floats] = [np.zeros(0)] * len(displacements)
     sensitivity: list[Floats] = [np.zeros(0)] * len(displacements)
-    total, done = len(displacements) * len(errors), 0
     for block in objective.blocks:
         operator = objective.operators[block[0]]
         differences = [objective.difference(i, displacements[i]) for i in block]
@@ -166,9 +146,6 @@ def _any_load(
             for error in errors:
                 w = operator.solve(-operator.apply(displacements[i], error), rtol=_RTOL)
                 responses.append(objective.settled(i, w))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
         modes = _observed_modes(objective, differences, responses)
         adjoints = [operator.solve(objective.weigh(m), rtol=objective.adjoint_rtol) for m in modes]
         for i, d in zip(block, differences, strict=True):

@@ -8,7 +8,6 @@ what is not joined to the outside is enclosed. Void elements are one piece each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cc3d
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from micro.cell.octant import cell_from_octant
 from micro.runtime.arrays import Ints
+from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.components import Edges, joined, piece_edges
 from multiscale.lattice.contact import neighbours
 from multiscale.lattice.lattice import Lattice
@@ -67,11 +67,8 @@ class _Pieces:
     high: NDArray[np.uint32]
 
 
-def find_cavities(lattice: Lattice, *, progress: Callable[[float], None] | None = None) -> Cavities:
-    """Enclosed void of a whole lattice; beyond its boundary all is open.
-
-    ``progress`` is called with the fraction done.
-    """
+def find_cavities(lattice: Lattice, *, progress: Progress = unheard) -> Cavities:
+    """Enclosed void of a whole lattice; beyond its boundary all is open."""
     used, local = np.unique(lattice.index, return_inverse=True)
     cells = used[used >= 0]
     pieces = _label(lattice, cells, progress)
@@ -109,7 +106,7 @@ def find_cavities(lattice: Lattice, *, progress: Callable[[float], None] | None 
     )
 
 
-def _label(lattice: Lattice, cells: NDArray[np.int32], progress: Callable[[float], None] | None) -> _Pieces:
+def _label(lattice: Lattice, cells: NDArray[np.int32], progress: Progress) -> _Pieces:
     size = lattice.voxels_per_cell
     shape = (len(cells) + 1, 3, size, size)
     low, high = np.zeros(shape, dtype=np.uint32), np.zeros(shape, dtype=np.uint32)
@@ -120,26 +117,18 @@ def _label(lattice: Lattice, cells: NDArray[np.int32], progress: Callable[[float
         volumes.append(np.bincount(labels.ravel())[1:])
         for axis in range(3):
             low[i, axis], high[i, axis] = np.take(labels, 0, axis=axis), np.take(labels, -1, axis=axis)
-        if progress is not None:
-            progress(0.5 * (i + 1) / len(cells))
+        progress(i + 1, len(cells), "void of the cells")
     volumes.append(np.array([size**3]))
     low[-1] = high[-1] = 1
     return _Pieces(np.array([len(v) for v in volumes]), volumes, low, high)
 
 
-def _edges(
-    index: Ints, first: Ints, pieces: _Pieces, axis: int, progress: Callable[[float], None] | None
-) -> Edges:
+def _edges(index: Ints, first: Ints, pieces: _Pieces, axis: int, progress: Progress) -> Edges:
     """Joined nodes of neighbouring elements along one axis."""
     a, b = (side.ravel() for side in neighbours(index, axis))
     first_a, first_b = (side.ravel() for side in neighbours(first, axis))
     high, low = pieces.high[:, axis], pieces.low[:, axis]
-
-    def show(done: float) -> None:
-        if progress is not None:
-            progress(0.5 + (axis + done) / 6)
-
-    return piece_edges(a, b, first_a, first_b, lambda cell: high[cell], lambda cell: low[cell], show)
+    return piece_edges(a, b, first_a, first_b, lambda cell: high[cell], lambda cell: low[cell], progress)
 
 
 def _encloses(pieces: _Pieces, cell: int) -> bool:

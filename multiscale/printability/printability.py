@@ -8,13 +8,10 @@ thin; an overhang is measured on a surface blurred by 0.6 voxels, without which 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
-from micro.runtime.progress import Reporter
+from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.cell_mesh import octant_surface
 from multiscale.lattice.lattice import Lattice
 from multiscale.printability.cavities import Cavities, find_cavities
@@ -36,9 +33,6 @@ STEEP = np.cos(np.pi / 4)
 _THICKEST = 8  # voxels; beyond it a feature is no problem
 _BLUR = 0.6
 _LEVEL = 0.505
-_STEPS = 1000  # of a progress bar
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def assess(
     direction: ArrayLike = (0.0, 0.0, 1.0),
     density_kg_m3: float | None = None,
     least_mm: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress = unheard,
 ) -> Printability:
     """Printability of a lattice.
 
@@ -136,8 +130,7 @@ def assess(
         Of the base material, for the mass.
     least_mm : float, optional
         The printer's smallest wall and gap.
-    progress : callable, optional
-        Called with the fraction done.
+    progress : Progress, optional
 
     Raises
     ------
@@ -162,9 +155,8 @@ def assess(
         octant = lattice.cells.octants(cell)
         thin[0, i], thin[1, i] = thinner_than(octant, _THICKEST), thinner_than(~octant, _THICKEST)
         down[i], area[i] = overhanging_area(octant, vector)
-        if progress is not None:
-            progress(0.7 * (i + 1) / len(used))
-    cavities = find_cavities(lattice, progress=progress and (lambda done: progress(0.7 + 0.3 * done)))
+        progress(i + 1, len(used), "features and overhangs")
+    cavities = find_cavities(lattice, progress=progress)
     edge = 1e3 * lattice.cell_size_m
     pitch = edge / lattice.voxels_per_cell
     volume = lattice.cells.volume[used]
@@ -266,7 +258,7 @@ def assess_run(
     direction: ArrayLike = (0.0, 0.0, 1.0),
     density_kg_m3: float | None = None,
     least_mm: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress = unheard,
 ) -> Printability:
     """Printability of a run's lattice, added to its ``metrics.json`` as ``printability``.
 
@@ -330,19 +322,3 @@ def _verdict(printer: Suited) -> str:
         f"{printer.void_thinner:.2%} of the void are thinner, {verdict}; "
         f"these cells suit from cell_size_mm = {enough:g} on"
     )
-
-
-def report_printability(run_dir: str | Path, *, json_output: bool = False, **options: Any) -> Printability:
-    """:func:`assess_run` as the command shows it."""
-    reporter = Reporter(verbose=not json_output)
-    with reporter.task("printability", _STEPS) as task:
-
-        def progress(fraction: float) -> None:
-            task.advance(max(0, round(_STEPS * fraction) - task.done))
-
-        report = assess_run(run_dir, progress=progress, **options)
-    if json_output:
-        print(json.dumps(asdict(report), indent=2))
-    for line in [] if json_output else described(report):
-        reporter.console.print(line, soft_wrap=True, markup=False)
-    return report

@@ -13,8 +13,8 @@ import numpy as np
 from micro.runtime.arrays import Floats
 from micro.runtime.memory import require
 from micro.runtime.npz import write_arrays
-from multiscale.design.optimize import Optimiser
-from multiscale.design.state import Record, State
+from multiscale.design.stage import find_design
+from multiscale.design.state import State
 from multiscale.fill.stage import fill_lattice, fill_metrics
 from multiscale.objective.objective import Objective
 from multiscale.problem.grid import split_elements
@@ -47,18 +47,18 @@ def redesign(
         What is shown.
     """
     settings = replace(session.optimizer_settings, uniform_evaluations=0, stages=1, evaluations=evaluations)
-    root = parallel.is_root()
-    optimiser = Optimiser(
-        objective, session.space(), session.gamut, settings, folder, None, session.limit, write=root
+    state, _ = find_design(
+        objective,
+        session.space(),
+        session.gamut,
+        settings,
+        State(x, stage=1),
+        folder,
+        session.reporter,
+        name,
+        limit=session.limit,
     )
-    with session.reporter.task(name, evaluations) as task:
-
-        def show(record: Record) -> None:
-            step = 0 if record["kind"] == "projection" else 1
-            task.advance(step, f"{objective.quantity} {record[objective.quantity]:.4g}", record)
-
-        optimiser.report = show
-        return optimiser.run(State(x, stage=1))
+    return state
 
 
 def keep_design(session: Session, directory: RunDirectory, state: State, design: str) -> None:
@@ -91,18 +91,13 @@ def fill_design(
     objective = objective or session.objective
     wanted = objective.reduction.elements(load_tensors(design, session.problem))
     with session.reporter.task("fill", 1, steady=False) as task:
-
-        def show(done: int, total: int, what: str) -> None:
-            task.total = total
-            task.advance(done - task.done, what)
-
         filling, polish = fill_lattice(
             objective,
             wanted,
             lambda: session.cells,
             session.case.fill,
             session.reporter,
-            show,
+            task.reach,
             steered=session.limit is None,
             rtol=session.case.solver.rtol_evaluate,
         )

@@ -24,7 +24,12 @@ from multiscale.solve import ranks as parallel
 
 # ------------------------------------------------------------------- evaluation
 def evaluate_case(
-    path: str | Path, tensors: str | Path, out: str | Path, *, all_elements: bool = False
+    path: str | Path,
+    tensors: str | Path,
+    out: str | Path,
+    reporter: Reporter | None = None,
+    *,
+    all_elements: bool = False,
 ) -> dict[str, Any]:
     """Distortion of any tensor field on a case's grid, whoever made it; writes ``metrics.json``.
 
@@ -36,6 +41,8 @@ def evaluate_case(
         npz with arrays ``C11``, ``C12``, ``C44`` of the grid's shape in units of E_s.
     out : path
         Directory for ``metrics.json``.
+    reporter : Reporter, optional
+        Says the values; silent by default.
     all_elements : bool
         Take the fixed regions' tensors from the file too (a lattice as built), not from the case.
 
@@ -45,7 +52,7 @@ def evaluate_case(
         Wrong input; nothing was written.
     """
     check_writable(out, "--out")
-    reporter = Reporter(parallel.is_root())
+    reporter = reporter or Reporter(False)
     start = time.monotonic()
     session = Session(load_case(path), reporter)
     problem = session.problem

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import check_writable
-from micro.runtime.progress import Reporter, Style
+from micro.runtime.progress import Reporter
 from multiscale.case.case import load_case, parse_case
 from multiscale.case.purpose import Purpose
 from multiscale.design import board
@@ -30,7 +30,7 @@ from multiscale.solve import ranks as parallel
 def run_case(
     path: str | Path,
     out: str | Path,
-    style: Style = "text",
+    reporter: Reporter | None = None,
     *,
     tensorboard: bool = False,
     full_scale: Mapping[str, Any] | None = None,
@@ -43,8 +43,8 @@ def run_case(
         Case file.
     out : path
         Run directory.
-    style : {"text", "quiet", "json"}
-        How progress is shown.
+    reporter : Reporter, optional
+        Shows progress (on rank 0: ``Reporter(is_root())``); silent by default.
     tensorboard : bool
         Whether the design's history is written for TensorBoard too.
     full_scale : mapping, optional
@@ -58,7 +58,7 @@ def run_case(
         A solve failed.
     """
     check_writable(out, "--out")
-    reporter = Reporter(parallel.is_root(), style)
+    reporter = reporter or Reporter(False)
     if tensorboard:
         board.check()
     case = load_case(path)

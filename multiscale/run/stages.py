@@ -14,10 +14,8 @@ from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.runtime.npz import write_arrays
 from multiscale.case.purpose import START, UNIFORM
-from multiscale.design import board
 from multiscale.design.feasibility import count_violations
-from multiscale.design.optimize import Optimiser
-from multiscale.design.state import Record
+from multiscale.design.stage import find_design
 from multiscale.design.uniform import best_uniform
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.any_load import WORST_LOAD, AnyLoadObjective
@@ -43,7 +41,6 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
     setup = time.monotonic() - session.started
     settings = session.optimizer_settings
     space = session.space()
-    budget = settings.uniform_evaluations + settings.stages * settings.evaluations
     plain = objective.value(session.plain_field)
     what = (START if session.purpose.baseline == UNIFORM else session.purpose.baseline).said
     reporter.say(
@@ -52,29 +49,18 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
     )
     objective.forget()
     objective.clear_log()
-    root = parallel.is_root()
     quantity = objective.quantity
-    optimiser = Optimiser(
-        objective, space, session.gamut, settings, directory.path, None, session.limit, write=root
+    state, solves = find_design(
+        objective,
+        space,
+        session.gamut,
+        settings,
+        objective.reduction.elements(session.problem.tensor)[session.design_mask],
+        directory.path,
+        reporter,
+        limit=session.limit,
+        tensorboard=session.tensorboard,
     )
-    if optimiser.evaluations.kept:
-        reporter.say(f"resuming after {optimiser.evaluations.kept} evaluations, which are kept")
-    with (
-        reporter.task("design", budget) as task,
-        board.open_board(directory.path if root and session.tensorboard else None, ()) as write,
-    ):
-
-        def show(record: Record) -> None:
-            step = 0 if record["kind"] == "projection" else 1
-            detail = f"stage {record['stage']}, {quantity} {record[quantity]:.4g}"
-            if record["violations"]:
-                detail += f", {record['violations']} violations"
-            task.advance(step, detail, record)
-            write(record)
-
-        optimiser.report = show
-        initial = objective.reduction.elements(session.problem.tensor)[session.design_mask]
-        state = optimiser.run(optimiser.initial_state(initial))
     if state.best is None:
         raise NotConverged(
             "no design within the mass limit was found: give [optimizer] more iterations, or a larger "
@@ -90,7 +76,6 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
     phi = session.gamut.phi(state.best)
     design = session.first("design.npz")
     keep_design(session, directory, state, design)
-    solves = optimiser.evaluations.iterations
     weight = objective.reduction.element_weight
     reporter.say(f"design: {quantity} {state.best_value:.4g} after {evaluations} evaluations")
     mass = {}

@@ -18,7 +18,6 @@ full-scale result is compared with the prediction from *them*.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -36,6 +35,7 @@ from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.arrays import Bools
 from micro.runtime.errors import NotConverged
+from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.contact import meeting_pairs
 from multiscale.lattice.lattice import Lattice, solid_fractions
 
@@ -76,12 +76,8 @@ class CoarseLattice:
     error_max: float
 
 
-def coarse_lattice(
-    lattice: Lattice, per_cell: int, progress: Callable[[int, int], None] | None = None
-) -> CoarseLattice:
+def coarse_lattice(lattice: Lattice, per_cell: int, progress: Progress = unheard) -> CoarseLattice:
     """The lattice at ``per_cell`` voxels along a cell's edge, its coarse cells homogenised.
-
-    ``progress`` is called with (round, rounds at most).
 
     Raises
     ------
@@ -146,7 +142,7 @@ def fitted(
     targets: NDArray[np.float64],
     beam: NDArray[np.integer],
     nu: float,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unheard,
 ) -> tuple[Bools, NDArray[np.float64]]:
     """Connected coarse octants whose tensors are nearest to the targets.
 
@@ -162,7 +158,7 @@ def fitted(
     beam : int array, shape (m,)
         Octants that are kept after every flip.
     nu : float
-    progress : callable, optional
+    progress : Progress, optional
 
     Returns
     -------
@@ -181,8 +177,7 @@ def fitted(
     seen = [{octant.tobytes() for octant in some} for some in offered]
     shape = fractions.shape[1:]
     for number in range(_FLIPS + 1):
-        if progress is not None:
-            progress(number, _FLIPS + 1)
+        progress(number, _FLIPS + 1)
         tensors.learn([octant for some in offered for octant in some])
         for i, some in enumerate(offered):
             front = {entry[1] for entry in ranked[i]}

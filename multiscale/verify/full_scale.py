@@ -195,7 +195,6 @@ def verify(
     NotConverged
         If a solve fails.
     """
-    reporter = reporter or Reporter(False)
     run = RunDirectory.open(run_dir)
     run.check_addable()  # what can't be added to shows before the work
     found = measure(
@@ -222,7 +221,7 @@ def measure(
     uniform: list[float] | None,
     *,
     voxels_per_cell: int,
-    reporter: Reporter,
+    reporter: Reporter | None = None,
     max_memory: float | None = None,
     threads: int | None = None,
     rtol: float = 1e-5,
@@ -251,18 +250,14 @@ def measure(
         As :func:`verify`.
     """
     started = time.monotonic()
+    reporter = reporter or Reporter(False)
     check_case(case)
     original.cells.require_poisson(problem.poisson)
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
     announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
     with reporter.task("coarse cells", 1, steady=False) as task:
-
-        def show_round(done: int, total: int, task: Any = task) -> None:
-            task.total = total
-            task.advance(done - task.done)
-
-        coarse = coarse_lattice(original, voxels_per_cell, show_round)
+        coarse = coarse_lattice(original, voxels_per_cell, task.reach)
     comparison = compare(case, problem, original, coarse, uniform)
     contacts = coarse.lattice.contacts()
     reporter.say(
@@ -286,7 +281,7 @@ def measure(
             def show(iteration: int, residual: float, task: Any = task) -> None:
                 # Digits gained are what passes steadily.
                 share = int(100 * min(1.0, max(0.0, np.log(residual) / np.log(rtol))))
-                task.advance(max(0, share - task.done), f"iteration {iteration}, residual {residual:.1e}")
+                task.reach(max(share, task.done), 100, f"iteration {iteration}, residual {residual:.1e}")
 
             solved[name] = solve_full_scale(
                 case,

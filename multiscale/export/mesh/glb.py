@@ -11,13 +11,13 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
+from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.cell_mesh import Instanced, MeshOptions, cell_meshes, used_cells
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -34,7 +34,7 @@ def write_glb(
     block: Block | None = None,
     *,
     options: MeshOptions,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> Instanced:
     """Write a block of a lattice as GLB, atomically; axes are the lattice's own.
 
@@ -45,8 +45,7 @@ def write_glb(
     block : Block, optional
         The whole lattice by default.
     options : MeshOptions
-    progress : callable, optional
-        Called with the fraction done.
+    progress : Progress, optional
 
     Returns
     -------
@@ -85,8 +84,7 @@ def write_glb(
                 {"primitives": [{"attributes": {"POSITION": a}, "indices": b, "material": 0}]}
             )
             volume[cell], triangles = mesh.volume, triangles + len(mesh.triangles)
-            if progress is not None:
-                progress(len(number) / len(cells))
+            progress(len(number), len(cells))
         where = np.argwhere(np.isin(lattice.index, cells)[block.slices]) + np.array(block.lower)
         placed = lattice.index[tuple(where.T)]
         scene["nodes"] = [

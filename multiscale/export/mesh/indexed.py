@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.files import atomic_path
-from multiscale.export.mesh.stl import Surface
+from micro.runtime.progress import Progress, unheard
+from multiscale.export.mesh.stl import Surface, elements_reached
 from multiscale.export.mesh.surface import enclosed_volume, surface_meshes, welded
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -46,7 +47,7 @@ def write_ply(
     per_cell: int,
     smooth: float = 0.0,
     decimate: float = 0.0,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> Surface:
     """Write a block's surface as binary PLY, whole or not at all; options as
     :func:`multiscale.export.mesh.stl.write_stl`.
@@ -78,7 +79,7 @@ def write_obj(
     per_cell: int,
     smooth: float = 0.0,
     decimate: float = 0.0,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> Surface:
     """Write a block's surface as OBJ, atomically; options as :func:`multiscale.export.mesh.stl.write_stl`."""
     tally = _Tally(lattice, block, progress)
@@ -96,10 +97,9 @@ def write_obj(
 class _Tally:
     """What was written so far."""
 
-    def __init__(self, lattice: Lattice, block: Block, progress: Callable[[float], None] | None):
+    def __init__(self, lattice: Lattice, block: Block, progress: Progress):
         self.origin = 1e3 * lattice.cell_size_m * np.array(block.lower)
-        self.width = 1e3 * lattice.cell_size_m * block.shape[0]
-        self.progress = progress
+        self.lattice, self.block, self.progress = lattice, block, progress
         self.points = self.triangles = 0
         self.volume = 0.0
 
@@ -107,8 +107,8 @@ class _Tally:
         self.triangles += len(faces)
         # Relative to the block's corner: a slab's share of the volume loses fewer digits.
         self.volume += enclosed_volume((points - self.origin)[faces])
-        if self.progress is not None and len(points):
-            self.progress(min(1.0, float((points[:, 0].max() - self.origin[0]) / self.width)))
+        if len(points):
+            self.progress(*elements_reached(self.lattice, self.block, points[:, 0].max()))
 
 
 def _joined(

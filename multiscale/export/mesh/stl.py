@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.files import atomic_path
+from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.surface import enclosed_volume, surface_slabs
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -20,8 +20,6 @@ HEADER_BYTES = 84
 _AT_ONCE = 1 << 17  # triangles
 _TITLE = b"multiscale lattice, millimetres"  # must not begin with 'solid', which means a text STL
 _RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def write_stl(
     per_cell: int | None = None,
     smooth: float = 0.0,
     decimate: float = 0.0,
-    progress: Progress | None = None,
+    progress: Progress = unheard,
 ) -> Surface:
     """Write the surface of a block of the lattice as a closed binary STL.
 
@@ -64,8 +62,7 @@ def write_stl(
         Blur before the surface is taken, in voxels. Either way the volume is kept.
     decimate : float
         Share of the triangles removed.
-    progress : callable, optional
-        Called with the fraction done.
+    progress : Progress, optional
 
     Returns
     -------
@@ -80,7 +77,6 @@ def write_stl(
     block.check_inside(lattice.shape)
     per_cell = lattice.voxels_per_cell if per_cell is None else per_cell
     origin = 1e3 * lattice.cell_size_m * np.array(block.lower)
-    width = 1e3 * lattice.cell_size_m * block.shape[0]
     count, volume = 0, 0.0
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(_TITLE.ljust(HEADER_BYTES, b"\0"))
@@ -91,11 +87,17 @@ def write_stl(
                 # Relative to the block's corner: a slab's share of the volume loses fewer digits.
                 volume += enclosed_volume(some - origin)
             count += len(triangles)
-            if progress is not None and len(triangles):
-                progress(min(1.0, float((triangles[..., 0].max() - origin[0]) / width)))
+            if len(triangles):
+                progress(*elements_reached(lattice, block, triangles[..., 0].max()))
         file.seek(HEADER_BYTES - 4)
         file.write(np.uint32(count).astype("<u4").tobytes())
     return Surface(count, volume)
+
+
+def elements_reached(lattice: Lattice, block: Block, x: float) -> tuple[int, int]:
+    """Elements along x that a surface written up to ``x`` (mm) has passed, and all of the block."""
+    passed = x / (1e3 * lattice.cell_size_m) - block.lower[0]
+    return min(block.shape[0], round(float(passed))), block.shape[0]
 
 
 def _records(triangles: NDArray[np.float32]) -> NDArray:

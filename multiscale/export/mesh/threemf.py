@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.files import atomic_path
+from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.cell_mesh import Instanced, MeshOptions, cell_meshes, used_cells
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -47,7 +47,7 @@ def write_3mf(
     block: Block | None = None,
     *,
     options: MeshOptions,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> Instanced:
     """Write a block of a lattice as 3MF, atomically.
 
@@ -59,8 +59,7 @@ def write_3mf(
         The whole lattice by default. Its lowest corner comes to lie at the origin, since slicers
         refuse or move what lies elsewhere.
     options : MeshOptions
-    progress : callable, optional
-        Called with the fraction done.
+    progress : Progress, optional
 
     Returns
     -------
@@ -92,8 +91,7 @@ def write_3mf(
                 _write_mesh(model, number[cell], points, mesh.triangles)
                 volume[cell] = mesh.volume
                 triangles += len(mesh.triangles)
-                if progress is not None:
-                    progress(number[cell] / len(cells))
+                progress(number[cell], len(cells))
             placed = _write_components(model, len(cells) + 1, lattice.index[block.slices], number, edge)
             build = f'<build><item objectid="{len(cells) + 1}"/></build>\n</model>\n'
             model.write(f"</resources>\n{build}".encode())

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path, write_json
+from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.level_sets import KEEP_BYTES, LevelSets, positions
 from multiscale.export.volume.png import png
 from multiscale.export.volume.slice_kernels import PixelAxis, fill_layer
@@ -211,7 +212,7 @@ def write_printer_slices(
     block: Block,
     grid: PrinterGrid,
     *,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> Stack:
     """Write a directory of slices with ``manifest.json``, atomically; slices that are alike are made once.
 
@@ -223,8 +224,7 @@ def write_printer_slices(
     path : path
     block : Block
     grid : PrinterGrid
-    progress : callable, optional
-        Called with the fraction done.
+    progress : Progress, optional
     """
     known: dict[float, tuple[bytes, int]] = {}
     number, written, pixels = -1, 0, 0
@@ -240,8 +240,7 @@ def write_printer_slices(
             content, count = known[slice.key[1]]
             written += (temporary / f"slice_{k:05d}.png").write_bytes(content)
             pixels += count
-            if progress is not None:
-                progress((k + 1) / grid.shape[2])
+            progress(k + 1, grid.shape[2])
         volume = pixels * float(np.prod(grid.steps))
         said = manifest(lattice, block, grid.shape, grid.pixel_mm, grid.layer_mm) | {"solid_mm3": volume}
         write_json(temporary / MANIFEST, said)

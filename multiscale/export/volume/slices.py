@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.files import atomic_path, write_json
+from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.png import png
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice, coarsen
@@ -84,7 +85,7 @@ def write_slices(
     block: Block | None = None,
     *,
     per_cell: int | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> int:
     """Write a directory of slices normal to z: ``slice_00000.png`` is the lowest; with ``manifest.json``.
 
@@ -99,8 +100,7 @@ def write_slices(
         The whole lattice by default.
     per_cell : int, optional
         Voxels along a cell's edge; the cells' own by default.
-    progress : callable, optional
-        Called with the fraction done.
+    progress : Progress, optional
 
     Returns
     -------
@@ -122,8 +122,7 @@ def write_slices(
         stack = pictures(lattice, block, per_cell=per_cell, axis=2, picture=png)
         for k, content in enumerate(stack):
             written += (temporary / f"slice_{k:05d}.png").write_bytes(content)
-            if progress is not None:
-                progress((k + 1) / shape[2])
+            progress(k + 1, shape[2])
         pitch = 1e3 * lattice.cell_size_m / per_cell
         write_json(temporary / MANIFEST, manifest(lattice, block, shape, (pitch, pitch), pitch))
         written += (temporary / MANIFEST).stat().st_size

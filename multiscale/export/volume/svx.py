@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.files import atomic_path
+from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.png import png
 from multiscale.export.volume.slices import pictures
 from multiscale.lattice.block import Block
@@ -29,7 +29,7 @@ def write_svx(
     block: Block | None = None,
     *,
     per_cell: int | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> None:
     """Write a block's voxels as SVX, atomically; density 255 is solid, 0 void.
 
@@ -44,8 +44,7 @@ def write_svx(
         for k, content in enumerate(stack):
             # Pictures are compressed: once is enough.
             package.writestr(_SLICES % k, content)
-            if progress is not None:
-                progress((k + 1) / (block.shape[1] * per_cell))
+            progress(k + 1, block.shape[1] * per_cell)
 
 
 def density_picture(plane: NDArray[np.bool_]) -> bytes:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
+from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
 
@@ -43,7 +43,7 @@ def write_vdb(
     block: Block,
     *,
     per_cell: int,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = unheard,
 ) -> None:
     """Write a block's voxels as the float grid ``density`` (1 solid, background 0), in metres, atomically.
 
@@ -55,7 +55,6 @@ def write_vdb(
     i, j, k = (low * per_cell for low in block.lower)
     for step, layer in enumerate(lattice.layers(block, per_cell=per_cell)):
         grid.copyFromArray(layer.astype(np.float32), ijk=(i + step * per_cell, j, k))
-        if progress is not None:
-            progress((step + 1) / block.shape[0])
+        progress(step + 1, block.shape[0])
     with atomic_path(path) as temporary:
         library.write(str(temporary), grids=[grid])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pyvista
 import trimesh
+from heard import Counted, Heard
 from lattices import N, make, mixed
 from scipy import ndimage
 
@@ -159,14 +160,14 @@ def test_pieces_are_those_of_the_voxels(item, per_cell):
 def test_voxels_that_break_a_lattice_are_said_or_refused(tmp_path):
     """Two solid cells joined by thin bars, which coarser voxels lose."""
     make([[[5]], [[3]], [[5]]]).save(tmp_path / "lattice.zarr")
-    said: list[str] = []
-    export(tmp_path / "lattice.zarr", "stl", tmp_path / "fine.stl", say=said.append)
-    assert not any("pieces" in line for line in said)
+    heard = Heard()
+    export(tmp_path / "lattice.zarr", "stl", tmp_path / "fine.stl", reporter=heard)
+    assert not any("pieces" in line for line in heard.said)
     with pytest.raises(InputError, match=r"into 2 pieces instead of 1; 50.0% of the solid is loose"):
         export(tmp_path / "lattice.zarr", "stl", tmp_path / "a.stl", per_cell=N)
     assert not (tmp_path / "a.stl").exists()
-    export(tmp_path / "lattice.zarr", "vti", tmp_path / "a.vti", per_cell=N, say=said.append)
-    assert any("into 2 pieces" in line for line in said)
+    export(tmp_path / "lattice.zarr", "vti", tmp_path / "a.vti", per_cell=N, reporter=heard)
+    assert any("into 2 pieces" in line for line in heard.said)
 
 
 @pytest.mark.parametrize("per_cell", [2 * N, N])
@@ -185,17 +186,15 @@ def test_exposed_faces_are_counted_exactly(item):
 
 def test_progress_ends_at_one(tmp_path, item, monkeypatch):
     monkeypatch.setattr(surface, "_SLAB_VOXELS", 1)
-    fractions: list[float] = []
-    write_stl(item, tmp_path / "a.stl", progress=fractions.append)
-    assert fractions == sorted(fractions)
-    assert len(fractions) == 3
-    assert fractions[-1] == pytest.approx(1.0, abs=0.05)
+    heard = Counted()
+    write_stl(item, tmp_path / "a.stl", progress=heard)
+    assert heard.shares == {"": [1 / 3, 2 / 3, 1.0]}
 
 
 def test_an_stl_killed_half_way_leaves_nothing(tmp_path, item, monkeypatch):
     monkeypatch.setattr(surface, "_SLAB_VOXELS", 1)
 
-    def stop(fraction: float) -> None:
+    def stop(done: int, total: int, what: str = "") -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -298,10 +297,10 @@ def run_dir(tmp_path, item) -> Path:
 
 
 def test_export_writes_every_format(tmp_path, run_dir, item):
-    said: list[str] = []
+    heard = Heard()
     for name, chosen in FORMATS.items():
         if name != "vdb":  # its library is no requirement
-            out = export(run_dir, name, tmp_path / f"out{chosen.suffix}", "0:2,1:4,:", say=said.append)
+            out = export(run_dir, name, tmp_path / f"out{chosen.suffix}", "0:2,1:4,:", reporter=heard)
             assert sum(p.stat().st_size for p in [out, *out.glob("*")]) > 1000
     block = Block((0, 1, 0), (2, 4, 2))
     assert mesh(tmp_path / "out.stl").is_watertight
@@ -309,8 +308,8 @@ def test_export_writes_every_format(tmp_path, run_dir, item):
     grid = pyvista.read(tmp_path / "out.vtu")
     solid = item.solid[block.slices]
     np.testing.assert_allclose(grid.cell_data["C44"], lattice_fields(item)["C44"][block.slices][solid])
-    assert "20,736 voxels" in said[0]
-    assert "triangles enclose" in said[1]
+    assert "20,736 voxels" in heard.said[0]
+    assert "triangles enclose" in heard.said[1]
 
 
 def test_export_takes_a_lattice_too(tmp_path, run_dir):
@@ -365,10 +364,13 @@ def test_a_killed_export_leaves_no_half_file(tmp_path, run_dir):
     script = """
 import os, signal, sys
 from pathlib import Path
+from micro.runtime.progress import Task
 from multiscale.export.command import FORMATS, export
 
-def die(fraction):
+def die(*counts):
     os.kill(os.getpid(), signal.SIGKILL)
+
+Task.reach = die
 
 for name, chosen in FORMATS.items():
     if name in ("vti", "vtu", "vdb", "inp", "msh"):  # written at one go
@@ -376,7 +378,7 @@ for name, chosen in FORMATS.items():
     out = Path(f"out{chosen.suffix}")
     child = os.fork()
     if not child:
-        export(sys.argv[1], name, out, progress=die)
+        export(sys.argv[1], name, out)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, name
     assert not out.exists(), name

@@ -97,7 +97,7 @@ def test_border_of_known_surfaces():
 
 @pytest.mark.parametrize(("write", "suffix"), WRITERS)
 def test_an_export_that_fails_half_way_leaves_nothing(tmp_path, item, many_slabs, write, suffix):
-    def stop(fraction: float) -> None:
+    def stop(done: int, total: int, what: str = "") -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from heard import Heard
 from lattices import N, mixed
 from PIL import Image
 
@@ -106,8 +107,8 @@ def test_png_of_any_width_is_read_back(dtype):
 
 @pytest.mark.parametrize("write", [write_slices, write_svx])
 def test_an_export_that_fails_half_way_leaves_nothing(tmp_path, item, write):
-    def stop(fraction: float) -> None:
-        if fraction > 0.5:
+    def stop(done: int, total: int, what: str = "") -> None:
+        if 2 * done > total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,9 +132,9 @@ def test_a_stack_replaces_a_stack_and_nothing_else(tmp_path, item):
 def test_the_size_is_said_first(tmp_path, item):
     item.save(tmp_path / "run" / "lattice.zarr")
     for name, out in (("slices", "stack"), ("svx", "a.svx")):
-        said: list[str] = []
-        export(tmp_path / "run", name, tmp_path / out, say=said.append)
-        assert "36 x 48 x 24 voxels of 0.1667 mm" in said[0]
+        heard = Heard()
+        export(tmp_path / "run", name, tmp_path / out, reporter=heard)
+        assert "36 x 48 x 24 voxels of 0.1667 mm" in heard.said[0]
 
 
 # -- OpenVDB ------------------------------------------------------------------------------------------

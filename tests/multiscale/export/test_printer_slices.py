@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heard import Heard
 from lattices import N, make, mixed, octants
 from PIL import Image
 from scipy.interpolate import RegularGridInterpolator
@@ -102,22 +103,22 @@ def test_the_volume_is_the_voxels(tmp_path):
     # Smooth cells of known volume: a thousandth is what the level sets are made to, the rest are the pixels.
     item = make([[[0, 1], [2, 0]]], cell_size_m=1e-2, cells=octants()[:3])
     item.save(tmp_path / "a.zarr")
-    said: list[str] = []
+    heard = Heard()
     out = export(
         tmp_path / "a.zarr",
         "slices",
         tmp_path / "stack",
         pixel_mm=(0.05, 0.1),
         layer_mm=0.08,
-        say=said.append,
+        reporter=heard,
     )
     pixels, manifest = read_stack(out)
     volume = pixels.sum() * 0.05 * 0.1 * 0.08
     assert volume == pytest.approx(1e9 * item.solid_volume_m3, rel=3e-3)
     assert manifest["solid_mm3"] == pytest.approx(volume)
-    assert "125 slices" not in said[0]
-    assert "250 slices of 200 x 200 pixels, 0.05 x 0.1 x 0.08 mm each" in said[0]
-    assert "the cells' own volume" in said[1]
+    assert "125 slices" not in heard.said[0]
+    assert "250 slices of 200 x 200 pixels, 0.05 x 0.1 x 0.08 mm each" in heard.said[0]
+    assert "the cells' own volume" in heard.said[1]
 
 
 # -- against shapes whose surface is known ------------------------------------------------------------------

@@ -11,6 +11,7 @@ from micro.data.packaged import load_library
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
 from micro.library.retrieval import nearest as library_nearest
+from micro.runtime.progress import unheard
 from multiscale.fill.filling import joined
 from multiscale.fill.generator_source import GeneratorSource, JoinedSource
 from multiscale.fill.set_source import SetSource
@@ -19,14 +20,10 @@ from multiscale.fill.set_source import SetSource
 TARGETS = np.array([[0.30, 0.11, 0.09], [0.31, 0.112, 0.092], [0.32, 0.114, 0.094]])
 
 
-def silent(left, what):
-    pass
-
-
 @pytest.fixture(scope="module")
 def generated():
     source = GeneratorSource(Generator.load(), SetSource(load_library()), count=2, seed=1)
-    offered = source.candidates(TARGETS, silent)
+    offered = source.candidates(TARGETS, unheard)
     return source, offered
 
 
@@ -51,7 +48,7 @@ def test_finished_cells_are_their_own(generated):
     source, offered = generated
     error = tensor_error(offered.C[offered.index], TARGETS[:, None])
     chosen = offered.index[np.arange(3), error.argmin(axis=1)]
-    finished = source.finish(offered, chosen, TARGETS, Bounds(0.01), silent)
+    finished = source.finish(offered, chosen, TARGETS, Bounds(0.01), unheard)
     for cells in (finished.before, finished.after):
         assert all(cell.connectivity(octant).connected for octant in cells.octants())
         # Trials are solved to a residual of 3e-3, which leaves C right to about 1e-4.
@@ -72,7 +69,7 @@ def test_lost_cells_come_from_the_library(generated, monkeypatch):
         return done
 
     monkeypatch.setattr(source.generator, "refined", losing)
-    finished = source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.05), silent)
+    finished = source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.05), unheard)
     assert finished.after.family.tolist() == ["generated", "spare", "generated"]
     assert cell.connectivity(finished.after.octants(1)).connected
     assert tensor_error(finished.after.C[1], TARGETS[1]) < 0.05
@@ -82,7 +79,7 @@ def test_cells_that_enclose_void_are_passed_over():
     cells = load_library()
     near = SetSource(cells, 6, avoid_cavities=False)
     far = SetSource(cells, 6)
-    rows = {source: source.candidates(TARGETS, silent) for source in (near, far)}
+    rows = {source: source.candidates(TARGETS, unheard) for source in (near, far)}
     shut = encloses(near.take(rows[near], np.arange(len(rows[near].C))).octants())
     assert shut.any()
     assert not rows[near].avoid.any()
@@ -98,28 +95,28 @@ def test_cells_that_enclose_void_are_passed_over():
 
 def test_cells_of_a_set_are_corrected_if_far():
     source = SetSource(load_library(), 40)
-    offered = source.candidates(TARGETS, silent)
+    offered = source.candidates(TARGETS, unheard)
     chosen = offered.index[:, -1]
     before = source.take(offered, chosen)
     # What was offered since, to others, changes nothing.
-    source.candidates(TARGETS[::-1] * 0.7, silent)
+    source.candidates(TARGETS[::-1] * 0.7, unheard)
     assert np.array_equal(source.take(offered, chosen).packed, before.packed)
-    kept = source.finish(offered, chosen, TARGETS, Bounds(1.0), silent)
+    kept = source.finish(offered, chosen, TARGETS, Bounds(1.0), unheard)
     assert np.array_equal(kept.after.packed, before.packed)
-    moved = source.finish(offered, chosen[:1], TARGETS[:1], Bounds(0.002), silent)
+    moved = source.finish(offered, chosen[:1], TARGETS[:1], Bounds(0.002), unheard)
     assert tensor_error(moved.after.C, TARGETS[:1]) < tensor_error(before.C[:1], TARGETS[:1])
 
 
 def test_a_cell_made_for_a_face_has_it(generated):
     source, _ = generated
-    near = source.spare.candidates(TARGETS[:1], silent)
+    near = source.spare.candidates(TARGETS[:1], unheard)
     neighbour = source.spare.take(near, near.index[:, 0])
-    made = source.with_faces(neighbour.faces(), TARGETS[2:], Bounds(0.01), silent)
+    made = source.with_faces(neighbour.faces(), TARGETS[2:], Bounds(0.01), unheard)
     assert made.rows.tolist() == [0]
     assert tensor_error(made.cells.C, TARGETS[2:]) < tensor_error(neighbour.C, TARGETS[2:])
     assert cell.connectivity(made.cells.octants(0)).connected
     assert (made.cells.faces() == neighbour.faces()).mean() > 0.9
-    assert SetSource(load_library()).with_faces(neighbour.faces(), TARGETS[2:], Bounds(0.01), silent) is None
+    assert SetSource(load_library()).with_faces(neighbour.faces(), TARGETS[2:], Bounds(0.01), unheard) is None
 
 
 def test_a_soft_target_gets_a_generated_cell_where_none_of_the_set_is_near():
@@ -129,12 +126,12 @@ def test_a_soft_target_gets_a_generated_cell_where_none_of_the_set_is_near():
     generator = GeneratorSource(Generator.load(), SetSource(library))
     source = JoinedSource(library, generator, 4, True)
     bounds = Bounds(0.01, 0.05)
-    offered = source.candidates(target, silent)
+    offered = source.candidates(target, unheard)
     nearest = offered.index[:, 0]
     before = source.take(offered, nearest)
     assert tensor_error(before.C, target) < 0.01
     assert relative_error(before.C, target) > 0.2
-    finished = source.finish(offered, nearest, target, bounds, silent)
+    finished = source.finish(offered, nearest, target, bounds, unheard)
     assert relative_error(finished.after.C, target) < 0.5 * relative_error(before.C, target)
     assert not encloses(finished.after.octants()).any()
     np.testing.assert_allclose(homogenize_octants(finished.after.octants()).C, finished.after.C, rtol=1e-3)

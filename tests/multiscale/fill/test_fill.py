@@ -24,7 +24,7 @@ class Offering(SetSource):
         super().__init__(CELLS, 1, avoid_cavities=False)
         self.asked, self.makes = [], makes
 
-    def with_faces(self, faces, targets, tolerance, say):
+    def with_faces(self, faces, targets, tolerance, progress):
         self.asked.append([(tuple(t), f.tobytes()) for t, f in zip(targets, faces, strict=True)])
         near, _ = nearest(CELLS, targets, 200)
         rows = []

@@ -66,7 +66,7 @@ def run(purpose, tmp_path_factory):
     folder = tmp_path_factory.mktemp("deflection")
     file = folder / "tiny.toml"
     file.write_text(varied(*CHANGES), encoding="utf-8")
-    return file, folder / "run", run_case(file, folder / "run", "quiet")
+    return file, folder / "run", run_case(file, folder / "run")
 
 
 def test_it_is_asked_for_like_any_other(purpose, tmp_path):

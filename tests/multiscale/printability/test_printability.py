@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from described import undescribed
 from examples import MINIMAL
+from heard import Counted
 from lattices import N, make, mixed, octants
 from run_directories import made_up_run
 from scipy import ndimage
@@ -254,11 +255,12 @@ def test_a_solid_lattice_has_no_smallest_feature():
     assert report.least_contact_mm2 is None
 
 
-def test_progress_ends_at_one():
-    fractions: list[float] = []
-    assess(mixed(), progress=fractions.append)
-    assert fractions == sorted(fractions)
-    assert 0.9 < fractions[-1] <= 1.0
+def test_progress_of_every_part_rises_to_one():
+    heard = Counted()
+    assess(mixed(), progress=heard)
+    assert list(heard.shares) == ["features and overhangs", "void of the cells", "interfaces"]
+    assert heard.rise()
+    assert heard.shares["features and overhangs"][-1] == heard.shares["void of the cells"][-1] == 1.0
 
 
 def test_the_command_adds_to_the_metrics(tmp_path, run_cli):

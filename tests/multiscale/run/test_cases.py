@@ -66,7 +66,7 @@ def run(tmp_path_factory):
             for mesh in (ROOT / "cases").glob("*.stl"):
                 (folder / mesh.name).write_bytes(mesh.read_bytes())
             if name == FULL:  # with figures and report
-                run_case(file, folder / "run", "quiet")
+                run_case(file, folder / "run")
             else:
                 design_and_fill(file, folder / "run")
             done[name] = folder / "run"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from described import undescribed
 from examples import cloak
+from heard import Heard
 from small_cases import small
 
 from micro.cell import tensor
@@ -160,7 +161,7 @@ def case(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(case, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "slab"
-    return out, run_case(case, out, "quiet")
+    return out, run_case(case, out)
 
 
 def test_a_round_lowers_the_full_scale_value(finished):
@@ -218,12 +219,12 @@ def test_the_same_command_goes_on_in_every_step(case, finished, tmp_path, monkey
         with monkeypatch.context() as patch:
             patch.setattr(rounds, step, killed)
             with pytest.raises(Killed):
-                run_case(file, out, "quiet")
+                run_case(file, out)
         gc.collect()  # as the end of a process does, it lets go of the directory's lock
     redesigned = []
     real = rounds.redesign
     monkeypatch.setattr(rounds, "redesign", lambda *a: redesigned.append(a) or real(*a))
-    found = run_case(file, out, "quiet")["full_scale"]
+    found = run_case(file, out)["full_scale"]
     assert not redesigned
     # Macro operators that solved something before differ by rounding (2e-9 seen); another lattice would show.
     for a, b in zip(found["rounds"], wanted["rounds"], strict=True):
@@ -242,12 +243,12 @@ def test_rounds_of_another_case_move_aside(case, finished, tmp_path, monkeypatch
 
     monkeypatch.setattr(rounds, "redesign", stop)
     with pytest.raises(Killed):
-        run_case(file, out, "quiet")
+        run_case(file, out)
     assert not (out / "rounds" / "1" / "round.json").exists()
     assert [p.name for p in (out / "earlier").glob("*/rounds/1/round.json")]
 
 
-def test_a_lattice_whose_solve_fails_leaves_the_earlier_one(case, finished, tmp_path, monkeypatch, capsys):
+def test_a_lattice_whose_solve_fails_leaves_the_earlier_one(case, finished, tmp_path, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
     real = rounds.measure
@@ -261,8 +262,9 @@ def test_a_lattice_whose_solve_fails_leaves_the_earlier_one(case, finished, tmp_
         return real(*args, **kwargs)
 
     monkeypatch.setattr(rounds, "measure", failing)
-    metrics = run_case(other_end(case, tmp_path), out, "text")
-    assert "round 1 failed (no convergence): the lattice of round 0 stays" in capsys.readouterr().out
+    heard = Heard()
+    metrics = run_case(other_end(case, tmp_path), out, heard)
+    assert any("round 1 failed (no convergence): the lattice of round 0 stays" in line for line in heard.said)
     full = metrics["full_scale"]
     assert full["round"] == 0
     assert full["rounds"][1]["failed"] == "no convergence"

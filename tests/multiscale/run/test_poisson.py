@@ -77,7 +77,7 @@ def folder(library, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder):
     register(deflection.PURPOSE)
-    yield folder / "run", run_case(folder / "case.toml", folder / "run", "quiet")
+    yield folder / "run", run_case(folder / "case.toml", folder / "run")
     del PURPOSES[deflection.PURPOSE.type]
 
 
@@ -149,7 +149,7 @@ def test_what_is_of_another_base_material_is_refused(library, folder, tmp_path, 
     gamut = varied(("[[loads]]", f'[gamut]\nsource = "{folder}/gamut.safetensors"\n[[loads]]'))
     (tmp_path / "gamut.toml").write_text(gamut, encoding="utf-8")
     with pytest.raises(InputError, match=r"gamut\.safetensors: poisson: the gamut's cells"):
-        run_case(tmp_path / "gamut.toml", tmp_path / "run", "quiet")
+        run_case(tmp_path / "gamut.toml", tmp_path / "run")
     done = run_cli("multiscale", "run", "cells.toml", "--out", "run")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "do not hold for 0.3" in done.stderr
