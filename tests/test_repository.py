@@ -108,7 +108,7 @@ def test_every_module_stands_in_a_room(package):
         assert len(modules) <= 12, f"{room.relative_to(ROOT)} has {len(modules)} modules: one idea?"
 
 
-@pytest.mark.parametrize("package", ["micro"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_tests_stand_in_the_rooms_they_test(package):
     rooms = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
     for path in (ROOT / "tests" / package).rglob("test_*.py"):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from micro.cell.surface import FORMATS, inside, read_triangles
 from micro.runtime.errors import InputError
+from micro.runtime.npz import read_arrays
 
 _MOST_VOXELS = 1 << 30
 
@@ -158,14 +159,8 @@ def _read_npy(path: Path, array: str | None) -> tuple[NDArray, Edges]:
 
 
 def _read_npz(path: Path, array: str | None) -> tuple[NDArray, Edges]:
-    try:
-        # numpy leaves a file open that is no archive.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return archive[_one(list(archive.files), array, path)], _CUBE
-    except InputError:
-        raise
-    except Exception as error:  # whatever numpy and zipfile make of a damaged file
-        raise InputError(f"can't be read as a numpy archive: {error}", file=path) from None
+    archive = read_arrays(path)
+    return archive[_one(list(archive), array, path)], _CUBE
 
 
 def _read_vti(path: Path, array: str | None) -> tuple[NDArray, Edges]:

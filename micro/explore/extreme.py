@@ -55,6 +55,9 @@ _TURN = 0.35
 _STEPS = 40
 """Of the sampler, where its way back has to be exact."""
 
+_ARRAYS = ("start_C", "start_volume", "packed", "n", "C", "met", "solves", "seconds")
+"""What a run's file holds."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -345,7 +348,7 @@ def _make(job: _Job) -> int:
 
 def _load(path: Path, kind: str) -> Run:
     try:
-        stored = read_arrays(path)
+        stored = read_arrays(path, _ARRAYS)
         octants = unpack(stored["packed"], int(stored["n"]))
         octant = octants[0] if len(octants) else None
         return Run(
@@ -359,5 +362,5 @@ def _load(path: Path, kind: str) -> Run:
             int(stored["solves"]),
             float(stored["seconds"]),
         )
-    except (InputError, KeyError, ValueError) as error:
+    except (InputError, ValueError) as error:
         raise InputError(f"a damaged run; delete it and run again: {error}", file=path) from error

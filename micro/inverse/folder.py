@@ -11,7 +11,8 @@ import numpy as np
 
 from micro.inverse.optimiser import Settings, State
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path, write_json
+from micro.runtime.files import write_json
+from micro.runtime.npz import read_arrays, write_arrays
 
 
 def description(settings: Settings) -> dict[str, Any]:
@@ -52,13 +53,9 @@ def open_folder(folder: Path, settings: Settings) -> State | None:
 
 def save_state(path: Path, state: State) -> None:
     """Write what a run needs to go on (kept cells are left out)."""
-    with atomic_path(path) as temporary:
-        np.savez(
-            temporary,
-            x=state.x,
-            numbers=np.array([state.done, state.n, state.solves]),
-            history=np.array(state.history, dtype=np.float64).reshape(-1, 4),
-        )
+    numbers = np.array([state.done, state.n, state.solves])
+    history = np.array(state.history, dtype=np.float64).reshape(-1, 4)
+    write_arrays(path, {"x": state.x, "numbers": numbers, "history": history}, pack=False)
 
 
 def load_state(path: Path) -> State:
@@ -70,9 +67,9 @@ def load_state(path: Path) -> State:
         If the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
-            done, n, solves = (int(v) for v in data["numbers"])
-            history = tuple((int(a), float(b), float(c), float(d)) for a, b, c, d in data["history"])
-            return State(done, data["x"], n, solves, history)
-    except (OSError, ValueError, KeyError) as error:
+        data = read_arrays(path, ("x", "numbers", "history"))
+        done, n, solves = (int(v) for v in data["numbers"])
+        history = tuple((int(a), float(b), float(c), float(d)) for a, b, c, d in data["history"])
+    except (InputError, ValueError) as error:
         raise InputError(f"not a readable state: {error}; remove it to start anew", file=path) from None
+    return State(done, data["x"], n, solves, history)

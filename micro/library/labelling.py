@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ from micro.homogenize.octants import homogenize_octants
 from micro.library.reach import reach
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.npz import read_arrays, write_arrays
 from micro.runtime.progress import Report
 
 SMALLEST_MODULUS = 5e-4
@@ -216,14 +215,13 @@ def _label_shard(job: Job) -> int:
 
 
 def _save(path: Path, labels: Labels) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{f: getattr(labels, f) for f in Labels.__dataclass_fields__})
+    write_arrays(path, vars(labels), pack=False)
 
 
 def load_labels(path: Path) -> Labels:
     """Read a shard; InputError if it is damaged."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return Labels(*(stored[f] for f in Labels.__dataclass_fields__))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(f"a damaged shard; delete it and run again: {error}", file=path) from error
+        stored = read_arrays(path, Labels.__dataclass_fields__)
+    except InputError as error:
+        raise InputError(f"a damaged shard; delete it and run again: {error.reason}", file=path) from error
+    return Labels(*(stored[f] for f in Labels.__dataclass_fields__))

@@ -6,7 +6,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,22 +39,26 @@ def write_arrays(
         save(stream, **arrays)
 
 
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+def read_arrays(path: str | os.PathLike[str], needed: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
     """The arrays of an npz file by name.
 
     Raises
     ------
     InputError
-        If there is no such file, or it is not a whole npz file of plain arrays.
+        If there is no such file, it is not a whole npz file of plain arrays, or one of ``needed`` is missing.
     """
     try:
         with open(path, "rb") as stream:
             loaded = np.load(stream, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise InputError("holds one array (npy); needed are several by name (npz)", file=path)
-            return {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise InputError("there is no such file", file=path) from None
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"not an npz file of plain arrays ({reason})", file=path) from None
+    for name in needed:
+        if name not in arrays:
+            raise InputError("the array is missing", file=path, key=name, value=list(arrays))
+    return arrays

@@ -24,6 +24,7 @@ from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.arrays import Bools, Floats, Singles
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path, write_json
+from micro.runtime.npz import read_arrays, write_arrays
 from micro.shape import slopes as shape_slopes
 from micro.shape.channels import is_open
 from micro.shape.space import ShapeSpace, distance_at
@@ -256,11 +257,10 @@ def _slopes(folder: Path, parts: list[CellSet], space: ShapeSpace, settings: Set
             octants = part.octants(np.array(rows))
             gradient = sensitivities(octants, nu=part.poisson, rtol=_SLOPE_RTOL).gradient
             z = space.encode(distance_at(octants, space.n))
-            values = shape_slopes.slopes(space, z, octants, gradient)
+            values = shape_slopes.slopes(space, z, octants, gradient).astype(np.float16)
             own = np.array([_key(bits) for bits in part.packed[rows]], dtype=np.uint64)
-            path = folder / f"{own[0]:016x}.npz"
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, keys=own, values=values.astype(np.float16), space=_digest(space))
+            block = {"keys": own, "values": values, "space": np.array(_digest(space))}
+            write_arrays(folder / f"{own[0]:016x}.npz", block, pack=False)
             if done % 10 == 0 or done == len(blocks):
                 left = (len(blocks) - done) * (time.monotonic() - started) / done
                 log({"phase": "slopes", "cells": len(chosen), "seconds_left": round(left)})
@@ -282,20 +282,19 @@ def _stored(folder: Path, space: ShapeSpace) -> dict[int, NDArray[np.float16]]:
     """Slopes (3, d) by the key of their cell, of all blocks in the folder that belong to the space."""
     found: dict[int, NDArray[np.float16]] = {}
     for path in sorted(folder.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as block:
-            if str(block["space"]) == _digest(space):
-                found.update(zip(block["keys"].tolist(), block["values"], strict=True))
+        block = read_arrays(path, ("space", "keys", "values"))
+        if str(block["space"]) == _digest(space):
+            found.update(zip(block["keys"].tolist(), block["values"], strict=True))
     return found
 
 
 def _space(path: Path, distance: NDArray[np.float32], n: int, dimension: int) -> ShapeSpace:
     """The shape space of the training part, fitted once."""
     if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return ShapeSpace(n, stored["mean"], stored["basis"])
+        stored = read_arrays(path, ("mean", "basis"))
+        return ShapeSpace(n, stored["mean"], stored["basis"])
     space = ShapeSpace.fit(distance, n, dimension)
     # As it will be stored with the weights: what is learned in it stays right, slopes can be used again.
     space = ShapeSpace(n, space.mean, torch.from_numpy(space.basis).bfloat16().float().numpy())
-    with atomic_path(path) as temporary:
-        np.savez(temporary, mean=space.mean, basis=space.basis)
+    write_arrays(path, {"mean": space.mean, "basis": space.basis}, pack=False)
     return space
