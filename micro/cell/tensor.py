@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
@@ -111,6 +111,23 @@ def zener(C: ArrayLike) -> Floats:
 def _ratio(numerator: Floats, denominator: Floats, *, empty: float) -> Floats:
     out = np.full(np.shape(numerator), empty, dtype=np.float64)
     return np.divide(numerator, denominator, out=out, where=denominator != 0)[()]
+
+
+BORN = ("C11 > C12", "C11 + 2 C12 > 0", "C44 > 0")
+"""The stability criteria of a cubic material (Born 1940), in the order of :func:`born_margins`."""
+
+
+def born_margins(C: ArrayLike) -> Floats:
+    """What each criterion of :data:`BORN` says is positive, C11 - C12, C11 + 2 C12, C44; shape (..., 3)."""
+    C = _tensor(C)
+    return np.stack([C[..., 0] - C[..., 1], C[..., 0] + 2 * C[..., 1], C[..., 2]], axis=-1)
+
+
+def is_definite(C: ArrayLike) -> NDArray[np.bool_]:
+    """Whether tensors (..., 3) are finite and positive definite, as of every stable material; shape (...)."""
+    C = _tensor(C)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.isfinite(C).all(axis=-1) & (born_margins(C) > 0).all(axis=-1))
 
 
 _TO_MODULI: Floats = np.array([[1 / 3, 2 / 3, 0], [1 / 2, -1 / 2, 0], [0, 0, 1]])

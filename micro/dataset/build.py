@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import pack, packed_bytes
 from micro.data.packaged import load_library
@@ -32,7 +31,7 @@ from micro.dataset.duplicates import fingerprints
 from micro.dataset.extremes import designs, pushes, run
 from micro.families.families import FAMILIES, family
 from micro.library.build import Recipe, label_pool
-from micro.library.labelling import SMALLEST_MODULUS, Labels, Shards, load_labels, presentable
+from micro.library.labelling import Labels, Shards, is_stiff, load_labels, presentable
 from micro.runtime.errors import InputError
 from micro.runtime.files import cache_path
 from micro.runtime.progress import Report
@@ -193,8 +192,7 @@ def clean(cells: CellSet) -> CellSet:
 
     Parameters that belong to no formula (a generator's, an optimiser's) are dropped.
     """
-    stiff = (tensor.to_moduli(cells.C) >= SMALLEST_MODULUS).all(axis=1)
-    good = [i for i in np.flatnonzero(stiff).tolist() if presentable(cells.octants(i))]
+    good = [i for i in np.flatnonzero(is_stiff(cells.C)).tolist() if presentable(cells.octants(i))]
     kept = cells.subset(np.array(good, dtype=np.intp))
     if set(kept.family.tolist()) <= set(FAMILIES):
         return kept

@@ -35,7 +35,7 @@ from micro.families.families import FAMILIES, family
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.sensitivity import sensitivities
-from micro.library.labelling import SMALLEST_MODULUS, Shards, presentable
+from micro.library.labelling import Shards, is_stiff, presentable
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.shape.channels import is_open
@@ -159,7 +159,7 @@ def make(job: Job, n: int) -> list[Made]:
         C = _tensor(octant)
         return [] if C is None else [(octant, C, name, (job.number, ORIGINAL, True))]
     solved = sensitivities(octant, rtol=RTOL)
-    if solved.status[0] != Status.OK or not _stiff(solved.C[0]):
+    if solved.status[0] != Status.OK or not is_stiff(solved.C[0]):
         return []
     rows: list[Made] = [(octant, solved.C[0], name, (job.number, ORIGINAL, False))]
     twin = opened(octant, level, solved.gradient[0])
@@ -172,11 +172,7 @@ def make(job: Job, n: int) -> list[Made]:
 def _tensor(octant: Bools) -> Floats | None:
     """A cell's own tensor; None if it carries no load worth a name."""
     result = homogenize_octants(octant[None], rtol=RTOL)
-    return result.C[0] if result.status[0] == Status.OK and _stiff(result.C[0]) else None
-
-
-def _stiff(C: Floats) -> bool:
-    return bool((tensor.to_moduli(C) >= SMALLEST_MODULUS).all())
+    return result.C[0] if result.status[0] == Status.OK and is_stiff(result.C[0]) else None
 
 
 def _finer(job: Job, n: int) -> tuple[Bools, Floats, str] | None:

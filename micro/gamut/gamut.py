@@ -30,7 +30,7 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
 from micro.cell import tensor
-from micro.cell.tensor import POISSON, SCALE, from_scaled_moduli, scaled_moduli
+from micro.cell.tensor import POISSON, SCALE, from_scaled_moduli, is_definite, scaled_moduli
 from micro.gamut.spline import TricubicSpline
 from micro.gamut.spline_file import load_spline, save_spline
 from micro.runtime.arrays import Floats
@@ -106,7 +106,7 @@ class Gamut:
         m = scaled_moduli(C)
         if m.ndim != 2 or len(m) < 50:
             raise InputError("a gamut is learned from at least 50 tensors (m, 3)", value=m.shape)
-        if not np.isfinite(m).all() or (m <= 0).any():
+        if not is_definite(C).all():
             raise InputError("every tensor must be positive definite (K, mu', G > 0)")
         r = closing_radius(C) if radius is None else float(radius)
         if r < spacing:

@@ -87,9 +87,9 @@ def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
 
 def check_targets(C: Floats, file: str | PathLike[str] | None = None) -> None:
     """Refuse tensors (q, 3) that no elastic material has."""
-    bad = np.flatnonzero(~(np.isfinite(C).all(axis=1) & (tensor.to_moduli(C) > 0).all(axis=1)))
+    bad = np.flatnonzero(~tensor.is_definite(C))
     if len(bad):
-        reason = "not positive definite: C11 > C12, C11 + 2 C12 > 0 and C44 > 0 are needed"
+        reason = f"not positive definite: {', '.join(tensor.BORN)} are needed"
         raise InputError(f"target {bad[0] + 1}: {reason}", file=file, key="C", value=C[bad[0]].tolist())
 
 

@@ -56,7 +56,7 @@ class Goal:
             raise InputError("lies between 0 and 1", key="volume", value=self.volume)
         if (self.target is None) == (self.name == "match"):
             raise InputError("belongs to the objective 'match', and to it alone", key="target")
-        if self.target is not None and not (tensor.to_moduli(self.target) > 0).all():
+        if self.target is not None and not tensor.is_definite(self.target):
             raise InputError("C11, C12, C44 must be positive definite", key="target", value=self.target)
 
     @property
@@ -100,7 +100,7 @@ class Goal:
 
     def merit(self, C: Floats, volume: float) -> float:
         """The loss, and a penalty on what violates the constraints on tensor and volume."""
-        if not (tensor.to_moduli(C) > 0).all():
+        if not tensor.is_definite(C):
             return np.inf
         violations = np.maximum(np.append(self.constraints(C), volume / self.volume - 1), 0)
         return self.loss(C) + PENALTY * float(violations.sum())

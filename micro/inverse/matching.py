@@ -125,7 +125,7 @@ def match_target(
         If the octant is not bool, symmetric and connected, or the target no positive definite tensor.
     """
     wanted = np.asarray(target, dtype=np.float64)
-    if wanted.shape != (3,) or not (tensor.to_moduli(wanted) > 0).all():
+    if wanted.shape != (3,) or not tensor.is_definite(wanted):
         raise InputError(
             "a target is a positive definite (C11, C12, C44)", key="target", value=wanted.tolist()
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from micro.cell import octant as cell, tensor
@@ -34,7 +34,6 @@ from micro.runtime.progress import Report
 
 SMALLEST_MODULUS = 5e-4
 """Cells softer than this (units of E_s) in any of K, mu', G carry no load worth a name."""
-
 
 COARSE_RTOL = 1e-2
 """Residual tolerance of the coarse labels; errors are quadratic in it: at most 0.4 %, 0.03 % on average."""
@@ -83,6 +82,11 @@ def presentable(octant: NDArray[np.bool_]) -> bool:
     return bool(opened[1:-1, 1:-1, 1:-1].sum() >= 0.95 * octant.sum())
 
 
+def is_stiff(C: ArrayLike) -> NDArray[np.bool_]:
+    """Whether cells of tensors (..., 3) carry a load worth a name (:data:`SMALLEST_MODULUS`); shape (...)."""
+    return np.asarray((tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=-1))
+
+
 def padded(params: Floats) -> Floats:
     """Parameters of any family as (PARAMS,), NaN beyond their own number."""
     return np.concatenate([params, np.full(PARAMS - len(params), np.nan)])
@@ -102,7 +106,7 @@ def label(names: Sequence[str], params: Floats, n: int, rtol: float, nu: float =
         result = homogenize_octants(octants[good], nu=nu, rtol=rtol)
         C[good] = result.C
         good[good] = result.status == Status.OK
-    good &= (tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=1)
+    good &= is_stiff(C)
     volume = octants.mean(axis=(1, 2, 3))
     return Labels(np.array(names, dtype=np.str_), np.asarray(params), C, volume, good)
 

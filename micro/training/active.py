@@ -20,7 +20,7 @@ from micro.generator.samples import Samples
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.library.build import goals
-from micro.library.labelling import COARSE_RTOL, SMALLEST_MODULUS, presentable
+from micro.library.labelling import COARSE_RTOL, SMALLEST_MODULUS, is_stiff, presentable
 from micro.runtime.arrays import Floats
 
 _CHUNK = 50
@@ -70,7 +70,7 @@ def active_round(
     """
     known.require_poisson(generator.model.poisson)
     targets = aims(known.C, count, np.random.default_rng([seed, count]))
-    parts: list[tuple[NDArray[np.bool_], Floats]] = []
+    parts = [(np.empty((0, *(known.n,) * 3), dtype=bool), np.empty((0, 3)))]
     for start in range(0, count, _CHUNK):
         wanted = targets[start : start + _CHUNK]
         seeds = seed * 10**6 + start + np.arange(len(wanted))
@@ -78,7 +78,7 @@ def active_round(
         octants, C = _homogenised(samples, generator, wanted, trials)
         if len(octants):
             clean = np.array([presentable(octant) for octant in octants])
-            clean &= (tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=1)
+            clean &= is_stiff(C)
             parts.append((octants[clean], C[clean]))
         if progress is not None:
             progress(min(start + _CHUNK, count), count)

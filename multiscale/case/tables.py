@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from micro.cell.tensor import BORN, born_margins
 from multiscale.case.boundary import Where
 from multiscale.case.messages import finding, unknown_name
 from multiscale.case.purpose import PURPOSES, Purpose
@@ -132,13 +133,8 @@ class Material(Table):
                 missing = "poisson" if self.poisson is None else "relative_young_modulus"
                 raise finding(missing, "an isotropic material needs relative_young_modulus and poisson")
             return self
-        c11, c12, c44 = self.tensor
-        for stable, what in (
-            (c11 - c12 > 0, "C11 > C12"),
-            (c11 + 2 * c12 > 0, "C11 + 2 C12 > 0"),
-            (c44 > 0, "C44 > 0"),
-        ):
-            if not stable:
+        for margin, what in zip(born_margins(self.tensor), BORN, strict=True):
+            if not margin > 0:
                 reason = f"the tensor is not positive definite (unstable material): it must have {what}"
                 raise finding("tensor", reason, list(self.tensor))
         return self

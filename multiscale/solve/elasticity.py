@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.cell.tensor import is_definite
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.voxels.hexahedron import CORNERS, element_matrices
@@ -161,12 +162,10 @@ class Elasticity:
         if tensors.shape != (*self.shape, 3):
             raise ValueError(f"tensors have shape {tensors.shape}, expected {(*self.shape, 3)}")
         solid = np.any(tensors != 0.0, axis=-1)
-        c11, c12, c44 = np.moveaxis(tensors, -1, 0)
-        definite = (c11 - c12 > 0) & (c11 + 2 * c12 > 0) & (c44 > 0)
-        if not np.all(np.isfinite(tensors)) or not np.all(definite[solid]):
-            where = np.argwhere(solid & ~definite)
-            detail = f"; first at element {tuple(where[0])}: {tensors[tuple(where[0])]}" if len(where) else ""
-            raise ValueError(f"element tensors must be finite and positive definite{detail}")
+        where = np.argwhere(solid & ~is_definite(tensors))
+        if len(where):
+            first = f"first at element {tuple(where[0])}: {tensors[tuple(where[0])]}"
+            raise ValueError(f"element tensors must be finite and positive definite; {first}")
         touched = np.zeros(self.nodes, bool)
         mx, my, mz = self.shape
         for dx, dy, dz in CORNERS:

@@ -35,6 +35,16 @@ def test_moduli_are_the_eigenvalues_of_the_stiffness():
     np.testing.assert_allclose(tensor.bulk(C), M[:, 0], rtol=1e-14)
 
 
+def test_definiteness_is_that_of_the_stiffness():
+    C = np.random.default_rng(3).normal(size=(400, 3))
+    lowest = np.linalg.eigvalsh(tensor.stiffness_matrix(C))[:, 0]
+    found = tensor.is_definite(C)
+    np.testing.assert_array_equal(found, lowest > 0)
+    assert 20 < found.sum() < 380
+    assert not tensor.is_definite([[0.0, 0.0, 0.0], [np.nan, 0.1, 0.1], [np.inf, 0.1, 0.1]]).any()
+    assert tensor.is_definite(tensor.SOLID.reshape(1, 1, 3)).shape == (1, 1)
+
+
 def test_moduli_round_trip_and_jacobian():
     C = random_cubic(12).reshape(3, 4, 3)
     np.testing.assert_allclose(tensor.from_moduli(tensor.to_moduli(C)), C, rtol=1e-13)

@@ -33,3 +33,11 @@ def test_aims_are_positive_definite(trained):
     targets = aims(trained[2].C, 50, np.random.default_rng(0))
     assert targets.shape == (50, 3)
     assert (tensor.to_moduli(targets) > 0).all()
+
+
+def test_a_round_in_which_no_cell_survives_gives_none(small_generator, trained, monkeypatch):
+    """It unpacked an empty zip."""
+    monkeypatch.setattr("micro.training.active.presentable", lambda octant: False)
+    cells = active_round(small_generator, trained[2], 4, seed=3, draws=1)
+    assert len(cells) == 0
+    assert cells.n == 8
