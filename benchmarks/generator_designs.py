@@ -31,7 +31,8 @@ from micro.diffusion.conditions import Conditions
 from micro.diffusion.network import Denoiser
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.files import write_json
-from micro.shape.space import SATURATION, ShapeSpace, half_period, signed_distance
+from micro.shape.distance import SATURATION, signed_distance
+from micro.shape.space import ShapeSpace, half_period
 from micro.training.checkpoint import Averaged
 from micro.training.data import Data
 from micro.training.phases import denoising_loss

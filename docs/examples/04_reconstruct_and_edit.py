@@ -22,7 +22,7 @@ from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
-from micro.shape.space import signed_distance
+from micro.shape.distance import signed_distance
 
 cells = part(load_dataset(), "test")
 order = np.argsort(tensor.young(cells.C))

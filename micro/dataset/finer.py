@@ -39,7 +39,8 @@ from micro.library.labelling import Shards, is_stiff, presentable
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.shape.channels import is_open
-from micro.shape.space import resampled, signed_distance
+from micro.shape.distance import signed_distance
+from micro.shape.space import resampled
 
 RTOL = 3e-3
 """Residual tolerance of labels: a constant's relative error is below 1e-5, 1e-6 on average."""

@@ -35,7 +35,7 @@ from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.files import write_json
 from micro.runtime.npz import read_arrays, write_arrays
 from micro.runtime.progress import Report
-from micro.shape.space import signed_distance
+from micro.shape.distance import signed_distance
 
 KINDS = ("generated", "random", "varied")
 """What a start is: drawn by the generator, a random trigonometric field, drawn from a best end's noise."""

@@ -33,7 +33,8 @@ from micro.inverse.polish import polished
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError, NotConverged
 from micro.shape.derivative import level_field
-from micro.shape.space import ShapeSpace, signed_distance
+from micro.shape.distance import signed_distance
+from micro.shape.space import ShapeSpace
 
 MOST = process.BLOCK + 2
 """Steps at most: those between the ends are drawn together."""

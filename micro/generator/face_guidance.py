@@ -13,13 +13,13 @@ import copy
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from micro.cell.chamber import fundamental_domain
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.shape.space import SATURATION, ShapeSpace
+from micro.shape.distance import mirrored_distance, saturated
+from micro.shape.space import ShapeSpace
 
 _DAMPING = 0.02
 """Of the least-squares step, relative to the mean square of the face's response to the coordinates."""
@@ -104,9 +104,4 @@ class FaceGuide:
 
 def _levels(pattern: NDArray[np.bool_], n: int) -> Floats:
     """Saturated signed distance (n, n) of a face, within the face and to its mirror images."""
-    pad = 4
-    padded = np.pad(pattern, pad, mode="symmetric")
-    inner = (slice(pad, -pad),) * 2
-    inside, outside = (ndimage.distance_transform_edt(p)[inner] for p in (padded, ~padded))
-    distance = np.clip(np.where(pattern, inside - 0.5, 0.5 - outside), -_DEPTH, _DEPTH)
-    return np.asarray(SATURATION * np.tanh(distance / (2 * n * SATURATION)))
+    return saturated(np.clip(mirrored_distance(pattern, 4), -_DEPTH, _DEPTH), n)

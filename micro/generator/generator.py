@@ -31,7 +31,8 @@ from micro.generator.steering import predict, steer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
 from micro.shape.channels import drained, is_open
-from micro.shape.space import ShapeSpace, signed_distance
+from micro.shape.distance import signed_distance
+from micro.shape.space import ShapeSpace
 
 DEFAULT = "default"
 """Name of the packaged weights."""

@@ -1,1 +1,2 @@
-from .space import ShapeSpace as ShapeSpace, signed_distance as signed_distance
+from .distance import signed_distance as signed_distance
+from .space import ShapeSpace as ShapeSpace

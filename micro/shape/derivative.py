@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from micro.runtime.arrays import Bools, Floats
+from micro.shape.distance import mirrored_distance
 
 _REACH = 4
 """Voxels from the surface within which distances are told apart."""
@@ -21,10 +22,7 @@ _REMOVAL, _ADDITION = 1.7, 1.4
 
 def level_field(octant: Bools) -> Floats:
     """Smoothed signed distance to the surface in voxels, positive on the octant's solid only; (n, n, n)."""
-    padded = np.pad(octant, _REACH, mode="symmetric")
-    inner = tuple(slice(_REACH, -_REACH) for _ in range(3))
-    inside, outside = (ndimage.distance_transform_edt(part)[inner] for part in (padded, ~padded))
-    distance = np.where(octant, inside - 0.5, 0.5 - outside)
+    distance = mirrored_distance(octant, _REACH)
     smooth = ndimage.gaussian_filter(np.clip(distance, -_REACH, _REACH), _SMOOTHING, mode="reflect")
     return np.where(octant, np.maximum(smooth, _KEEP), np.minimum(smooth, -_KEEP))
 

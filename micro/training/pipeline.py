@@ -259,7 +259,11 @@ def _slopes(folder: Path, parts: list[CellSet], space: ShapeSpace, settings: Set
             z = space.encode(distance_at(octants, space.n))
             values = shape_slopes.slopes(space, z, octants, gradient).astype(np.float16)
             own = np.array([_key(bits) for bits in part.packed[rows]], dtype=np.uint64)
-            block = {"keys": own, "values": values, "space": np.array(_digest(space))}
+            block: dict[str, NDArray[Any]] = {
+                "keys": own,
+                "values": values,
+                "space": np.array(_digest(space)),
+            }
             write_arrays(folder / f"{own[0]:016x}.npz", block, pack=False)
             if done % 10 == 0 or done == len(blocks):
                 left = (len(blocks) - done) * (time.monotonic() - started) / done

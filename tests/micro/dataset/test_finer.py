@@ -17,7 +17,7 @@ from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.errors import InputError
 from micro.shape.channels import is_open
-from micro.shape.space import signed_distance
+from micro.shape.distance import signed_distance
 
 
 @pytest.fixture(scope="module")

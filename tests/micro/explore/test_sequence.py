@@ -24,7 +24,7 @@ from micro.generator.generator import Generator
 from micro.generator.guidance import Regressor
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.errors import InputError
-from micro.shape.space import signed_distance
+from micro.shape.distance import signed_distance
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from micro.dataset.dataset import part
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.generator import Generator
 from micro.runtime.errors import InputError
-from micro.shape.space import signed_distance
+from micro.shape.distance import signed_distance
 
 
 @pytest.fixture(scope="module")

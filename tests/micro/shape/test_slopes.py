@@ -10,8 +10,8 @@ from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.secant import cut, least_norm
 from micro.homogenize.sensitivity import sensitivities
+from micro.shape.distance import signed_distance
 from micro.shape.slopes import slopes
-from micro.shape.space import signed_distance
 
 TARGETS = np.array([[0.30, 0.12, 0.09], [0.45, 0.14, 0.14], [0.20, 0.08, 0.07], [0.60, 0.20, 0.20]])
 AIMS = TARGETS * [0.95, 0.95, 0.95]

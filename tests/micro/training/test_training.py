@@ -21,7 +21,7 @@ from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.errors import InputError
 from micro.shape import slopes as shape_slopes
 from micro.shape.channels import is_open
-from micro.shape.space import signed_distance
+from micro.shape.distance import signed_distance
 from micro.training.data import Data, Settings
 from micro.training.phases import denoising_loss
 from micro.training.pipeline import train
