@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,8 +56,10 @@ def build(
     if finished:
         cells = assemble(folder, recipe, command=command)
     else:
-        with stage_bar() as report:
-            cells = build_dataset(folder, recipe, extremes, workers=workers, report=report, command=command)
+        with stage_bar() as progress:
+            cells = build_dataset(
+                folder, recipe, extremes, workers=workers, progress=progress, command=command
+            )
     cells.save(out)
     print(f"{out}: {len(cells)} cells of n = {cells.n}")
 
@@ -99,16 +100,17 @@ def refine(
     first = _cells(file)
     if n <= first.n:
         raise InputError(f"must be finer than the data's {first.n}", key="--n", value=n)
-    cells = build_finer(
-        first,
-        n,
-        folder=work,
-        blocks=blocks,
-        start=None if start is None else CellSet.load(start),
-        workers=workers,
-        make_new=not finished,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    with stage_bar() as progress:
+        cells = build_finer(
+            first,
+            n,
+            folder=work,
+            blocks=blocks,
+            start=None if start is None else CellSet.load(start),
+            workers=workers,
+            make_new=not finished,
+            progress=progress,
+        )
     if not part:
         command = f"micro dataset refine --n={n} --blocks={cells.attrs['blocks']}"
         cells = assembled(cells, {"command": command, "first": first.digest()})

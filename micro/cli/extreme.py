@@ -69,8 +69,8 @@ def extreme(
     goal = Goal(objective, volume, isotropic=isotropic, stiffness=stiffness)
     plan = Plan(goal, n, starts, compare, vary, conditions, seed, effort)
     count = workers or os.cpu_count() or 1
-    with stage_bar() as bar:
-        runs = explore(plan, out, generator=Generator.load(generator), workers=count, report=bar)
+    with stage_bar() as progress:
+        runs = explore(plan, out, generator=Generator.load(generator), workers=count, progress=progress)
     save_figure(out / "extreme.png", plan, runs)
     found = summary(plan, runs)
     if as_json:

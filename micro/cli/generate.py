@@ -12,11 +12,11 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import check_writable
+from micro.runtime.progress import stage_bar
 
 GeneratorOption = Annotated[
     str, typer.Option("--generator", help="Weights: a .safetensors file, or `default` for the packaged ones.")
@@ -33,11 +33,6 @@ def register(app: typer.Typer) -> None:
     app.command()(generate)
     app.command()(train)
     app.command()(active)
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
 
 
 def generate(
@@ -103,8 +98,7 @@ def generate(
     settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
     check_writable(out, "--out")
     loaded = Generator.load(generator, device)
-    with _bar() as bar:
-        task = bar.add_task("cells", total=len(wanted) * per_target)
+    with stage_bar("cells") as progress:
         report = run(
             loaded,
             wanted,
@@ -115,7 +109,7 @@ def generate(
             refined=refine,
             tolerance=tolerance,
             relative=relative,
-            progress=lambda done, total: bar.update(task, completed=done),
+            progress=progress,
             **settings,
         )
     table = Table("figure", "value", title=escape(str(out)))
@@ -265,15 +259,14 @@ def active(
         print(f"{path} is there already")
         return
     known = load_dataset() if data is None else CellSet.load(data)
-    with _bar() as bar:
-        task = bar.add_task("cells", total=count)
+    with stage_bar("cells") as progress:
         cells = active_round(
             Generator.load(generator, device),
             known,
             count,
             seed=number,
             trials=trials,
-            progress=lambda done, total: bar.update(task, completed=done),
+            progress=progress,
         )
     cells.save(path)
     print(f"{len(cells)} cells in {path}")

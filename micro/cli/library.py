@@ -50,9 +50,9 @@ def build(
     if workers is not None and workers < 1:
         raise InputError("at least one process is needed", key="--workers", value=workers)
     folder = cache_directory() if cache is None else cache
-    with stage_bar() as report:
+    with stage_bar() as progress:
         command = " ".join(["micro library build", *recipe_arguments(recipe)])
-        cells = build_library(recipe, folder, workers=workers, report=report, command=command)
+        cells = build_library(recipe, folder, workers=workers, progress=progress, command=command)
     cells.save(out)
     print(f"{out}: {len(cells)} cells of n = {cells.n}, {_size(out) / 1e6:.2f} MB")
     if gamut is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.periodic import brick, homogenize_cell
 from micro.runtime import memory
 from micro.runtime.errors import InputError
+from micro.runtime.progress import stage_bar
 from micro.voxels.hexahedron import CUBE
 
 Report = dict[str, Any]
@@ -53,8 +53,8 @@ def cell_report(
     )
     memory.require(need, f"a cell of {_times(voxels.shape)} voxels", "one of fewer voxels needs less")
     if octant is None:
-        with _progress("load cases", 6, quiet) as advance:
-            result = homogenize_cell(voxels, edges=edges, progress=advance, **settings)
+        with stage_bar("load cases", quiet=quiet) as progress:
+            result = homogenize_cell(voxels, edges=edges, progress=progress, **settings)
         solved: Report = {"path": "general", "status": result.status.name.lower()}
         C, volume, residual = result.C, result.volume, result.residual
         iterations = result.iterations
@@ -94,8 +94,8 @@ def octants_report(voxels: NDArray, *, quiet: bool = False, **settings: Any) -> 
     """Homogenise octants: one (n, n, n) as a cell, several (m, n, n, n) as lists."""
     single = voxels.ndim == 3
     octants = voxels[None] if single else voxels
-    with _progress("octants", len(octants), quiet) as advance:
-        result = homogenize_octants(octants, progress=advance, **settings)
+    with stage_bar("octants", quiet=quiet) as progress:
+        result = homogenize_octants(octants, progress=progress, **settings)
     matrices = stiffness_matrix(result.C)
     reports: list[Report] = []
     for i, C in enumerate(matrices):
@@ -223,16 +223,3 @@ def _octant(voxels: NDArray) -> NDArray | None:
         return octant_from_cell(voxels)
     except InputError:
         return None
-
-
-@contextmanager
-def _progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, only where it is watched."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)

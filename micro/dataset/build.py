@@ -14,7 +14,6 @@ killed one stopped, and :func:`assemble` takes what is finished at any time.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -28,13 +27,14 @@ from micro.cell.chamber import pack, packed_bytes
 from micro.data.packaged import load_library
 from micro.dataset.dataset import split, thin, with_provenance
 from micro.dataset.duplicates import fingerprints
-from micro.dataset.extremes import designs, pushes, run
+from micro.dataset.extremes import designs, pushes
 from micro.families.families import FAMILIES, family
 from micro.library.build import Recipe, label_pool
-from micro.library.labelling import Labels, Shards, is_stiff, load_labels, presentable
+from micro.library.labelling import Labels, is_stiff, load_labels, presentable
 from micro.runtime.errors import InputError
 from micro.runtime.files import cache_path
-from micro.runtime.progress import Report
+from micro.runtime.jobs import Workers
+from micro.runtime.progress import Progress, unheard
 
 POOL = Recipe(n=32, count=16000, seed=2, coarse=32, pool=16000, round_size=1000, reach=0)
 """The packaged data set's candidates by formula."""
@@ -58,7 +58,7 @@ def build(
     runs: int = PUSHES,
     *,
     workers: int | None = None,
-    report: Report | None = None,
+    progress: Progress = unheard,
     command: str | None = None,
 ) -> CellSet:
     """Label all candidates, as far as that is not done, and assemble the data set.
@@ -73,8 +73,8 @@ def build(
         Cells to be pushed outwards (:mod:`micro.dataset.extremes`); 0 leaves inverse homogenisation out.
     workers : int, optional
         Processes (default: all cores).
-    report : callable, optional
-        Called with (stage, done, total, seconds left).
+    progress : Progress
+        Told how much of each stage is done.
     command : str, optional
         The command to be recorded.
 
@@ -84,22 +84,21 @@ def build(
         As :func:`assemble`.
     """
     recipe.check()
-    count = os.cpu_count() or 1 if workers is None else workers
-    with Shards(count, report) as shards:
-        label_pool(recipe, Path(work) / recipe.key(), shards)
-        make_extremes(Path(work), recipe, runs, shards)
+    with Workers(workers, progress) as team:
+        label_pool(recipe, Path(work) / recipe.key(), team)
+        make_extremes(Path(work), recipe, runs, team)
     return assemble(work, recipe, command=command)
 
 
-def make_extremes(work: Path, recipe: Recipe, runs: int, shards: Shards) -> None:
+def make_extremes(work: Path, recipe: Recipe, runs: int, team: Workers) -> None:
     """Topology optimisations, and ``runs`` cells of library and early rounds pushed outwards."""
     if runs == 0:
         return
     folder = work / recipe.key() / "extremes"
-    run(designs(recipe.n, folder), shards)
+    team.finish("extremes", designs(recipe.n, folder))
     early = [f"pool {number:03d}" for number in range(EARLY)]
     parts = [cells for name, cells in gather(work, recipe, early) if len(cells)]
-    run(pushes(CellSet.concat(parts), runs, folder), shards)
+    team.finish("extremes", pushes(CellSet.concat(parts), runs, folder))
 
 
 def assemble(work: str | PathLike[str], recipe: Recipe = POOL, *, command: str | None = None) -> CellSet:

@@ -12,8 +12,6 @@ Two kinds of runs, each a file of binary, connected, homogenised cells:
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from micro.data.packaged import load_library
 from micro.gamut.gamut import Gamut
 from micro.inverse import Goal, Settings, match_target, optimise
 from micro.library.build import choose
-from micro.library.labelling import COARSE_RTOL, Shards
+from micro.library.labelling import COARSE_RTOL
 from micro.library.retrieval import nearest
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import NotConverged
@@ -82,6 +80,10 @@ class Push:
         """The cells passed, the start left out."""
         return _way(self.octant, self.goal, self.iterations, "inverse")
 
+    def make(self) -> None:
+        """Write the cells."""
+        self.cells().save(self.path)
+
 
 @dataclass(frozen=True)
 class Design:
@@ -110,6 +112,10 @@ class Design:
         library = load_library()
         home = library.C[nearest(library, result.C[None])[0][0, 0]]
         return CellSet.concat([made, _way(result.octant, home, 8, name)])
+
+    def make(self) -> None:
+        """Write the cells."""
+        self.cells().save(self.path)
 
 
 def designs(n: int, folder: Path) -> list[Design]:
@@ -146,23 +152,6 @@ def pushes(cells: CellSet, count: int, folder: Path, iterations: int = 15) -> li
         path = folder / f"push{number:04d}.zarr.zip"
         out.append(Push(path, cells.octants(row), from_scaled_moduli(np.minimum(goal, 1.0)), iterations))
     return out
-
-
-def run(jobs: Sequence[Push | Design], shards: Shards) -> None:
-    """Make the runs whose files are not there yet, in the shards' processes."""
-    missing = [job for job in jobs if not job.path.exists()]
-    started = time.time()
-    for number, _ in enumerate(shards.run(make, missing), start=1):
-        if shards.report:
-            left = (time.time() - started) / number * (len(missing) - number)
-            shards.report("extremes", len(jobs) - len(missing) + number, len(jobs), left)
-
-
-def make(job: Push | Design) -> int:
-    """Make one run, write its cells and return their number."""
-    cells = job.cells()
-    cells.save(job.path)
-    return len(cells)
 
 
 def _way(octant: Bools, goal: Floats, iterations: int, family: str) -> CellSet:

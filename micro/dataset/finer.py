@@ -14,8 +14,7 @@ can be gathered in one file (:func:`united`), which a build goes on from whereve
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -35,9 +34,11 @@ from micro.families.families import FAMILIES, family
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.sensitivity import sensitivities
-from micro.library.labelling import Shards, is_stiff, presentable
+from micro.library.labelling import is_stiff, presentable
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
+from micro.runtime.jobs import Workers
+from micro.runtime.progress import Progress, unheard
 from micro.shape.channels import is_open
 from micro.shape.distance import signed_distance
 from micro.shape.space import resampled
@@ -108,6 +109,10 @@ class Block:
         C = np.array([m[1] for m in made]).reshape(-1, 3)
         params = np.array([m[3] for m in made], dtype=np.float64).reshape(-1, 3)
         return CellSet.from_octants(octants, C, family=[m[2] for m in made], params=params)
+
+    def make(self) -> None:
+        """Write the cells."""
+        self.cells().save(self.path)
 
 
 def finer_directory(first: CellSet, n: int) -> Path:
@@ -203,23 +208,6 @@ def _thin(number: int, n: int) -> tuple[Bools, Floats, str] | None:
     return None
 
 
-def finish(block: Block) -> int:
-    """Make a block's cells, write them, and return their number."""
-    cells = block.cells()
-    cells.save(block.path)
-    return len(cells)
-
-
-def run(blocks: Sequence[Block], shards: Shards, done: int, say: Callable[[str], None]) -> None:
-    """Make the blocks from number ``done`` on whose files are not there yet, in their order."""
-    missing = [block for block in blocks[done:] if not block.path.exists()]
-    started = time.time()
-    for number, count in enumerate(shards.run(finish, missing), start=1):
-        left = (time.time() - started) / number * (len(missing) - number)
-        ready = len(blocks) - len(missing) + number
-        say(f"{ready} of {len(blocks)} blocks, {count} cells in the last, {left / 3600:.1f} h left")
-
-
 def united(blocks: Sequence[Block], first: CellSet, part: CellSet | None) -> CellSet:
     """The cells of all blocks from the first to the last without a gap, for a build to go on from.
 
@@ -282,7 +270,7 @@ def build(
     start: CellSet | None = None,
     workers: int = 1,
     make_new: bool = True,
-    say: Callable[[str], None] = print,
+    progress: Progress = unheard,
 ) -> CellSet:
     """Make the blocks that are not there yet and return all that is finished (:func:`united`).
 
@@ -302,8 +290,8 @@ def build(
         Processes.
     make_new : bool
         False: only gather what is there.
-    say : callable
-        Called with a line after every block.
+    progress : Progress
+        Told how much of each stage is done.
 
     Raises
     ------
@@ -314,6 +302,6 @@ def build(
     every = every[:blocks]
     done = _blocks_of(start, first, n)
     if make_new:
-        with Shards(workers, None) as shards:
-            run(every, shards, done, say)
+        with Workers(workers, progress) as team:
+            team.finish("blocks", every[done:], before=done, total=len(every))
     return united(every, first, start)

@@ -29,12 +29,12 @@ from micro.generator.generator import Generator
 from micro.inverse import Goal, Settings, begin, optimise
 from micro.inverse.binary import binary_cell
 from micro.inverse.goal import ZENER
-from micro.library.labelling import Shards
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.files import write_json
+from micro.runtime.jobs import Workers
 from micro.runtime.npz import read_arrays, write_arrays
-from micro.runtime.progress import Report
+from micro.runtime.progress import Progress, unheard
 from micro.shape.distance import signed_distance
 
 KINDS = ("generated", "random", "varied")
@@ -140,6 +140,9 @@ class _Job:
     kind: str
     settings: Settings
 
+    def make(self) -> None:
+        _make(self)
+
 
 def conditions(goal: Goal, cells: CellSet, count: int) -> np.ndarray:
     """Rows of the ``count`` cells nearest to a goal's extreme, at about its volume; the nearest first."""
@@ -162,7 +165,7 @@ def explore(
     *,
     generator: Generator | None = None,
     workers: int = 1,
-    report: Report | None = None,
+    progress: Progress = unheard,
 ) -> list[Run]:
     """All runs of a plan, those that ``out`` holds already read from there.
 
@@ -176,7 +179,8 @@ def explore(
         The packaged one by default.
     workers : int
         Processes.
-    report : callable, optional
+    progress : Progress
+        Told how much of each stage is done.
 
     Raises
     ------
@@ -194,15 +198,15 @@ def explore(
             _Job(out / "runs" / f"random{i:04d}.npz", "random", plan.settings("waves", plan.seed + i))
             for i in range(plan.starts)
         ]
-    with Shards(workers, report) as shards:
-        runs = _done(jobs, shards)
+    with Workers(workers, progress) as team:
+        runs = _done(jobs, team)
         if plan.varied:
             fields = varied(plan, generator, [r for r in runs if r.kind == "generated"])
             more = [
                 _Job(out / "runs" / f"varied{i:04d}.npz", "varied", plan.settings(field))
                 for i, field in enumerate(fields)
             ]
-            runs += _done(more, shards)
+            runs += _done(more, team)
     found = ends(plan, runs)
     if len(found):
         found.save(out / "cells.zarr.zip")
@@ -307,19 +311,14 @@ def _open(plan: Plan, out: Path) -> None:
         raise InputError("holds another plan's runs; take another folder", file=out, key="--out")
 
 
-def _done(jobs: list[_Job], shards: Shards) -> list[Run]:
-    """The runs of jobs, made in the shards' processes where their files are not there yet."""
-    missing = [job for job in jobs if not job.path.exists()]
-    began = time.monotonic()
-    for number, _ in enumerate(shards.run(_make, missing), start=1):
-        if shards.report:
-            left = (time.monotonic() - began) / number * (len(missing) - number)
-            shards.report("starts", len(jobs) - len(missing) + number, len(jobs), left)
+def _done(jobs: list[_Job], team: Workers) -> list[Run]:
+    """The runs of jobs, made where their files are not there yet."""
+    team.finish("starts", jobs)
     return [_load(job.path, job.kind) for job in jobs]
 
 
-def _make(job: _Job) -> int:
-    """Optimise from one start and write its file; returns the number of solves."""
+def _make(job: _Job) -> None:
+    """Optimise from one start and write its file."""
     began, settings = time.perf_counter(), job.settings
     state = begin(settings)
     start = binary_cell(state.x, state.n, settings.goal.volume, settings.nu)
@@ -343,7 +342,6 @@ def _make(job: _Job) -> int:
     seconds = time.perf_counter() - began
     arrays = known | found | {"n": settings.n, "seconds": seconds}
     write_arrays(job.path, {name: np.asarray(value) for name, value in arrays.items()}, pack=False)
-    return int(found["solves"])
 
 
 def _load(path: Path, kind: str) -> Run:

@@ -10,7 +10,6 @@ its target by the homogeniser's own slopes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,7 +156,6 @@ def interpolate(
     maximise: str | None = None,
     tolerance: float = 2e-3,
     trials: int = 8,
-    progress: Callable[[str, int, int, float], None] | None = None,
 ) -> Sequence:
     """Cells on the way from one to another.
 

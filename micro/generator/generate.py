@@ -19,11 +19,12 @@ from micro.data.packaged import load_gamut, load_least_volume
 from micro.generator.accuracy import cleanliness, tensor_figures, volume_figures
 from micro.generator.generator import Generator
 from micro.generator.refinement import RELATIVE
-from micro.generator.samples import Progress, Samples
+from micro.generator.samples import Samples
 from micro.homogenize.fields import Status
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.files import write_json
+from micro.runtime.progress import Progress, unheard
 
 COLUMNS = ("C11", "C12", "C44")
 _COLUMN = {name.lower(): name for name in (*COLUMNS, "volume")}
@@ -104,7 +105,7 @@ def generate(
     refined: bool = False,
     tolerance: float = 2e-3,
     relative: float = RELATIVE,
-    progress: Progress | None = None,
+    progress: Progress = unheard,
     **settings: Any,
 ) -> dict[str, Any]:
     """Generate, homogenise (and refine) cells and write them with a report.

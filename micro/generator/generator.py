@@ -9,6 +9,7 @@ homogenised at that resolution.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
@@ -26,10 +27,11 @@ from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.refinement import RELATIVE, Refinement, refine
-from micro.generator.samples import Progress, Samples, joined
+from micro.generator.samples import Samples, joined
 from micro.generator.steering import predict, steer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
+from micro.runtime.progress import Progress, unheard
 from micro.shape.channels import drained, is_open
 from micro.shape.distance import signed_distance
 from micro.shape.space import ShapeSpace
@@ -94,7 +96,7 @@ class Generator:
         resolution: int = 32,
         faces: ArrayLike | None = None,
         open: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = unheard,
     ) -> Samples:
         """Cells for target tensors, volume fractions, both, or (both None) unconditionally.
 
@@ -124,8 +126,8 @@ class Generator:
             Whether to look for cells that enclose no void in a lattice of their own kind: the network is
             asked for them, if it has learned of openness; open ones are chosen among the draws; and where
             there are none the chosen cell is drained (:func:`micro.shape.channels.drained`).
-        progress : callable, optional
-            Called with (cells done, cells in all).
+        progress : Progress
+            Told how many cells are done.
 
         Raises
         ------
@@ -148,8 +150,7 @@ class Generator:
                 z = self._settle(z)[0] if draws == 1 else z
                 z = self._steered(z, wanted[row], steering, near, open)
             parts.append(self._delivered(z, row, resolution, open))
-            if progress is not None:
-                progress(int(of[-1]) + 1, len(numbers))
+            progress(int(of[-1]) + 1, len(numbers))
         return joined(parts, resolution)
 
     def refine(
@@ -161,7 +162,7 @@ class Generator:
         relative: float = RELATIVE,
         trials: int = 6,
         faces: ArrayLike | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> CellSet:
         """Cells moved onto their targets (q, 3) by the homogeniser's slopes
         (:mod:`micro.generator.refinement`).
@@ -199,7 +200,7 @@ class Generator:
         relative: float = RELATIVE,
         trials: int,
         faces: ArrayLike | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Refinement:
         """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each."""
         free = None if faces is None else FaceGuide(self.model.space, faces).free

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,7 @@ from micro.cell.chamber import unpack
 from micro.cell.tensor import POISSON
 from micro.homogenize.octants import OctantResult, homogenize_octants
 from micro.runtime.arrays import Floats, Singles
-
-Progress = Callable[[int, int], None]
+from micro.runtime.progress import Progress, unheard
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ class Samples:
         return unpack(self.packed, self.n)
 
     def homogenize(
-        self, rtol: float = 1e-3, device: str = "cpu", progress: Callable[[int], None] | None = None
+        self, rtol: float = 1e-3, device: str = "cpu", progress: Progress = unheard
     ) -> OctantResult:
         """The cells' own tensors (:func:`micro.homogenize.octants.homogenize_octants`)."""
         return homogenize_octants(

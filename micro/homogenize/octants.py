@@ -10,7 +10,6 @@ other devices by torch (:mod:`micro.voxels.torch_system`): the same method, equa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +21,7 @@ from micro.cell.octant import is_symmetric, symmetrise
 from micro.homogenize.fields import solve_octants
 from micro.runtime import memory, threads as parallel
 from micro.runtime.errors import InputError
+from micro.runtime.progress import Progress, counted, unheard
 
 _BATCH_VOXELS = 2**18
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
@@ -70,7 +70,7 @@ def homogenize_octants(
     rtol: float = 1e-5,
     batch: int | None = None,
     device: str | torch.device = "cpu",
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = unheard,
 ) -> OctantResult:
     """Homogenise cubic cells given by their octants.
 
@@ -93,8 +93,8 @@ def homogenize_octants(
     batch : int, optional
         Cells solved at once; chosen for the processor's cache by default.
     device : str or torch.device
-    progress : callable, optional
-        Called with the number of cells just finished.
+    progress : Progress
+        Told how many cells are done.
 
     Raises
     ------
@@ -112,14 +112,14 @@ def homogenize_octants(
         size = batch or min(max(1, _BATCH_VOXELS // n**3), -(-m // threads))
         starts = range(0, m, size)
         inner = threads if len(starts) == 1 else 1
+        count = counted(progress, m)
 
         def solve(start: int) -> tuple[NDArray, ...]:
             if start // size % _TRIMMED == _TRIMMED - 1:
                 memory.trim()
             moduli = voxel_moduli(array[start : start + size], void)
             part = solve_octants(moduli, nu, rtol, target, inner)
-            if progress is not None:
-                progress(len(part.C))
+            count(len(part.C))
             return part.C, part.residual, part.iterations, part.status
 
         parts = parallel.run([partial(solve, start) for start in starts], threads)

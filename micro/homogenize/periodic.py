@@ -14,6 +14,7 @@ from micro.homogenize.fields import Path, Status, inner, load_groups, make_syste
 from micro.homogenize.octants import NOTHING, voxel_moduli
 from micro.runtime import threads as parallel
 from micro.runtime.errors import InputError
+from micro.runtime.progress import Progress, counted, unheard
 from micro.voxels.hexahedron import CUBE, Edges
 from micro.voxels.torch_operator import Grid
 
@@ -53,7 +54,7 @@ def homogenize_cell(
     rtol: float = 1e-5,
     edges: tuple[float, float, float] = CUBE,
     device: str | torch.device = "cpu",
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = unheard,
 ) -> CellResult:
     """Homogenise any periodic voxel cell: six unit strains, all 21 constants.
 
@@ -73,8 +74,8 @@ def homogenize_cell(
     edges : tuple of three floats
         A voxel's edges along x, y and z; only their ratios count.
     device : str or torch.device
-    progress : callable, optional
-        Called with the number of load cases just finished.
+    progress : Progress
+        Told how many load cases are done.
 
     Raises
     ------
@@ -92,7 +93,12 @@ def homogenize_cell(
     target = torch.device(device)
     with parallel.one_thread(target) as threads:
         C, residual, iterations, converged = _solve_cell(
-            torch.from_numpy(values / scale)[None].to(target), nu, rtol, threads, progress, edges=brick(edges)
+            torch.from_numpy(values / scale)[None].to(target),
+            nu,
+            rtol,
+            threads,
+            counted(progress, 6),
+            edges=brick(edges),
         )
     status = Status.OK if converged else Status.NOT_CONVERGED
     if converged and np.abs(C).max() < NOTHING:
@@ -125,7 +131,7 @@ def _solve_cell(
     nu: float,
     rtol: float,
     threads: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None = None,
     path: Path | None = None,
     edges: Edges = CUBE,
 ) -> tuple[NDArray[np.float64], float, int, bool]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import time
 from dataclasses import asdict, dataclass
@@ -41,10 +40,20 @@ from micro.families.families import (
     wavy_from_plates,
 )
 from micro.families.solids import ABSENT
-from micro.library.labelling import COARSE_RTOL, FINE, FINE_RTOL, Goal, Labels, Shards, padded
+from micro.library.labelling import (
+    COARSE_RTOL,
+    FINE,
+    FINE_RTOL,
+    Labels,
+    ReachJob,
+    label_jobs,
+    labels_of,
+    padded,
+)
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.runtime.progress import Report
+from micro.runtime.jobs import Workers
+from micro.runtime.progress import Progress, unheard
 
 FOCUS: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = (
     ((0.27, 0.10, 0.07), (0.34, 0.15, 0.11)),
@@ -194,7 +203,7 @@ def build(
     work: str | PathLike[str],
     *,
     workers: int | None = None,
-    report: Report | None = None,
+    progress: Progress = unheard,
     command: str | None = None,
 ) -> CellSet:
     """Build a library.
@@ -206,8 +215,8 @@ def build(
         Directory of the labelled shards; kept, so that the same call resumes.
     workers : int, optional
         Processes (default: all cores).
-    report : callable, optional
-        Called with (stage, done, total, seconds left).
+    progress : Progress
+        Told how much of each stage is done.
     command : str, optional
         The command to be recorded.
 
@@ -219,17 +228,19 @@ def build(
     recipe.check()
     folder = Path(work) / recipe.key()
     started = time.time()
-    count = os.cpu_count() or 1 if workers is None else workers
-    with Shards(count, report, recipe.nu) as shards:
-        pool = label_pool(recipe, folder, shards)
-        pool = Labels.concat([pool, _reached(recipe, pool, folder, shards)])
+    with Workers(workers, progress) as team:
+        pool = label_pool(recipe, folder, team)
+        pool = Labels.concat([pool, _reached(recipe, pool, folder, team)])
         candidates = pool.take(pool.good)
         chosen = candidates.take(choose(candidates.C, recipe.count, recipe.focus))
         # The resolution and the cells name the folder, so that another choice gets another one.
         tag = hashlib.sha256(np.nan_to_num(chosen.params).tobytes()).hexdigest()[:12]
         fine = folder / f"n{recipe.n}-{tag}"
-        stage = f"label n={recipe.n}"
-        final = shards.label(stage, fine, chosen.names.tolist(), chosen.params, recipe.n, FINE_RTOL)
+        jobs = label_jobs(
+            fine, chosen.names.tolist(), chosen.params, n=recipe.n, rtol=FINE_RTOL, nu=recipe.nu
+        )
+        team.finish(f"label n={recipe.n}", jobs, size=lambda job: len(job.names))
+        final = labels_of(jobs)
         final = final.take(final.good)
     octants = np.stack(
         [family(str(f)).octant(p, recipe.n) for f, p in zip(final.names, final.params, strict=True)]
@@ -257,31 +268,23 @@ def recipe_arguments(recipe: Recipe) -> list[str]:
     return [f"--{k.replace('_', '-')}={v}" for k, v in asdict(recipe).items()]
 
 
-def label_pool(recipe: Recipe, folder: Path, shards: Shards) -> Labels:
+def label_pool(recipe: Recipe, folder: Path, team: Workers) -> Labels:
     """All candidates, labelled at the coarse resolution, round after round."""
     rounds: list[Labels] = []
     done = 0
     while done < recipe.pool:
         size = min(recipe.round_size, recipe.pool - done)
         names, params = _round(recipe, rounds, done, size)
-        number = len(rounds)
-        rounds.append(
-            shards.label(
-                f"pool n={recipe.coarse}",
-                folder / f"round{number:03d}",
-                names,
-                params,
-                recipe.coarse,
-                COARSE_RTOL,
-                before=done,
-                total=recipe.pool,
-            )
-        )
+        place = folder / f"round{len(rounds):03d}"
+        jobs = label_jobs(place, names, params, n=recipe.coarse, rtol=COARSE_RTOL, nu=recipe.nu)
+        stage = f"pool n={recipe.coarse}"
+        team.finish(stage, jobs, size=lambda job: len(job.names), before=done, total=recipe.pool)
+        rounds.append(labels_of(jobs))
         done += size
     return Labels.concat(rounds)
 
 
-def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: Shards) -> Labels:
+def _reached(recipe: Recipe, pool: Labels, folder: Path, team: Workers) -> Labels:
     """The cells tried on the way from the pool to ``recipe.reach`` goals."""
     # Starts with waves, whose many parameters bend a shape smoothly; struts move voxel layers.
     known = pool.take(pool.good & np.isin(pool.names, [*_WAVY, "plates"]))
@@ -295,13 +298,14 @@ def _reached(recipe: Recipe, pool: Labels, folder: Path, shards: Shards) -> Labe
     _, near = cKDTree(scaled_moduli(known.C)).query(aims, k=8)
     near = near[np.arange(len(aims)), rng.integers(8, size=len(aims))]
     folder = folder / f"reach-{recipe.pool}-{recipe.reach}"
-    jobs: list[Goal] = []
+    jobs: list[ReachJob] = []
     for i, (p, aim) in enumerate(zip(near, aims, strict=True)):
         name, params = str(known.names[p]), known.params[p]
         if name == "plates":
             name, params = "wavy", wavy_from_plates(params)
-        jobs.append((folder / f"{i:04d}.npz", name, params, aim, recipe.coarse, recipe.nu))
-    return shards.reach(jobs)
+        jobs.append(ReachJob(folder / f"{i:04d}.npz", name, params, aim, recipe.coarse, recipe.nu))
+    team.finish("reach", jobs)
+    return labels_of(jobs)
 
 
 def _round(recipe: Recipe, rounds: list[Labels], start: int, size: int) -> tuple[list[str], Floats]:

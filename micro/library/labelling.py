@@ -1,19 +1,13 @@
 """Homogenised candidates, and the files they wait in: what makes a library build resumable.
 
-A shard is a file of candidates with their tensors. Worker processes make them, a goal of
-:mod:`micro.library.reach` being one shard; those that are there already are read instead.
+A shard is a file of candidates with their tensors: those labelled together, or those on the way to one goal
+of :mod:`micro.library.reach`. Each is a job of :mod:`micro.runtime.jobs`.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +24,6 @@ from micro.library.reach import reach
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.npz import read_arrays, write_arrays
-from micro.runtime.progress import Report
 
 SMALLEST_MODULUS = 5e-4
 """Cells softer than this (units of E_s) in any of K, mu', G carry no load worth a name."""
@@ -43,6 +36,9 @@ FINE_RTOL = 3e-4
 
 FINE = 32
 """Resolution at which every candidate must be presentable: a member of 1/32 of the cell is two voxels."""
+
+SHARD = 50
+"""Candidates of a file."""
 
 PARAMS = max(len(f.parameters) for f in FAMILIES.values())
 
@@ -111,115 +107,86 @@ def label(names: Sequence[str], params: Floats, n: int, rtol: float, nu: float =
     return Labels(np.array(names, dtype=np.str_), np.asarray(params), C, volume, good)
 
 
-Job = tuple[Path, list[str], Floats, int, float, float]
-"""File, families, parameters, resolution, tolerance, Poisson's ratio of the base material."""
+@dataclass(frozen=True)
+class LabelJob:
+    """Candidates to be labelled together.
 
-Goal = tuple[Path, str, Floats, Floats, int, float]
-"""File, family and parameters of the start, scaled moduli of the goal, resolution, Poisson's ratio."""
+    Attributes
+    ----------
+    path : Path
+        File of their labels, a shard.
+    names, params : list (m,), array (m, p)
+        Families and parameters.
+    n : int
+        Resolution.
+    rtol, nu : float
+        Residual tolerance, Poisson's ratio of the base material.
+    """
 
+    path: Path
+    names: list[str]
+    params: Floats
+    n: int
+    rtol: float
+    nu: float
 
-class Shards:
-    """Labelling spread over processes, one file a shard."""
-
-    size = 50
-
-    def __init__(self, workers: int, report: Report | None, nu: float = POISSON):
-        self.workers = workers
-        self.nu = nu
-        self.report = report
-
-    def __enter__(self) -> Shards:
-        # Spawned, because a forked process would inherit torch's threads in an unknown state.
-        context = multiprocessing.get_context("spawn")
-        self.executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.executor.shutdown(cancel_futures=True)
-
-    def label(
-        self,
-        stage: str,
-        folder: Path,
-        names: Sequence[str],
-        params: Floats,
-        n: int,
-        rtol: float,
-        *,
-        before: int = 0,
-        total: int | None = None,
-    ) -> Labels:
-        """Label candidates, reading the shards that are there and writing those that are not."""
-        total = len(names) if total is None else total
-        spans = [slice(i, i + self.size) for i in range(0, len(names), self.size)]
-        paths = [folder / f"{span.start:06d}.npz" for span in spans]
-        missing = [i for i, path in enumerate(paths) if not path.exists()]
-        jobs = [
-            (paths[i], [str(f) for f in names[spans[i]]], params[spans[i]], n, rtol, self.nu) for i in missing
-        ]
-        started = time.time()
-        done = len(names) - sum(len(job[1]) for job in jobs)
-        for number, count in enumerate(self.run(_label_shard, jobs), start=1):
-            done += count
-            if self.report:
-                speed = (time.time() - started) / (sum(len(job[1]) for job in jobs[:number]))
-                self.report(stage, before + done, total, speed * (total - before - done))
-        return Labels.concat([load_labels(path) for path in paths])
-
-    def reach(self, jobs: list[Goal]) -> Labels:
-        """Cells on the way to each goal, one file a goal."""
-        missing = [job for job in jobs if not job[0].exists()]
-        started = time.time()
-        for number, _ in enumerate(self.run(_reach_shard, missing), start=1):
-            if self.report:
-                left = (time.time() - started) / number * (len(missing) - number)
-                self.report("reach", len(jobs) - len(missing) + number, len(jobs), left)
-        return Labels.concat([load_labels(job[0]) for job in jobs])
-
-    def run(self, work: Callable[[Any], int], jobs: Sequence[Any]) -> Iterator[int]:
-        """Do the jobs, in this process if one worker was asked for; yields what each returns, in order."""
-        return map(work, jobs) if self.workers <= 1 else self.executor.map(work, jobs)
+    def make(self) -> None:
+        """Label them and write the shard."""
+        write_arrays(self.path, vars(label(self.names, self.params, self.n, self.rtol, self.nu)), pack=False)
 
 
-def _start_worker() -> None:
-    import torch
+@dataclass(frozen=True)
+class ReachJob:
+    """A search for a tensor by all shape parameters (:mod:`micro.library.reach`).
 
-    torch.set_num_threads(1)
-    # A killed parent cannot tell its workers: each one watches for its end.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
+    Attributes
+    ----------
+    path : Path
+        File of the cells on its way, a shard.
+    name, params : str, array (p,)
+        The start.
+    goal : array (3,)
+        Scaled moduli.
+    n : int
+        Resolution.
+    nu : float
+        Poisson's ratio of the base material.
+    """
+
+    path: Path
+    name: str
+    params: Floats
+    goal: Floats
+    n: int
+    nu: float
+
+    def make(self) -> None:
+        """Search and write the shard."""
+        tried: list[Labels] = []
+
+        def evaluate(candidates: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
+            rows = np.stack([padded(c) for c in candidates])
+            tried.append(label([self.name] * len(rows), rows, self.n, COARSE_RTOL, self.nu))
+            return scaled_moduli(tried[-1].C), tried[-1].good
+
+        reach(self.name, self.params, self.goal, FINE, evaluate)
+        write_arrays(self.path, vars(Labels.concat(tried)), pack=False)
 
 
-def _exit_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
+def label_jobs(
+    folder: Path, names: Sequence[str], params: Floats, *, n: int, rtol: float, nu: float
+) -> list[LabelJob]:
+    """Candidates in shards of :data:`SHARD`."""
+    spans = [slice(i, i + SHARD) for i in range(0, len(names), SHARD)]
+    return [
+        LabelJob(folder / f"{s.start:06d}.npz", [str(f) for f in names[s]], params[s], n, rtol, nu)
+        for s in spans
+    ]
 
 
-def _reach_shard(job: Goal) -> int:
-    path, name, params, goal, n, nu = job
-    tried: list[Labels] = []
-
-    def evaluate(candidates: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
-        rows = np.stack([padded(c) for c in candidates])
-        tried.append(label([name] * len(rows), rows, n, COARSE_RTOL, nu))
-        return scaled_moduli(tried[-1].C), tried[-1].good
-
-    reach(name, params, goal, FINE, evaluate)
-    labels = Labels.concat(tried)
-    _save(path, labels)
-    return len(labels.C)
-
-
-def _label_shard(job: Job) -> int:
-    path, names, params, n, rtol, nu = job
-    labels = label(names, params, n, rtol, nu)
-    _save(path, labels)
-    return len(names)
-
-
-def _save(path: Path, labels: Labels) -> None:
-    write_arrays(path, vars(labels), pack=False)
+def labels_of(jobs: Sequence[LabelJob | ReachJob]) -> Labels:
+    """What finished jobs have found, in their order."""
+    return Labels.concat([load_labels(job.path) for job in jobs])
 
 
 def load_labels(path: Path) -> Labels:

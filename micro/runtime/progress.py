@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +24,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-
-Report = Callable[[str, int, int, float], None]
-"""Progress: (stage, done, total, seconds left)."""
 
 
 class Progress(Protocol):
@@ -169,15 +167,41 @@ class Reporter:
 
 
 @contextmanager
-def stage_bar() -> Iterator[Report]:
-    """Bars on stderr; yields the function that advances them."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Bars(*columns, TextColumn("{task.fields[left]}"), console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
+def stage_bar(name: str = "", *, quiet: bool = False) -> Iterator[Progress]:
+    """Bars on stderr, one for each ``what`` that library code reports (``name`` where it says nothing).
 
-        def report(stage: str, done: int, total: int, left: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total, left="")
-            bar.update(tasks[stage], completed=done, total=total, left=f"{left:.0f} s left")
+    Away from a terminal a plain line now and then. ``quiet`` shows nothing.
+    """
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    shown = quiet or not console.is_terminal
+    with Bars(*columns, TextColumn("{task.fields[left]}"), console=console, disable=shown) as bars:
+        begun: dict[str, tuple[TaskID, int, float]] = {}
+        last = time.monotonic()
 
-        yield report
+        def progress(done: int, total: int, what: str = "") -> None:
+            nonlocal last
+            stage, now = what or name, time.monotonic()
+            if stage not in begun:
+                begun[stage] = bars.add_task(stage, total=total, left=""), done, now
+            bar, first, start = begun[stage]
+            left = "" if done <= first else f"{(total - done) * (now - start) / (done - first):.0f} s left"
+            bars.update(bar, completed=done, total=total, left=left)
+            if not console.is_terminal and now - last >= _INTERVAL:
+                last = now
+                console.print(f"{stage}: {done}/{total} {left}")
+
+        yield progress
+
+
+def counted(progress: Progress, total: int) -> Callable[[int], None]:
+    """A function of how many are newly done, for work on several threads."""
+    lock, done = threading.Lock(), 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            progress(done, total)
+
+    return more

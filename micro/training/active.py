@@ -7,8 +7,6 @@ which thins what is dense; the next generator is trained on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +20,7 @@ from micro.homogenize.octants import homogenize_octants
 from micro.library.build import goals
 from micro.library.labelling import COARSE_RTOL, SMALLEST_MODULUS, is_stiff, presentable
 from micro.runtime.arrays import Floats
+from micro.runtime.progress import Progress, unheard
 
 _CHUNK = 50
 """Cells between two reports of progress."""
@@ -47,7 +46,7 @@ def active_round(
     seed: int,
     draws: int = 4,
     trials: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unheard,
 ) -> CellSet:
     """New cells with their tensors, at the resolution of the known ones.
 
@@ -65,8 +64,8 @@ def active_round(
     trials : int
         Homogenisations of a cell at most: 1 takes it as it is generated, more move it on toward its target
         (:mod:`micro.generator.refinement`), further out where targets lie beyond the rim.
-    progress : callable, optional
-        Called with (targets done, count).
+    progress : Progress
+        Told how many targets are done.
     """
     known.require_poisson(generator.model.poisson)
     targets = aims(known.C, count, np.random.default_rng([seed, count]))
@@ -80,8 +79,7 @@ def active_round(
             clean = np.array([presentable(octant) for octant in octants])
             clean &= is_stiff(C)
             parts.append((octants[clean], C[clean]))
-        if progress is not None:
-            progress(min(start + _CHUNK, count), count)
+        progress(min(start + _CHUNK, count), count)
     octants, C = (np.concatenate(column) for column in zip(*parts, strict=True))
     _, first = np.unique(pack(octants), axis=0, return_index=True)
     rows = np.sort(first)

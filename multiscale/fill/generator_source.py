@@ -97,7 +97,7 @@ class GeneratorSource:
             steering=_STEERING,
             resolution=self.resolution,
             open=self.open,
-            progress=lambda done, total: progress(done // count, m, "generating cells"),
+            progress=lambda done, total, what="": progress(done // count, m, "generating cells"),
         )
         octants = samples.octants()
         avoid = ~samples.connected

@@ -66,15 +66,20 @@ def test_farthest_first_spreads_at_every_length():
 def test_a_build_goes_on_from_blocks_and_from_a_part(first, small, tmp_path):
     """One block, then another, gives what both at once give; a part stands for its blocks."""
     says = []
-    one = finer.build(first, 32, folder=tmp_path / "a", blocks=1, say=says.append)
-    assert len(says) == 1
+
+    def report(done, total, what):
+        assert what == "blocks"
+        says.append((done, total))
+
+    one = finer.build(first, 32, folder=tmp_path / "a", blocks=1, progress=report)
+    assert says == [(0, 1), (1, 1)]
     one.save(tmp_path / "part.zarr.zip")
     stamp = (tmp_path / "a" / "block00000.zarr.zip").stat().st_mtime_ns
-    both = finer.build(first, 32, folder=tmp_path / "a", blocks=2, say=says.append)
-    assert len(says) == 2
+    both = finer.build(first, 32, folder=tmp_path / "a", blocks=2, progress=report)
+    assert says[2:] == [(1, 2), (2, 2)]
     assert (tmp_path / "a" / "block00000.zarr.zip").stat().st_mtime_ns == stamp
     part = CellSet.load(tmp_path / "part.zarr.zip")
-    other = finer.build(first, 32, folder=tmp_path / "b", blocks=2, start=part, say=says.append)
+    other = finer.build(first, 32, folder=tmp_path / "b", blocks=2, start=part, progress=report)
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["block00001.zarr.zip"]
     assert other.digest() == both.digest()
     assert both.attrs["blocks"] == 2
@@ -85,7 +90,7 @@ def test_a_build_goes_on_from_blocks_and_from_a_part(first, small, tmp_path):
 
 
 def test_the_data_set_is_labelled_and_its_tensors_are_its_own(first, small, tmp_path):
-    cells = finer.assembled(finer.build(first, 32, folder=tmp_path, blocks=2, say=str), {"command": "x"})
+    cells = finer.assembled(finer.build(first, 32, folder=tmp_path, blocks=2), {"command": "x"})
     assert np.array_equal(openness(cells), ~encloses(cells.octants()))
     assert openness(cells).any()
     assert not openness(cells).all()

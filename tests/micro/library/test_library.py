@@ -165,14 +165,14 @@ def test_building_resumes_and_is_reproducible(small, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in done}
     done[-1].unlink()
     reports = []
-    again = build(SMALL, work, workers=1, report=lambda *args: reports.append(args))
+    again = build(SMALL, work, workers=1, progress=lambda *args: reports.append(args))
     assert again.digest() == cells.digest()
     # Only what was missing is made again.
-    assert len(reports) == 1
+    assert len(reports) == 2
     assert all(path.stat().st_mtime_ns == stamps[path] for path in done[:-1])
-    _stage, number, total, left = reports[0]
-    assert number <= total
-    assert left >= 0
+    (before, total, stage), (after, _, _) = reports
+    assert before < after <= total
+    assert stage
 
 
 def test_damaged_shard_is_refused(small, tmp_path):
