@@ -73,6 +73,7 @@ class Objective(ABC):
         weights = tuple(load.weight for load in self.loads)
         self.combination = Combination(combine or problem.combine, weights)
         # Loads with the same supports (after the mirrors) share one operator.
+        self._solves: list[int] = []
         self._operators: list[Elasticity] = []
         self._operator_of: list[Elasticity] = []
         for load in self.loads:
@@ -80,7 +81,7 @@ class Objective(ABC):
                 if np.array_equal(operator.constrained, load.constrained):
                     break
             else:
-                operator = Elasticity(self.reduction.shape, load.constrained, self.options)
+                operator = Elasticity(self.reduction.shape, load.constrained, self.options, log=self._solves)
                 self._operators.append(operator)
             self._operator_of.append(operator)
         self._last: list[Floats | None] = [None] * len(self.loads)
@@ -242,8 +243,7 @@ class Objective(ABC):
 
     def clear_log(self) -> None:
         """Count the iterations of the solves from here on."""
-        for operator in self._operators:
-            operator.iterations.clear()
+        self._solves.clear()
 
     @property
     def operators(self) -> list[Elasticity]:
@@ -257,8 +257,8 @@ class Objective(ABC):
 
     @property
     def iterations(self) -> list[int]:
-        """CG iterations of every solve since the set-up or :meth:`clear_log`."""
-        return [n for operator in self._operators for n in operator.iterations]
+        """CG iterations of every solve since the set-up or :meth:`clear_log`, in their order."""
+        return list(self._solves)
 
 
 class DistortionObjective(Objective):

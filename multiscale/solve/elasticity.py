@@ -74,6 +74,8 @@ class Elasticity:
     options : SolverOptions
     comm : PETSc.Comm, optional
         Default: PETSc.COMM_WORLD. All arrays that go in and come out are whole and equal on every rank.
+    log : list of int, optional
+        Where each solve's iterations are appended, in the order of the solves: operators may share one.
 
     Notes
     -----
@@ -86,6 +88,7 @@ class Elasticity:
         constrained: NDArray[np.bool_],
         options: SolverOptions | None = None,
         comm: Any = None,
+        log: list[int] | None = None,
     ):
         self.shape = shape
         self.options = options or SolverOptions()
@@ -94,7 +97,7 @@ class Elasticity:
         if constrained.shape != (*self.nodes, 3):
             raise ValueError(f"constrained has shape {constrained.shape}, expected {(*self.nodes, 3)}")
         self.constrained = constrained
-        self.iterations: list[int] = []
+        self.iterations = [] if log is None else log
         geometric = self.options.preconditioner == "gmg"
         levels = (self.options.levels or choose_levels(shape)) if geometric else 1
         factor = 2 ** (levels - 1)

@@ -10,6 +10,8 @@ from examples import Ellipsoid, cloak
 
 from micro.cell import tensor
 from micro.cell.tensor import SCALE, Bounds
+from micro.runtime.npz import read_arrays
+from multiscale.design.evaluations import Evaluations
 from multiscale.design.filter import cone_filter
 from multiscale.design.optimize import Optimiser, Settings
 from multiscale.design.space import DesignSpace
@@ -18,7 +20,7 @@ from multiscale.fill.grouping import group_tensors
 from multiscale.fill.selection import interface_counts
 from multiscale.objective.objective import DistortionObjective
 from multiscale.problem.problem import build_problem
-from multiscale.solve.elasticity import SolverOptions
+from multiscale.solve.elasticity import Elasticity, SolverOptions
 
 SHORT = Settings(uniform_evaluations=6, stages=2, evaluations=6)
 
@@ -186,3 +188,29 @@ def test_interface_counts():
     label = np.array([[[0, 0, 1]], [[2, -1, 1]]])
     w = interface_counts(label, 3).toarray()
     assert np.array_equal(w, [[0, 1, 1], [1, 0, 0], [1, 0, 0]])
+
+
+def test_every_evaluation_keeps_its_own_solves(tmp_path, monkeypatch):
+    """Loads of unlike symmetry have operators of their own; what each evaluation took is told apart."""
+    problem = build_problem(cloak(8, ("shear_x", "tension_y")))
+    objective = DistortionObjective(problem, SolverOptions(levels=2))  # one level is solved directly
+    assert objective.operators[0] is not objective.operators[1]
+    objective.clear_log()
+    reduction, solve, seen = objective.reduction, Elasticity.solve, []
+
+    def watched(operator, *args, **options):
+        found = solve(operator, *args, **options)
+        seen.append(operator.iterations[-1])
+        return found
+
+    monkeypatch.setattr(Elasticity, "solve", watched)
+    design = reduction.elements(objective.problem.design)
+    background = reduction.elements(problem.tensor)
+    space = DesignSpace(design, background, cone_filter(design, 1.0), np.zeros(3), np.ones(3))
+    evaluations = Evaluations(objective, space, tmp_path)
+    for number, (factor, slope) in enumerate(((1.0, True), (1.3, False), (1.6, True)), start=1):
+        before = len(seen)
+        evaluations.evaluate(np.full((space.size, 3), [0.3, 0.1, 0.1]) * factor, slope=slope)
+        assert len(seen) - before == (4 if slope else 2)  # two loads, and their adjoints
+        assert read_arrays(tmp_path / f"{number:04d}.npz")["iterations"].tolist() == seen[before:]
+    assert evaluations.iterations == objective.iterations == seen
