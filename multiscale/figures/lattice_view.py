@@ -1,17 +1,12 @@
 """A rendered cut through the filled lattice: a slab of it, and a close-up at the hole's rim.
 
-Drawn off-screen by VTK in a process of its own, since a graphics driver that
-fails may take its process with it. Where nothing can be drawn the reason is
-returned, to be recorded.
+Drawn off-screen by VTK (:mod:`multiscale.figures.own_process`). Where nothing
+can be drawn the reason is returned, to be recorded.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
+from multiscale.figures.own_process import Arrays, Images, answer, drawn
 from multiscale.figures.style import ACCENT, INK, PathLike, add_title, new_figure, save
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -30,8 +26,6 @@ from multiscale.lattice.lattice import Lattice
 _COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.12, 1, 256)), name="viridis from 12 %")
 _VOXELS = 2_500_000
 _WINDOW = 7  # elements an edge of the close-up
-_SECONDS = 120  # after which a renderer counts as hung
-_ADVICE = "On Debian: apt-get install libegl1 libgl1 libgl1-mesa-dri libxrender1"
 # Thin members vanish at 1/2 of a coarse voxel, and fatten below 2/5.
 _LEVEL = 0.42
 _VIEW = (
@@ -53,7 +47,7 @@ class Mesh:
         At the points, outward.
     values : float32 array, shape (v,)
         What colours the points: C11 of their cells.
-    frame : tuple of two triples, optional
+    frame : array, shape (2, 3), optional
         A box to outline, as lower and upper corner.
     """
 
@@ -61,7 +55,7 @@ class Mesh:
     faces: NDArray[np.int32]
     normals: NDArray[np.float32]
     values: NDArray[np.float32]
-    frame: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    frame: NDArray[np.float64] | None = None
 
 
 def render_lattice(
@@ -91,15 +85,15 @@ def render_lattice(
         return f"there is nothing solid in the middle of the lattice ({slab})"
     window = close_up(lattice, slab, axis)
     near = surface(lattice, window, fitting_resolution(lattice, window, _VOXELS))
-    frame = (tuple(map(float, window.lower)), tuple(map(float, window.upper)))
+    frame = np.array([window.lower, window.upper], dtype=float)
     far = surface(lattice, slab, fitting_resolution(lattice, slab, _VOXELS), frame=frame)
     stiffness = lattice.tensors()[..., 0]
-    drawn = np.concatenate([stiffness[b.slices][lattice.solid[b.slices]] for b in (slab, window)])
-    limits = (float(drawn.min()), float(drawn.max()))
+    shown = np.concatenate([stiffness[b.slices][lattice.solid[b.slices]] for b in (slab, window)])
+    limits = (float(shown.min()), float(shown.max()))
     if limits[1] - limits[0] < 1e-9 * abs(limits[1]):
         limits = (0.9 * limits[0], 1.1 * limits[1])
-    pictures, reason = _in_own_process([far, near], limits, axis)
-    if pictures is None:
+    pictures, reason = drawn(__name__, _asked([far, near], limits, axis))
+    if reason is not None:
         return reason
     _compose(path, lattice, slab, window, pictures, limits, axis, title)
     return None
@@ -152,7 +146,7 @@ def surface(
     block: Block,
     per_cell: int,
     *,
-    frame: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    frame: NDArray[np.float64] | None = None,
 ) -> Mesh:
     """Surface of a block for the eye: from the solid fractions of coarse voxels, closed at the block's ends.
 
@@ -175,32 +169,24 @@ def surface(
     )
 
 
-def _in_own_process(
-    meshes: list[Mesh], limits: tuple[float, float], axis: int
-) -> tuple[list[NDArray[np.uint8]] | None, str | None]:
-    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-    try:
-        return pool.submit(render, meshes, limits, axis).result(timeout=_SECONDS), None
-    except TimeoutError:
-        for process in list(pool._processes.values()):
-            process.kill()
-        return None, f"VTK did not finish in {_SECONDS} s"
-    except BrokenProcessPool:
-        return None, f"VTK's process died: no off-screen graphics here? {_ADVICE}"
-    except (ImportError, RuntimeError, OSError) as error:
-        return None, f"VTK can't render here ({type(error).__name__}: {error})"
-    finally:
-        pool.shutdown()
+def _asked(meshes: list[Mesh], limits: tuple[float, float], axis: int) -> dict[str, NDArray]:
+    """What is handed to the process that draws."""
+    arrays = {"limits": np.array(limits), "axis": np.array(axis)}
+    for number, mesh in enumerate(meshes):
+        arrays |= {f"{name}.{number}": value for name, value in vars(mesh).items() if value is not None}
+    return arrays
 
 
-def render(meshes: list[Mesh], limits: tuple[float, float], axis: int) -> list[NDArray[np.uint8]]:
-    """One image (height, width, 3) a mesh, the axis ``axis`` towards the viewer."""
-    # Without a display VTK tries X first and prints a warning; EGL needs none.
-    if not os.environ.get("DISPLAY"):
-        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+def draw(arrays: Arrays) -> Images:
+    """One image a mesh, the axis ``axis`` towards the viewer."""
     import pyvista
 
-    return [_render_one(pyvista, mesh, limits, axis) for mesh in meshes]
+    meshes = []
+    for number in range(sum(name.startswith("points.") for name in arrays)):
+        given: dict[str, Any] = {f.name: arrays.get(f"{f.name}.{number}") for f in fields(Mesh)}
+        meshes.append(Mesh(**given))
+    low, high = arrays["limits"].tolist()
+    return [_render_one(pyvista, mesh, (low, high), int(arrays["axis"])) for mesh in meshes]
 
 
 def _render_one(pyvista: Any, mesh: Mesh, limits: tuple[float, float], axis: int) -> NDArray[np.uint8]:
@@ -286,3 +272,7 @@ def _cropped(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if not len(rows):
         return picture
     return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+if __name__ == "__main__":
+    answer(draw)

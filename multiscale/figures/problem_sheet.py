@@ -22,6 +22,7 @@ from multiscale.figures.palette import (
     region_colours,
     region_roles,
 )
+from multiscale.figures.problem_view import views
 from multiscale.problem.loads import LoadCase
 from multiscale.problem.problem import Problem
 
@@ -47,9 +48,9 @@ def draw_problem(problem: Problem, path: str | Path) -> str | None:
     from matplotlib.figure import Figure
 
     colours = region_colours(problem)
-    views, trouble = _views_in_space(problem, colours)
+    images, reason = views(problem, colours)
     rows = len(problem.loads)
-    columns = 4 if views else 3
+    columns = 4 if images else 3
     height = 4.6 * rows + 0.9
     figure = Figure(figsize=(4.5 * columns, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
@@ -58,18 +59,18 @@ def draw_problem(problem: Problem, path: str | Path) -> str | None:
         columns,
         squeeze=False,
         gridspec_kw={
-            "left": 0.015 if views else 0.05,
+            "left": 0.015 if images else 0.05,
             "right": 0.985,
             "top": 1 - 0.8 / height,
             "bottom": 0.9 / height,
             "wspace": 0.16,
             "hspace": 0.24,
-            "width_ratios": ([1.35] if views else []) + [1, 1, 1],
+            "width_ratios": ([1.35] if images else []) + [1, 1, 1],
         },
     )
     for row, load in enumerate(problem.loads):
-        if views:
-            axes[row, 0].imshow(views[row])
+        if images:
+            axes[row, 0].imshow(images[row])
             axes[row, 0].set_axis_off()
         for axis, section in zip(axes[row, columns - 3 :], SECTIONS, strict=True):
             _draw_section(axis, problem, load, colours, section)
@@ -77,7 +78,7 @@ def draw_problem(problem: Problem, path: str | Path) -> str | None:
     _title_and_legend(figure, problem, colours)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
-    return trouble
+    return None if reason is None else f"because {reason}"
 
 
 def _title_and_legend(figure: Figure, problem: Problem, colours: list[str]) -> None:
@@ -317,26 +318,3 @@ def _outward(place: NDArray, nodes: tuple[int, ...]) -> NDArray[np.float64]:
     several = np.abs(out).sum(1) > 1
     out[several] *= np.eye(len(nodes))[shared]
     return out
-
-
-# ---------------------------------------------------------------- in space
-def _views_in_space(problem: Problem, colours: list[str]) -> tuple[list[NDArray], str | None]:
-    """One rendered image per load, or the reason why there is none.
-
-    In a process of its own: a graphics driver that fails may end the process it runs in.
-    """
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
-    from multiscale.figures.problem_view import MOST_DRAWN, render_loads, thinned
-
-    # Thinned here: the process that draws then gets what a picture needs.
-    step = -(-max(problem.shape) // MOST_DRAWN)
-    problem = thinned(problem, step) if step > 1 else problem
-
-    try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(render_loads, problem, colours).result(), None
-    except (BrokenProcessPool, ImportError, RuntimeError, OSError) as error:
-        return [], f"because VTK can't render here ({type(error).__name__}: {error})"

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multiscale.figures.own_process import Arrays, Images, answer, drawn
 from multiscale.figures.palette import ARROWS, FORCE_COLOUR, MOVE_COLOUR, SUPPORT_COLOUR
-from multiscale.problem.loads import LoadCase
 from multiscale.problem.problem import Problem, Role
 
 MOST_DRAWN = 80
 """Elements along an edge that a picture shows."""
 
+#: What a picture shows of a load.
+_DRAWN = ("fixed", "value", "force")
+
 MATT: dict[str, Any] = {"ambient": 0.4, "diffuse": 0.7, "specular": 0.0}
 
 
-def render_loads(problem: Problem, colours: list[str]) -> list[NDArray[np.uint8]]:
-    """One image for each load of the problem, as :func:`render_problem`."""
-    return [render_problem(problem, load, colours) for load in problem.loads]
+def views(problem: Problem, colours: list[str]) -> tuple[Images, str | None]:
+    """One image a load of the problem (:func:`render_problem`), or none and the reason why."""
+    step = -(-max(problem.shape) // MOST_DRAWN)
+    problem = thinned(problem, step) if step > 1 else problem
+    arrays: dict[str, NDArray] = {
+        "region": problem.region,
+        "role": problem.role,
+        "colours": np.array(colours),
+    }
+    for number, load in enumerate(problem.loads):
+        arrays |= {f"{name}.{number}": getattr(load, name) for name in _DRAWN}
+    return drawn(__name__, arrays)
+
+
+def draw(arrays: Arrays) -> Images:
+    """The images of :func:`views`, in the process that draws them."""
+    count = sum(name.startswith("force.") for name in arrays)
+    return [
+        render_problem(
+            arrays["region"],
+            arrays["role"],
+            {name: arrays[f"{name}.{number}"] for name in _DRAWN},
+            arrays["colours"].tolist(),
+        )
+        for number in range(count)
+    ]
 
 
 def thinned(problem: Problem, step: int) -> Problem:
@@ -52,29 +77,28 @@ def thinned(problem: Problem, step: int) -> Problem:
 
 
 def render_problem(
-    problem: Problem, load: LoadCase, colours: list[str], size: tuple[int, int] = (1100, 940)
+    region: NDArray, role: NDArray, load: Arrays, colours: list[str], size: tuple[int, int] = (1100, 940)
 ) -> NDArray[np.uint8]:
-    """Image (height, width, 3) of the problem under one load.
+    """Image (height, width, 3) of a problem under one load (its ``fixed``, ``value`` and ``force``).
 
     Fixed regions are glass, design regions opaque, void is what is missing.
     """
-    # Without a display VTK tries X first and prints a warning; EGL needs none.
-    if not os.environ.get("DISPLAY"):
-        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
     import pyvista as pv
+
+    shape = region.shape
 
     plotter: Any = pv.Plotter(off_screen=True, window_size=list(size))
     try:
         plotter.set_background("white")
-        grid = pv.ImageData(dimensions=[n + 1 for n in problem.shape])
+        grid = pv.ImageData(dimensions=[n + 1 for n in shape])
         # VTK counts x fastest.
-        grid.cell_data["region"] = problem.region.ravel(order="F")
+        grid.cell_data["region"] = region.ravel(order="F")
         for index, colour in enumerate(colours):
             part = grid.extract_cells(grid.cell_data["region"] == index)
-            role = Role(int(problem.role[problem.region == index][0]))
-            if role == Role.VOID:
+            own = Role(int(role[region == index][0]))
+            if own == Role.VOID:
                 continue
-            glass = role == Role.FIXED and len(colours) > 1
+            glass = own == Role.FIXED and len(colours) > 1
             surface = part.extract_surface(algorithm="dataset_surface")
             plotter.add_mesh(
                 surface,
@@ -82,7 +106,7 @@ def render_problem(
                 opacity=0.22 if glass else 1.0,
                 ambient=0.9 if glass else MATT["ambient"],
                 diffuse=0.1 if glass else MATT["diffuse"],
-                show_edges=not glass and max(problem.shape) <= 80,
+                show_edges=not glass and max(shape) <= 80,
                 edge_color="white",
                 edge_opacity=0.35,
             )
@@ -91,13 +115,13 @@ def render_problem(
             )
             if glass and edges.n_cells:
                 plotter.add_mesh(edges, color="#56606e", line_width=2, opacity=0.7, lighting=False)
-        _supports(plotter, load, max(problem.shape))
-        for field, colour in ((load.force, FORCE_COLOUR), (load.value, MOVE_COLOUR)):
-            _arrows(plotter, field, colour, max(problem.shape))
+        _supports(plotter, load, max(shape))
+        for field, colour in ((load["force"], FORCE_COLOUR), (load["value"], MOVE_COLOUR)):
+            _arrows(plotter, field, colour, max(shape))
         plotter.add_axes(line_width=5, viewport=(0.0, 0.0, 0.22, 0.22))
-        centre = np.array(problem.shape) / 2
+        centre = np.array(shape) / 2
         plotter.camera.focal_point = centre
-        plotter.camera.position = centre + np.array([1.1, 0.8, 1.8]) * max(problem.shape)
+        plotter.camera.position = centre + np.array([1.1, 0.8, 1.8]) * max(shape)
         plotter.camera.up = (0, 1, 0)
         plotter.reset_camera()
         image = plotter.screenshot(return_img=True)
@@ -118,11 +142,11 @@ def _trimmed(image: NDArray[np.uint8], margin: int = 12) -> NDArray[np.uint8]:
     return image[top : rows[-1] + margin + 1, left : columns[-1] + margin + 1]
 
 
-def _supports(plotter: Any, load: LoadCase, scale: int) -> None:
+def _supports(plotter: Any, load: Arrays, scale: int) -> None:
     """A dark plate behind each held part of a face; small spheres at other held nodes."""
     import pyvista as pv
 
-    held = (load.fixed & (load.value == 0)).any(-1) & ~(load.value != 0).any(-1)
+    held = (load["fixed"] & (load["value"] == 0)).any(-1) & ~(load["value"] != 0).any(-1)
     drawn = np.zeros_like(held)
     thick = 0.02 * scale
     for axis in range(3):
@@ -183,3 +207,7 @@ def _arrows(plotter: Any, field: NDArray[np.float64], colour: str, scale: int) -
     )
     arrows = cloud.glyph(orient="vectors", scale=False, factor=length, geom=shape)
     plotter.add_mesh(arrows, color=colour, **MATT)
+
+
+if __name__ == "__main__":
+    answer(draw)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -336,3 +339,27 @@ def test_an_empty_middle_is_a_reason(tmp_path: Path):
     index[:, :, 1] = -1
     empty = Lattice(item.cells, index, H, 2e9, 0.3)
     assert "nothing solid" in str(rendering.render_lattice(tmp_path / "a.png", empty, layers=1))
+
+
+def test_a_script_without_a_main_guard_draws_once(tmp_path: Path, root: Path):
+    """Who draws from a plain script gets pictures, not the script's first lines again."""
+    case = root / "tests" / "multiscale" / "minimal.toml"
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "from multiscale.case.case import load_case\n"
+        "from multiscale.figures.problem_sheet import draw_problem\n"
+        "from multiscale.problem.problem import build_problem\n"
+        "print('once')\n"
+        f"print(draw_problem(build_problem(load_case({str(case)!r})), 'problem.png'))\n"
+    )
+    # The packages are those of this process, also where the environment does not name them.
+    settings = {**os.environ, "PYTHONPATH": str(root)}
+    line = [sys.executable, str(script)]
+    done = subprocess.run(line, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "once"
+    # Off-screen graphics are the machine's; a process that ran the script again is no reason.
+    assert len(said) == 2
+    assert "freeze_support" not in said[1] + done.stderr
+    assert (tmp_path / "problem.png").is_file()
