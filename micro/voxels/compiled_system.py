@@ -32,7 +32,7 @@ from micro.voxels.galerkin import (
     shifted_inverse,
 )
 from micro.voxels.hexahedron import unit_stiffness
-from micro.voxels.replacement import EARLY, REPLACE, STALLS, WORN, Solution
+from micro.voxels.replacement import Replacement, Solution
 from micro.voxels.torch_operator import Grid
 
 
@@ -365,15 +365,14 @@ class System:
                 _nodes(x[load], fine.grid)[:] = _every_layer(u[:, load], self.grid) / scale[load]
         space.r[0][:] = bb
         size = np.zeros(loads)
-        norms, anchor, best = np.ones(loads), np.ones(loads), np.full(loads, np.inf)
-        curvature, stalls = np.ones(loads), np.zeros(loads, np.int64)
+        norms, curvature, rule = np.ones(loads), np.ones(loads), Replacement(rtol, np.ones(loads))
         fresh = np.ones(loads, np.bool_)
         residual[:], converged[:], iterations[:] = 0.0, ~active, 0
 
         operator = (fine.grid, fine.starts)
         fixed = (periodic, self.frame.free[0], kind)
         for iteration in range(max_iterations + 1):
-            check = active & ((norms <= EARLY * rtol) | (norms <= REPLACE * anchor) | ~np.isfinite(norms))
+            check = active & rule.due(norms)
             if iteration == max_iterations or (warm and iteration == 0):
                 check = active.copy()
             if check.any():
@@ -387,15 +386,10 @@ class System:
                 kernels.defect(bb, x, *operator, h.moduli, self._walsh, *fixed, check, true, size)
                 for load in np.flatnonzero(check).tolist():
                     space.r[0][load] = true[load]
-                # No digit gained since the last replacement: the search direction is worn out, restart it.
-                worn = check & (~usable | (size > WORN * best))
-                stalls += worn
+                worn, good, ended = rule.take(check, size, usable)
+                ended |= check & (iteration == max_iterations)
                 fresh |= worn
                 p[worn] = ap[worn] = 0
-                best = np.where(check, np.minimum(best, size), best)
-                anchor = np.where(check, np.maximum(size, 1e-30), anchor)
-                good = check & (size <= rtol)
-                ended = check & (good | (stalls >= STALLS) | (iteration == max_iterations))
                 residual[ended], converged[good] = size[ended], True
                 active &= ~ended
             if not active.any():

@@ -1,16 +1,16 @@
 """Mixed-precision conjugate gradients: when residuals are replaced, and what a solve returns.
 
 Iterations run in float32; now and then the residual is replaced by the true one, in float64 (van der Vorst
-and Ye 2000). One rule for the solvers of cells, compiled and torch: a residual is replaced when it has
-fallen to :data:`REPLACE` of the last true one, when it is about to be small enough (:data:`EARLY`), or when
-it is no number. A replacement that gains less than :data:`WORN` starts the search directions anew, and
-:data:`STALLS` of these end a solve.
+and Ye 2000). One rule for the solvers of cells, compiled and torch, and of whole lattices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 REPLACE = 2e-3
@@ -23,7 +23,67 @@ WORN = 0.5
 """Share of the least true residual that a replacement has to come below, or directions are worn out."""
 
 STALLS = 4
-"""Replacements with nothing gained after which a solve gives up: round-off is all that is left."""
+"""Replacements with nothing gained, one after the other, after which a solve gives up: round-off is all that
+is left."""
+
+
+class Replacement:
+    """When the residuals of some systems are replaced, and what their true ones say.
+
+    A residual is replaced when it has fallen to :data:`REPLACE` of the last true one, when it is about to be
+    small enough (:data:`EARLY`), or when it is no number: a stretch that broke down, to be thrown away. A
+    replacement that gains less than :data:`WORN` starts the search directions anew, and :data:`STALLS` of
+    these one after the other end a solve.
+
+    Parameters
+    ----------
+    rtol : float
+        Wanted norm of the residual relative to the load.
+    anchor : array or Tensor
+        Norms at the beginning, one a system; what else is kept and given is of its kind and shape.
+    """
+
+    def __init__(self, rtol: float, anchor: Any):
+        self._xp: Any = torch if isinstance(anchor, Tensor) else np
+        self._rtol = rtol
+        self.anchor = anchor  # at the last replacement
+        self.best = self._xp.full_like(anchor, float("inf"))  # the least true one
+        self._stalls = self._xp.zeros_like(anchor, dtype=self._xp.int64)
+
+    def due(self, norms: Any) -> Any:
+        """Which systems, of those that are not done, are to have their residuals replaced."""
+        small = (norms <= EARLY * self._rtol) | (norms <= REPLACE * self.anchor)
+        return small | ~self._xp.isfinite(norms)
+
+    def take(self, check: Any, size: Any, usable: Any) -> tuple[Any, Any, Any]:
+        """Take in the true norms of the systems ``check``: which directions are worn out, who is done.
+
+        Parameters
+        ----------
+        check : bool
+            Whose residuals have been replaced.
+        size : float
+            Their true norms; those of others are not looked at.
+        usable : bool
+            Whether the stretch before it broke down nowhere.
+
+        Returns
+        -------
+        worn, good, ended : bool
+            Whose directions start anew; who has met the tolerance; who is done, met or not.
+        """
+        where = self._xp.where
+        # Not `size > ...`: a true residual that is no number gains nothing either.
+        worn = check & (~usable | ~(size <= WORN * self.best))
+        self._stalls = where(check, where(worn, self._stalls + 1, 0), self._stalls)
+        self.best = where(check, self._xp.minimum(self.best, size), self.best)
+        self.anchor = where(check, size.clip(min=1e-30), self.anchor)
+        good = check & (size <= self._rtol)
+        return worn, good, check & (good | (self._stalls >= STALLS))
+
+    def select(self, keep: Any) -> None:
+        """Leave the systems (last axis) that are not in ``keep``."""
+        self.anchor, self.best, self._stalls = (a[..., keep] for a in (self.anchor, self.best, self._stalls))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Each (load, cell) pair of a batch is a system of its own, with its own step
 lengths and its own end. The recursive float32 residual is replaced by the true
-float64 one each time it has fallen by two digits, keeping the search direction
-(van der Vorst and Ye, 2000): the accuracy is that of float64, the cost that of
+float64 one now and then, keeping the search direction
+(:mod:`micro.voxels.replacement`): the accuracy is that of float64, the cost that of
 float32. Cells whose systems are all done leave the batch.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from micro.runtime import threads as parallel
 from micro.voxels.hexahedron import CUBE, Edges, unit_stiffness
-from micro.voxels.replacement import EARLY, REPLACE, STALLS, WORN, Solution
+from micro.voxels.replacement import Replacement, Solution
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
 
@@ -88,26 +88,20 @@ def solve(
     x = torch.zeros_like(bb)  # float64 part of the solution
     dx = torch.zeros_like(bb, dtype=work)  # what the current stretch adds to it
     r = bb.to(work)
-    anchor = torch.ones_like(norm)  # residual norm at the last replacement
+    rule = Replacement(rtol, torch.ones_like(norm))
     if start is not None:
         x = start * _spread(~trivial / scale)
         r = apply_stiffness(x, m, stiffness, grid, bb).mul_(mask).to(work)
-        anchor = _dot(r, r).sqrt()
+        rule.anchor = _dot(r, r).sqrt()
     p = torch.zeros_like(dx)
     ap = torch.zeros_like(dx)
     pap = torch.ones_like(norm)
     first = torch.ones_like(trivial)
     done = trivial.clone()
-    best = torch.full_like(norm, float("inf"))
-    stalls = torch.zeros_like(iterations)
 
     for iteration in range(max_iterations + 1):
         rr = _dot(r, r).sqrt()
-        if iteration == max_iterations:
-            check = ~done
-        else:
-            bad = ~torch.isfinite(rr)
-            check = ~done & ((rr <= EARLY * rtol) | (rr <= REPLACE * anchor) | bad)
+        check = ~done if iteration == max_iterations else ~done & rule.due(rr)
         if bool(check.any()):
             # A stretch that went wrong (overflow, breakdown) is thrown away; the last float64 iterate stands.
             usable = torch.isfinite(dx).all(dim=0).flatten(2).all(dim=-1)
@@ -119,16 +113,11 @@ def solve(
             true = apply_stiffness(part, m[who], stiffness, grid, bb[:, :, who]).mul_(mask)
             size = rr.index_copy(1, who, _dot(true, true).sqrt())
             r[:, :, who] = torch.where(_spread(check[:, who]), true.to(work), r[:, :, who])
-            # No digit gained since the last replacement: the search direction is worn out, restart it.
-            worn = check & (~usable | (size > WORN * best))
-            stalls = stalls + worn
+            worn, good, ended = rule.take(check, size, usable)
             first = first | worn
             p = torch.where(_spread(worn), torch.zeros_like(p), p)
             ap = torch.where(_spread(worn), torch.zeros_like(ap), ap)
-            best = torch.where(check, torch.minimum(best, size), best)
-            anchor = torch.where(check, size.clamp_min(1e-30), anchor)
-            good = check & (size <= rtol)
-            ended = check & (good | (stalls >= STALLS)) if iteration < max_iterations else check
+            ended = ended if iteration < max_iterations else check
             if bool(ended.any()):
                 residual[:, alive] = torch.where(ended, size, residual[:, alive])
                 converged[:, alive] |= good
@@ -145,9 +134,8 @@ def solve(
             m = m.index_select(0, keep)
             multigrid = multigrid.select(keep)
             bb, x, dx, r, p, ap = (t.index_select(2, keep) for t in (bb, x, dx, r, p, ap))
-            pap, first, done, anchor, best, stalls = (
-                t.index_select(1, keep) for t in (pap, first, done, anchor, best, stalls)
-            )
+            pap, first, done = (t.index_select(1, keep) for t in (pap, first, done))
+            rule.select(keep)
         z = multigrid.precondition(r)
         # Conjugacy to the last direction is imposed as such, which survives residual replacement.
         beta = torch.where(first, torch.zeros_like(pap), -_dot(z, ap) / pap)

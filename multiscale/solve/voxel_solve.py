@@ -1,9 +1,8 @@
 """Conjugate gradients for voxel models: float32 fields, with the accuracy of float64.
 
-The recursive float32 residual is replaced by the true float64 one each time it has fallen by two digits,
-keeping the search direction (van der Vorst and Ye, 2000), so the accuracy is that of float64 and the memory
-that of float32: the solution is kept as a float32 field and what it lacks, another one, to which the steps
-are added.
+The recursive float32 residual is replaced by the true float64 one now and then, keeping the search direction
+(:mod:`micro.voxels.replacement`), so the accuracy is that of float64 and the memory that of float32: the
+solution is kept as a float32 field and what it lacks, another one, to which the steps are added.
 """
 
 from __future__ import annotations
@@ -20,15 +19,12 @@ from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.runtime.threads import one_thread
 from micro.voxels.hexahedron import element_matrices
+from micro.voxels.replacement import Replacement
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
 from multiscale.solve.local_solves import SEARCH_CYCLES
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid
 
-#: Fall of the float32 residual after which it is replaced by the true one.
-_REPLACE = 1e-2
-#: Replacements that gain less than a factor of two before the solve gives up.
-_STALLS = 3
 #: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves.
 _WINDOW, _HOPED = 6, 0.5
 #: Planes of voxels whose float64 residual is evaluated at once.
@@ -115,7 +111,7 @@ def solve(
     scale = norm
     size = true_residual()
     p, ap, z = (np.zeros(shape, np.float32) for _ in range(3))
-    pap, anchor, best, stalls, fresh = 1.0, size, size, 0, True
+    pap, rule, fresh = 1.0, Replacement(rtol, np.float64(size)), True
     history: list[float] = []
     cycles = 0
 
@@ -135,19 +131,17 @@ def solve(
         beta = 0.0 if fresh else -team.dot(z, ap) / pap
         team.combine(z, 1.0, p, beta)
         finest.product(p, ap, team)
-        pap = team.dot(p, ap)
-        if not pap > 0:
-            raise NotConverged(_failure(cycles, best, rtol))
-        alpha = team.dot(r, p) / pap
-        team.combine(p, alpha, dx)
-        team.combine(ap, -alpha, r)
-        fresh = False
-        size = float(np.sqrt(team.dot(r, r)))
+        pap, gain = team.dot(p, ap), team.dot(r, p)
+        sound = pap > 0 and bool(np.isfinite(gain))
+        if sound:  # otherwise no step is taken, and the directions start anew from the true residual
+            team.combine(p, gain / pap, dx)
+            team.combine(ap, -gain / pap, r)
+            fresh, size = False, float(np.sqrt(team.dot(r, r)))
         history.append(size)
         if progress is not None:
             progress(cycles, size)
         slow = not multigrid.searched and _worth_a_search(history, rtol)
-        if slow or size <= 0.7 * rtol or size <= _REPLACE * anchor or not np.isfinite(size):
+        if slow or not sound or rule.due(np.float64(size)):
             usable = bool(np.isfinite(size))
             if not usable:
                 dx[:] = 0
@@ -157,20 +151,18 @@ def solve(
                 multigrid.solve_slow_regions((p, ap, z, dx))
                 cycles += SEARCH_CYCLES
                 dx[:] = 0
-            size = anchor = true_residual()
-            if size <= rtol:
+            size = true_residual()
+            worn, good, ended = rule.take(np.True_, np.float64(size), np.bool_(usable and sound))
+            if good:
                 del p, ap, z
                 return Solution(_sum(x, dx, scale, finest.inverse), size, cycles)
+            if ended:
+                break
             settle()
-            if not slow:
-                stalls = stalls + 1 if size > 0.5 * best or not usable else 0
-            fresh = slow or stalls > 0
+            fresh = slow or bool(worn)
             if fresh:
                 p[:] = 0
-            best = min(best, size)
-            if stalls > _STALLS:
-                raise NotConverged(_failure(cycles, best, rtol))
-    raise NotConverged(_failure(max_iterations, best, rtol))
+    raise NotConverged(_failure(cycles, float(rule.best), rtol))
 
 
 def _sum(x: NDArray[np.float32], dx: NDArray[np.float32], scale: float, inverse: Any = None) -> Floats:
