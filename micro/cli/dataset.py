@@ -13,6 +13,7 @@ from rich.table import Table
 
 from micro.cell import tensor
 from micro.runtime.errors import InputError
+from micro.runtime.executor import among
 from micro.runtime.progress import stage_bar
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def build(
     from micro.dataset.build import assemble, build as build_dataset, dataset_directory, pool_arguments
     from micro.library.build import Recipe
 
-    if workers is not None and workers < 1:
-        raise InputError("at least one process is needed", key="--workers", value=workers)
+    workers = among(workers)
     recipe = Recipe(n=n, count=pool, seed=seed, coarse=n, pool=pool, round_size=round_size, reach=0)
     recipe.check()
     folder = dataset_directory() if work is None else work
@@ -82,7 +82,9 @@ def refine(
     part: Annotated[
         bool, typer.Option("--part", help="Write what is finished as it is, to go on from.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one a processor core")
+    ] = None,
     work: WorkOption = None,
     finished: Annotated[
         bool, typer.Option("--finished", help="Only gather what is finished; make nothing new.")
@@ -107,7 +109,7 @@ def refine(
             folder=work,
             blocks=blocks,
             start=None if start is None else CellSet.load(start),
-            workers=workers,
+            workers=among(workers),
             make_new=not finished,
             progress=progress,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from rich.table import Column, Table
 
 from micro.cli.generate import GeneratorOption
 from micro.runtime.errors import NotConverged
+from micro.runtime.executor import among
 from micro.runtime.progress import stage_bar
 
 
@@ -68,7 +68,7 @@ def extreme(
 
     goal = Goal(objective, volume, isotropic=isotropic, stiffness=stiffness)
     plan = Plan(goal, n, starts, compare, vary, conditions, seed, effort)
-    count = workers or os.cpu_count() or 1
+    count = among(workers)
     with stage_bar() as progress:
         runs = explore(plan, out, generator=Generator.load(generator), workers=count, progress=progress)
     save_figure(out / "extreme.png", plan, runs)

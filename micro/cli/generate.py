@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from micro.runtime.errors import InputError
+from micro.runtime.executor import among
 from micro.runtime.files import check_writable
 from micro.runtime.progress import stage_bar
 
@@ -68,6 +69,9 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="A cell depends on its target and its seed alone.")] = 0,
     generator: GeneratorOption = "default",
     device: DeviceOption = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one; threads share its work")
+    ] = None,
 ) -> None:
     """Cells for target tensors, each with its own homogenised tensor.
 
@@ -75,7 +79,6 @@ def generate(
     `--out`. Without a tensor but with `--volume` cells are drawn by volume alone.
     """
     from micro.generator.generate import check_targets, generate as run, read_targets
-    from micro.generator.generator import Generator
 
     single = (c11, c12, c44)
     if targets is not None and (any(v is not None for v in single) or volume is not None):
@@ -97,13 +100,14 @@ def generate(
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed, "open": open}
     settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
     check_writable(out, "--out")
-    loaded = Generator.load(generator, device)
     with stage_bar("cells") as progress:
         report = run(
-            loaded,
             wanted,
             volumes,
             out,
+            weights=generator,
+            device=device,
+            workers=among(workers, 1),
             per_target=per_target,
             resolution=n,
             refined=refine,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from micro.cell import tensor
-from micro.runtime.errors import InputError
+from micro.runtime.executor import among
 from micro.runtime.files import cache_path
 from micro.runtime.progress import stage_bar
 
@@ -47,8 +47,7 @@ def build(
 
     recipe = Recipe(n, count, seed, coarse, pool, round_size, reach, focus, nu)
     recipe.check()
-    if workers is not None and workers < 1:
-        raise InputError("at least one process is needed", key="--workers", value=workers)
+    workers = among(workers)
     folder = cache_directory() if cache is None else cache
     with stage_bar() as progress:
         command = " ".join(["micro library build", *recipe_arguments(recipe)])

@@ -21,6 +21,7 @@ from micro.cli.interpolate import interpolate
 from micro.cli.library import app as library_app
 from micro.cli.optimize import optimize
 from micro.runtime.errors import InputError, NotConverged, file_error
+from micro.runtime.executor import among, on_ranks
 from micro.runtime.version import version_option
 
 
@@ -119,6 +120,10 @@ def homogenize(
     ] = None,
     moduli: Annotated[bool, typer.Option("--moduli", help="Whole numbers are Young's moduli.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share octants.", show_default="one, with threads"),
+    ] = None,
 ) -> None:
     """Effective stiffness of a periodic voxel cell.
 
@@ -155,7 +160,7 @@ def homogenize(
         )
     try:
         if octant:
-            report = octants_report(voxels, quiet=as_json, **settings)
+            report = octants_report(voxels, workers=among(workers, 1), quiet=as_json, **settings)
         else:
             report = cell_report(voxels, edges=edges, general=general, quiet=as_json, **settings)
     except InputError as error:
@@ -212,19 +217,30 @@ def _device(name: str) -> str:
     return name
 
 
-def main() -> None:
-    """Entry point of the command ``micro``."""
+def main() -> NoReturn:
+    """Entry point of the command ``micro``; ``mpiexec -n N micro ...`` shares its jobs between N ranks."""
+    try:
+        code = on_ranks(_command)
+    except InputError as error:
+        code = _failed(error)
+    sys.exit(code)
+
+
+def _command() -> int:
     try:
         app()
     except (InputError, NotConverged) as error:
-        _fail(error)
+        return _failed(error)
     except OSError as error:  # not a closed pipe: that one ends inside app() with 1, quietly
-        _fail(file_error(error))
+        return _failed(file_error(error))
+    except SystemExit as ended:  # how typer ends
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
 
 
-def _fail(error: InputError | NotConverged) -> NoReturn:
+def _failed(error: InputError | NotConverged) -> int:
     sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-    sys.exit(error.exit_code)
+    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from micro.cell.contacts import contacts, pieces
 from micro.cell.octant import cell_from_octant, octant_from_cell
 from micro.cell.tensor import stiffness_matrix, zener
 from micro.homogenize.fields import Status
-from micro.homogenize.octants import homogenize_octants
+from micro.homogenize.octants import homogenize_octants, homogenize_shared
 from micro.homogenize.periodic import brick, homogenize_cell
 from micro.runtime import memory
 from micro.runtime.errors import InputError
+from micro.runtime.executor import executor
 from micro.runtime.progress import stage_bar
 from micro.voxels.hexahedron import CUBE
 
@@ -90,12 +91,14 @@ def _hanging(
     }
 
 
-def octants_report(voxels: NDArray, *, quiet: bool = False, **settings: Any) -> Report:
+def octants_report(
+    voxels: NDArray, *, workers: int | None = 1, quiet: bool = False, **settings: Any
+) -> Report:
     """Homogenise octants: one (n, n, n) as a cell, several (m, n, n, n) as lists."""
     single = voxels.ndim == 3
     octants = voxels[None] if single else voxels
-    with stage_bar("octants", quiet=quiet) as progress:
-        result = homogenize_octants(octants, progress=progress, **settings)
+    with stage_bar("octants", quiet=quiet) as progress, executor(workers) as processes:
+        result = homogenize_shared(octants, processes, progress=progress, **settings)
     matrices = stiffness_matrix(result.C)
     reports: list[Report] = []
     for i, C in enumerate(matrices):

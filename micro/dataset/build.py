@@ -72,7 +72,7 @@ def build(
     runs : int
         Cells to be pushed outwards (:mod:`micro.dataset.extremes`); 0 leaves inverse homogenisation out.
     workers : int, optional
-        Processes (default: all cores).
+        Processes (default: all cores); under ``mpiexec`` the ranks do the work.
     progress : Progress
         Told how much of each stage is done.
     command : str, optional

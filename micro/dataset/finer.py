@@ -268,7 +268,7 @@ def build(
     folder: str | PathLike[str] | None = None,
     blocks: int | None = None,
     start: CellSet | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     make_new: bool = True,
     progress: Progress = unheard,
 ) -> CellSet:
@@ -286,8 +286,8 @@ def build(
         Blocks to have in all (default: every one).
     start : CellSet, optional
         Blocks finished elsewhere (what an earlier call returned).
-    workers : int
-        Processes.
+    workers : int, optional
+        Processes (None: all cores); under ``mpiexec`` the ranks do the work.
     make_new : bool
         False: only gather what is there.
     progress : Progress

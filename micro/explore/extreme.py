@@ -164,7 +164,7 @@ def explore(
     out: Path,
     *,
     generator: Generator | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     progress: Progress = unheard,
 ) -> list[Run]:
     """All runs of a plan, those that ``out`` holds already read from there.
@@ -177,8 +177,8 @@ def explore(
         and ``extreme.json`` (:func:`summary`).
     generator : Generator, optional
         The packaged one by default.
-    workers : int
-        Processes.
+    workers : int, optional
+        Processes (None: all cores); under ``mpiexec`` the ranks do the work.
     progress : Progress
         Told how much of each stage is done.
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import csv
-import time
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell import tensor
-from micro.cell.cellset import CellSet
 from micro.cell.contact_sheet import save_sheet
 from micro.cell.octant import encloses
 from micro.data.packaged import load_gamut, load_least_volume
 from micro.generator.accuracy import cleanliness, tensor_figures, volume_figures
-from micro.generator.generator import Generator
+from micro.generator.blocks import Made, Request, blocks, cells_of, make
+from micro.generator.generator import DEFAULT, Generator
 from micro.generator.refinement import RELATIVE
-from micro.generator.samples import Samples
-from micro.homogenize.fields import Status
+from micro.generator.samples import Samples, joined
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
+from micro.runtime.executor import executor
 from micro.runtime.files import write_json
 from micro.runtime.progress import Progress, unheard
 
@@ -95,50 +93,42 @@ def check_targets(C: Floats, file: str | PathLike[str] | None = None) -> None:
 
 
 def generate(
-    generator: Generator,
     targets: Floats,
     volume: Floats,
     out: str | PathLike[str],
     *,
+    weights: str | PathLike[str] = DEFAULT,
+    device: str = "cpu",
     per_target: int = 4,
     resolution: int = 32,
     refined: bool = False,
     tolerance: float = 2e-3,
     relative: float = RELATIVE,
+    workers: int | None = 1,
     progress: Progress = unheard,
     **settings: Any,
 ) -> dict[str, Any]:
     """Generate, homogenise (and refine) cells and write them with a report.
 
     Writes ``cells.zarr.zip`` (a CellSet; parameters: row of the target, sample, homogenisations spent),
-    ``generate.json`` and ``cells.png`` in the directory ``out``. Returns the report.
+    ``generate.json`` and ``cells.png`` in the directory ``out``. Returns the report. The cells are the same
+    for any number of ``workers`` or ranks (:mod:`micro.runtime.executor`).
     """
     folder = Path(out)
-    started = time.perf_counter()
-    samples = generator.sample(
-        targets, per_target, volume=volume, resolution=resolution, progress=progress, **settings
-    )
-    drawn = time.perf_counter()
-    if refined:
-        cells = generator.refine(samples, targets, tolerance=tolerance, relative=relative)
-        C, good = _spread(cells, samples)
-    else:
-        result = samples.homogenize()
-        good = (result.status == Status.OK) & samples.connected
-        rows = np.flatnonzero(good)
-        params = np.stack([samples.target[rows], rows, np.ones(len(rows))], axis=1).astype(np.float64)
-        cells = CellSet.from_octants(
-            samples.octants()[good],
-            result.C[good],
-            family="generated",
-            params=params,
-            poisson=samples.poisson,
-        )
-        C = result.C
+    asked = Request(str(weights), device, per_target, resolution, refined, tolerance, relative, settings)
+    model = Generator.load(weights).model
+    made: list[Made] = []
+    with executor(workers) as processes:
+        for block in processes.run(make, list(blocks(asked, targets, volume))):
+            made.append(block)
+            progress(sum(len(m.samples) for m in made), len(targets) * per_target)
+    samples = joined([m.samples for m in made], resolution)
+    good = np.concatenate([m.good for m in made])
+    C = np.concatenate([m.C for m in made])
+    cells = cells_of(made, model.poisson)
     delivered = np.full(len(samples), np.nan)
     delivered[good] = cells.volume
-    ended = time.perf_counter()
-    asked = np.isfinite(targets).all(axis=1)
+    known = np.isfinite(targets).all(axis=1)
     figures = tensor_figures(C, good, samples, targets) | cleanliness(samples)
     figures |= volume_figures(delivered, samples.target, volume)
     report = {
@@ -147,12 +137,12 @@ def generate(
         "refined": refined,
         "n": resolution,
         "settings": {k: np.asarray(v).tolist() for k, v in settings.items()},
-        "seconds_per_cell": (drawn - started) / len(samples),
-        "seconds_per_cell_homogenise": (ended - drawn) / len(samples),
-        "outside_gamut": int((load_gamut().phi(targets[asked]) < 0).sum()),
+        "seconds_per_cell": sum(m.drawing for m in made) / len(samples),
+        "seconds_per_cell_homogenise": sum(m.solving for m in made) / len(samples),
+        "outside_gamut": int((load_gamut().phi(targets[known]) < 0).sum()),
         "per_target": per_target,
         "cells": _per_target(C, delivered, samples, targets, volume),
-        "generator": generator.model.card.get("data", ""),
+        "generator": model.card.get("data", ""),
     }
     folder.mkdir(parents=True, exist_ok=True)
     cells.save(folder / "cells.zarr.zip")
@@ -160,15 +150,6 @@ def generate(
         save_sheet(folder / "cells.png", cells, targets)
     write_json(folder / "generate.json", report)
     return report
-
-
-def _spread(cells: CellSet, samples: Samples) -> tuple[Floats, NDArray[np.bool_]]:
-    """Tensors of refined cells back in the samples' order, and which samples have one."""
-    C = np.full((len(samples), 3), np.nan)
-    good = np.zeros(len(samples), dtype=bool)
-    rows = cells.params[:, 1].astype(int)
-    C[rows], good[rows] = cells.C, True
-    return C, good
 
 
 def _per_target(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,10 @@ class Samples:
     def rows(self, index: ArrayLike) -> Samples:
         """Some of the samples."""
         return joined([self], self.n, np.asarray(index, dtype=np.intp))
+
+    def moved(self, first: int) -> Samples:
+        """The same with ``first`` added to the rows of their targets."""
+        return replace(self, target=self.target + first)
 
     def octants(self) -> NDArray[np.bool_]:
         """Octants, bool (m, n, n, n)."""

@@ -10,8 +10,9 @@ other devices by torch (:mod:`micro.voxels.torch_system`): the same method, equa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from micro.cell.octant import is_symmetric, symmetrise
 from micro.homogenize.fields import solve_octants
 from micro.runtime import memory, threads as parallel
 from micro.runtime.errors import InputError
+from micro.runtime.executor import Executor
 from micro.runtime.progress import Progress, counted, unheard
 
 _BATCH_VOXELS = 2**18
@@ -31,6 +33,9 @@ _TRIMMED = 32
 
 _CHECKED = 64
 """Octants checked at once."""
+
+_SHARED = 32
+"""Octants of one job where processes share them."""
 
 
 NOTHING = 1e-9
@@ -126,6 +131,29 @@ def homogenize_octants(
     C, residual, iterations, status = (np.concatenate(column) for column in zip(*parts, strict=True))
     volume = np.concatenate([(array[chunk] > 0).mean(axis=(1, 2, 3)) for chunk in chunks])
     return OctantResult(C, volume, residual, iterations, status)
+
+
+def homogenize_shared(
+    octants: ArrayLike, processes: Executor, *, progress: Progress = unheard, **settings: Any
+) -> OctantResult:
+    """As :func:`homogenize_octants`, the octants shared between processes; equal to the last bit."""
+    array = _octant_array(octants)
+    if processes.workers == 1:
+        return homogenize_octants(array, progress=progress, **settings)
+    jobs = [(array[start : start + _SHARED], settings) for start in range(0, len(array), _SHARED)]
+    parts = []
+    for number, part in enumerate(processes.run(_part, jobs), start=1):
+        parts.append(part)
+        progress(min(number * _SHARED, len(array)), len(array))
+    columns = (np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(OctantResult))
+    return OctantResult(*columns)
+
+
+def _part(job: tuple[NDArray, dict[str, Any]]) -> OctantResult:
+    octants, settings = job
+    result = homogenize_octants(octants, **settings)
+    memory.trim()
+    return result
 
 
 def octant_moduli(octants: ArrayLike, void: float) -> NDArray[np.float64]:

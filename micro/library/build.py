@@ -214,7 +214,7 @@ def build(
     work : path
         Directory of the labelled shards; kept, so that the same call resumes.
     workers : int, optional
-        Processes (default: all cores).
+        Processes (default: all cores); under ``mpiexec`` the ranks do the work.
     progress : Progress
         Told how much of each stage is done.
     command : str, optional

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from micro.runtime.executor import executor
 from micro.runtime.progress import Progress, unheard
 
 
@@ -26,28 +23,28 @@ class Job(Protocol):
 
 
 class Workers:
-    """Processes that do jobs.
+    """Processes, or the ranks of an MPI program, that do jobs.
 
     Parameters
     ----------
     count : int, optional
-        How many; 1 works in this process. Default: as many as there are cores.
+        How many; 1 works in this process. Default: as many as there are cores. Ranks are as many as
+        ``mpiexec`` started.
     progress : Progress
         Told how much of a stage is done.
     """
 
     def __init__(self, count: int | None = None, progress: Progress = unheard):
-        self.count = count or os.cpu_count() or 1
+        self.count = count
         self._progress = progress
 
     def __enter__(self) -> Workers:
-        # Spawned, because a forked process would inherit torch's threads in an unknown state.
-        context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker)
+        self._entered = ExitStack()
+        self._executor = self._entered.enter_context(executor(self.count))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        self._entered.close()
 
     def finish(
         self,
@@ -76,26 +73,10 @@ class Workers:
         done = before + all_of_it - work
         if missing:
             self._progress(done, total, stage)
-        made = map(_make, missing) if self.count <= 1 else self._executor.map(_make, missing)
-        for job, _ in zip(missing, made, strict=True):
+        for job, _ in zip(missing, self._executor.run(_make, missing), strict=True):
             done += size(job)
             self._progress(done, total, stage)
 
 
 def _make(job: Job) -> None:
     job.make()
-
-
-def _start_worker() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    # A killed parent cannot tell its workers: each one watches for its end.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)

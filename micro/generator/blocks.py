@@ -1,0 +1,135 @@
+"""Cells for many targets as independent jobs: drawn, homogenised or refined, a few targets at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from micro.cell.cellset import CellSet
+from micro.generator.generator import Generator
+from micro.generator.samples import Samples
+from micro.homogenize.fields import Status
+from micro.runtime.arrays import Bools, Floats
+
+_CELLS = 32
+"""Cells of a block: what the sampler takes at once, few enough for processes to share the work evenly."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be done for each target.
+
+    Attributes
+    ----------
+    weights, device : str
+        Of the generator; every process loads it for itself.
+    per_target, resolution : int
+    refined : bool
+        Whether cells are moved onto their targets, to ``tolerance`` (Eq. 4) and ``relative`` error.
+    settings : dict
+        Further arguments of :meth:`micro.generator.generator.Generator.sample`.
+    """
+
+    weights: str
+    device: str
+    per_target: int
+    resolution: int
+    refined: bool
+    tolerance: float
+    relative: float
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A job: the targets from row ``first`` on, (k, 3), and their volumes (k,)."""
+
+    request: Request
+    first: int
+    targets: Floats
+    volume: Floats
+
+
+@dataclass(frozen=True)
+class Made:
+    """A block's cells.
+
+    Attributes
+    ----------
+    samples : Samples
+        Of the generator; ``target`` counts all targets.
+    octants, C, trials : arrays, shapes (m, n, n, n), (m, 3), (m,)
+        As delivered; C is NaN where a cell has no tensor.
+    good : bool array, shape (m,)
+        Which are to be kept.
+    drawing, solving : float
+        Seconds.
+    """
+
+    samples: Samples
+    octants: Bools
+    C: Floats
+    trials: Floats
+    good: Bools
+    drawing: float
+    solving: float
+
+
+def blocks(request: Request, targets: Floats, volume: Floats) -> Iterator[Block]:
+    """The jobs for targets (q, 3) and volumes (q,), which do not depend on who will do them."""
+    size = max(1, _CELLS // request.per_target)
+    for first in range(0, len(targets), size):
+        span = slice(first, first + size)
+        yield Block(request, first, targets[span], volume[span])
+
+
+def make(block: Block) -> Made:
+    """Do one block."""
+    asked = block.request
+    generator = _loaded(asked.weights, asked.device)
+    began = time.perf_counter()
+    samples = generator.sample(
+        block.targets, asked.per_target, volume=block.volume, resolution=asked.resolution, **asked.settings
+    )
+    drawn = time.perf_counter()
+    if asked.refined:
+        done = generator.refined(
+            samples,
+            block.targets[samples.target],
+            tolerance=asked.tolerance,
+            relative=asked.relative,
+            trials=6,
+        )
+        octants, C, trials, good = done.octants, done.C, done.trials.astype(np.float64), done.known
+    else:
+        result = samples.homogenize()
+        octants, C, trials = samples.octants(), result.C, np.ones(len(samples))
+        good = (result.status == Status.OK) & samples.connected
+    solving = time.perf_counter() - drawn
+    counted = samples.moved(block.first)
+    return Made(counted, octants, C, trials, good, drawn - began, solving)
+
+
+def cells_of(made: list[Made], poisson: float) -> CellSet:
+    """The cells to be kept; parameters: row of the target, number of the sample, homogenisations."""
+    good = np.concatenate([m.good for m in made])
+    target = np.concatenate([m.samples.target for m in made])
+    trials = np.concatenate([m.trials for m in made])
+    params = np.stack([target, np.arange(len(target)), trials], axis=1).astype(np.float64)
+    return CellSet.from_octants(
+        np.concatenate([m.octants[m.good] for m in made]),
+        np.concatenate([m.C[m.good] for m in made]),
+        family="generated",
+        params=params[good],
+        poisson=poisson,
+    )
+
+
+@lru_cache(maxsize=1)
+def _loaded(weights: str, device: str) -> Generator:
+    return Generator.load(weights, device)

@@ -1,0 +1,245 @@
+"""Independent jobs spread over processes: those of one machine, or the ranks of an MPI program.
+
+The jobs are the same whoever does them and their results come in the jobs' order, so a result does not depend
+on how many processes there are. Idle processes take the next job. Rank 0 alone reads, writes the results and
+prints; beside that it does jobs like the others. Data go between ranks by ``mpi4py.futures``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor as Pool, Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+from micro.runtime.errors import InputError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Variables by which Open MPI, MPICH and its descendants, and srun tell a process how many it is one of."""
+
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Does jobs in ``workers`` processes; see :func:`executor`.
+
+    Attributes
+    ----------
+    workers : int
+        Processes that do jobs, this one included if it does.
+    """
+
+    workers: int
+    _pool: Pool | None = None
+    _leads: bool = False
+
+    def run(self, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+        """Do the jobs; yields what each returns, in the jobs' order.
+
+        Parameters
+        ----------
+        work : callable
+            A function of a module; it and the jobs are sent to other processes.
+        jobs : sequence
+
+        Raises
+        ------
+        Exception
+            What a job raised, when its turn comes; jobs not begun by then are left.
+        """
+        if self._pool is None or not jobs:
+            return map(work, jobs)
+        if self._leads:
+            return _shared(self._pool, self.workers - 1, work, jobs)
+        return self._pool.map(work, jobs)
+
+
+_ranks: ContextVar[Executor | None] = ContextVar("ranks", default=None)
+
+
+@contextmanager
+def executor(workers: int | None = None) -> Iterator[Executor]:
+    """Processes for independent jobs: the ranks of this MPI program, else those of this machine.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Processes on one machine (default: all cores; 1: this process alone). Ranks are as many as ``mpiexec``
+        started.
+    """
+    ranks = _ranks.get()
+    if ranks is not None:
+        yield ranks
+        return
+    count = os.cpu_count() or 1 if workers is None else workers
+    if count <= 1:
+        yield Executor(1)
+        return
+    # Spawned, because a forked process would inherit torch's threads in an unknown state.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    try:
+        yield Executor(count, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def among(workers: int | None, default: int | None = None) -> int | None:
+    """A user's number of processes, or the default; refused under ``mpiexec``, which has said how many.
+
+    Raises
+    ------
+    InputError
+        Naming ``--workers``.
+    """
+    ranks = _ranks.get()
+    if workers is not None and ranks is not None:
+        raise InputError(f"is said by mpiexec: {ranks.workers}", key="--workers", value=workers)
+    if workers is not None and workers < 1:
+        raise InputError("at least one process is needed", key="--workers", value=workers)
+    return default if workers is None else workers
+
+
+def on_ranks(command: Callable[[], int]) -> int:
+    """Do a command on rank 0, whose jobs (:func:`executor`) the other ranks share; alone without ``mpiexec``.
+
+    Returns the command's exit code, on every rank.
+
+    Raises
+    ------
+    InputError
+        If ``mpiexec`` started several processes that cannot see each other: mpi4py is missing or belongs to
+        another MPI. On rank 0; the others return its exit code.
+    """
+    size = _started()
+    if size == 1:
+        return command()
+    try:
+        comm = _world(size)
+    except InputError as error:
+        if _first(_RANKS) != 0:
+            return error.exit_code
+        raise
+    from mpi4py.futures import MPICommExecutor
+
+    _one_thread()
+    code = 1
+    try:
+        # The others are inside while rank 0 leads, and come out with None.
+        joined: AbstractContextManager[Any] = MPICommExecutor(comm, root=0)
+        with joined as pool:
+            if pool is not None:
+                token = _ranks.set(Executor(size, pool, True))
+                try:
+                    code = command()
+                finally:
+                    _ranks.reset(token)
+    finally:
+        code = comm.bcast(code)
+    return code
+
+
+def _shared(pool: Pool, others: int, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    """Results of jobs done by the pool's processes and, between their results, by this one.
+
+    Each of the others has one job at a time; the thread that hears of its end hands it the next.
+    """
+    left = deque(range(len(jobs)))
+    known: dict[int, Future[Result]] = {}
+    lock = threading.Lock()
+
+    def hand_out(_: object = None) -> None:
+        with lock:  # what is taken from ``left`` is in ``known`` before anybody looks again
+            if not left:
+                return
+            number = left.popleft()
+            future = known[number] = pool.submit(work, jobs[number])
+        future.add_done_callback(hand_out)
+
+    def take() -> int | None:
+        with lock:
+            return left.popleft() if left else None
+
+    for _ in range(others):
+        hand_out()
+    try:
+        for number in range(len(jobs)):
+            while not (number in known and known[number].done()) and (mine := take()) is not None:
+                known[mine] = _finished(work, jobs[mine])
+            yield known.pop(number).result()
+    finally:
+        with lock:
+            left.clear()
+
+
+def _finished(work: Callable[[Job], Result], job: Job) -> Future[Result]:
+    """A job done here; what it raised waits for its turn."""
+    future: Future[Result] = Future()
+    try:
+        future.set_result(work(job))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _started() -> int:
+    """Number of processes that an mpiexec or srun started together with this one."""
+    return max(1, _first(_SIZES) or 1)
+
+
+def _first(names: Sequence[str]) -> int | None:
+    """The number in the first of these variables that is set."""
+    texts = (os.environ.get(name, "") for name in names)
+    return next((int(text) for text in texts if text.isdigit()), None)
+
+
+def _world(size: int) -> Any:
+    """MPI's communicator of all processes."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        reason = (
+            f"{size} processes were started by an mpiexec, which needs mpi4py and an MPI library: {error}"
+        )
+        raise InputError(f"{reason}; pip install mpi4py") from None
+    comm = MPI.COMM_WORLD
+    if comm.Get_size() != size:
+        reason = (
+            f"{size} processes were started, but mpi4py's MPI ({MPI.Get_library_version().split(',')[0]})"
+        )
+        raise InputError(f"{reason} sees {comm.Get_size()}; start them with the mpiexec of that MPI")
+    return comm
+
+
+def _one_thread() -> None:
+    """One thread a process, unless the user has said how many."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def _start_worker() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    # A killed parent cannot tell its workers: each one watches for its end.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
