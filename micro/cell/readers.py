@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from micro.cell.surface import FORMATS, inside, read_triangles
 from micro.runtime.errors import InputError
 from micro.runtime.npz import read_arrays
+from micro.runtime.vtk_files import read_vtk
 
 _MOST_VOXELS = 1 << 30
 
@@ -166,11 +167,8 @@ def _read_npz(path: Path, array: str | None) -> tuple[NDArray, Edges]:
 def _read_vti(path: Path, array: str | None) -> tuple[NDArray, Edges]:
     import pyvista
 
-    try:
-        image: Any = pyvista.read(path)
-    except Exception as error:  # whatever VTK makes of a damaged file
-        raise InputError(f"can't be read as a VTK image: {error}", file=path) from None
-    if not isinstance(image, pyvista.ImageData) or image.n_points == 0:
+    image = read_vtk(path)
+    if not isinstance(image, pyvista.ImageData):
         raise InputError("holds no VTK image", file=path)
     on_cells = len(image.cell_data.keys()) > 0
     data = image.cell_data if on_cells else image.point_data

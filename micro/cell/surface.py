@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.cell.threemf import read_3mf
+from micro.cell.surface_files import read_3mf, read_obj, read_ply, read_stl
 from micro.cell.volume_mesh import MESH_FORMATS, read_mesh
 from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.errors import InputError
@@ -198,23 +197,10 @@ def _turned(points: Floats, faces: NDArray) -> NDArray:
     return np.asarray(mesh.regular_faces)
 
 
-def _read_by_vtk(path: Path) -> tuple[Floats, NDArray]:
-    import pyvista
-
-    try:
-        mesh: Any = pyvista.read(path)
-        surface = mesh.extract_surface(algorithm="dataset_surface").triangulate()
-    except Exception as error:  # whatever VTK makes of a damaged file
-        raise InputError(f"can't be read as a mesh: {error}", file=path) from None
-    if surface.n_cells == 0:
-        raise InputError("holds no surface", file=path)
-    return np.asarray(surface.points, dtype=np.float64), np.asarray(surface.regular_faces)
-
-
 _READERS: dict[str, Callable[[Path], tuple[Floats, NDArray]]] = {
-    ".stl": _read_by_vtk,
-    ".obj": _read_by_vtk,
-    ".ply": _read_by_vtk,
+    ".stl": read_stl,
+    ".obj": read_obj,
+    ".ply": read_ply,
     ".3mf": read_3mf,
 }
 FORMATS = (*_READERS, *MESH_FORMATS)

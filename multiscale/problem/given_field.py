@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.npz import read_arrays
+from micro.runtime.vtk_files import read_vtk
 from multiscale.case.settings import DesignSettings
 from multiscale.case.tables import isotropic_tensor
 from multiscale.problem.problem import Problem
@@ -91,15 +92,10 @@ def _looked_up(
     path: Path, names: tuple[str, ...], problem: Problem, scale: float | None, counted: NDArray[np.bool_]
 ) -> list[NDArray]:
     """Cell arrays of a VTK file at the elements' centres; zero where no cell is."""
-    import pyvista
-
-    if not path.is_file():
-        raise InputError("there is no such file", file=path)
-    try:
-        mesh: Any = pyvista.read(path)
-        data = {name: np.asarray(mesh.cell_data[name]) for name in mesh.cell_data.keys()}  # noqa: SIM118
-    except Exception as error:  # whatever VTK makes of a damaged file
-        raise InputError(f"can't be read as a VTK file: {error}", file=path) from None
+    mesh = read_vtk(path)
+    if not hasattr(mesh, "cell_data"):
+        raise InputError("holds no grid with values", file=path)
+    data = {name: np.asarray(mesh.cell_data[name]) for name in mesh.cell_data.keys()}  # noqa: SIM118
     arrays = _named(data, names, path)
     edge = problem.cell_size_m if scale is None else 1.0 / scale
     places = np.argwhere(counted)

@@ -20,6 +20,7 @@ from vtkmodules.vtkIOXML import vtkXMLImageDataWriter, vtkXMLUnstructuredGridWri
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
+from micro.runtime.vtk_files import read_vtk
 from multiscale.lattice.block import Block, Triple
 from multiscale.lattice.lattice import Lattice
 
@@ -110,12 +111,9 @@ def read_vti(path: str | os.PathLike[str]) -> GridFields:
     InputError
         If there is no such file, or it is not a VTI file.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise InputError("there is no such file", file=path)
-    if b"ImageData" not in source.read_bytes()[:1000]:
+    grid = read_vtk(Path(path))
+    if not isinstance(grid, pyvista.ImageData):
         raise InputError("not a VTI file", file=path)
-    grid = pyvista.read(source)
     nodes = tuple(int(d) for d in grid.dimensions)
     shape = (nodes[0] - 1, nodes[1] - 1, nodes[2] - 1)
     return GridFields(

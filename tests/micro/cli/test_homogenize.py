@@ -422,7 +422,7 @@ def _files(at: Path) -> None:
         ("cell.npy --solid 1 --moduli", "excludes --solid"),
         ("labels.npy", "3 different whole numbers (0, 1, 2): --solid VALUE"),
         ("damaged.npz", "not an npz file"),
-        ("image.vti", "VTK image"),
+        ("image.vti", "VTK file"),
         ("folder.npy", "is a directory"),
     ],
 )
