@@ -265,6 +265,25 @@ def export(
             "--layer", metavar="MM", show_default=False, help="For slices: the printer's layer height in mm."
         ),
     ] = None,
+    fill_cavities: Annotated[
+        bool, typer.Option("--fill-cavities", help="Change the geometry: enclosed cavities become solid.")
+    ] = False,
+    drain: Annotated[
+        bool,
+        typer.Option(
+            "--drain",
+            help="Change the geometry: two channels to each enclosed cavity; the smallest are filled.",
+        ),
+    ] = False,
+    channel: Annotated[
+        float | None,
+        typer.Option(
+            "--channel",
+            metavar="MM",
+            show_default="1/32 of a cell's edge",
+            help="Width of --drain's channels.",
+        ),
+    ] = None,
 ) -> None:
     """Write a run's lattice, or a region of it, for other programs.
 
@@ -284,6 +303,8 @@ def export(
 
         if first_rank():
             check_writable(out.parent, "--out")
+            if fill_cavities and drain:
+                raise InputError("say either, not both", key="--fill-cavities, --drain")
             name = format or out.suffix.removeprefix(".").lower() or "slices"
             write(
                 run_dir,
@@ -295,6 +316,8 @@ def export(
                 decimate=decimate,
                 pixel_mm=None if pixel is None else _pixel(pixel),
                 layer_mm=layer,
+                cavities="drain" if drain else "fill" if fill_cavities else None,
+                channel_mm=channel,
                 reporter=_reporter(),
             )
 

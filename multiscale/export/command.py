@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Progress, Reporter
+from multiscale.export.cavities import Cavities, CavityOptions, export_without_cavities
 from multiscale.export.mesh import glb, threemf
 from multiscale.export.mesh.cell_mesh import Instanced, MeshOptions, instanced_triangles, used_cells
 from multiscale.export.mesh.decimation import BYTES_PER_TRIANGLE, check_share
@@ -86,6 +87,11 @@ class Format:
     viewed: bool = False
     voxels: bool = True
 
+    @property
+    def printed(self) -> bool:
+        """Whether a file of this format holds the voxels that are to be made."""
+        return self.voxels and self.most_per_cell is None
+
 
 def export(
     run_dir: str | os.PathLike[str],
@@ -98,6 +104,8 @@ def export(
     decimate: float | None = None,
     pixel_mm: tuple[float, float] | None = None,
     layer_mm: float | None = None,
+    cavities: Cavities | None = None,
+    channel_mm: float | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
     """Write a run's lattice in another format.
@@ -121,6 +129,12 @@ def export(
     pixel_mm, layer_mm : tuple of two floats, float, optional
         A printer's pitch along x and y, and its layer height: slices are resampled from the cells' level
         sets instead of being the voxels' layers.
+    cavities : {"fill", "drain"}, optional
+        Change the geometry: enclosed cavities of the region become solid, or get the finest channels that
+        drain them (those smaller than their channels become solid). What was changed is said, and added
+        to a run's ``metrics.json`` as ``changes``.
+    channel_mm : float, optional
+        Width of the channels; 1/32 of a cell's edge by default.
     reporter : Reporter, optional
         Says the size before the work starts, shows how far it is, says what was written; silent by default.
 
@@ -157,6 +171,14 @@ def export(
         raise InputError("this directory holds something else; it is not replaced", file=path)
     grid = _printer_grid(format, lattice, block, per_cell, pixel_mm, layer_mm)
     reporter = reporter or Reporter(False)
+    if cavities is not None:
+        options = CavityOptions(cavities, channel_mm)
+        if not chosen.printed:
+            raise InputError("is for formats that hold the voxels as they are made", key=options.option)
+        options.check(lattice, size)
+        lattice = export_without_cavities(run_dir, lattice, block, options, path, reporter)
+    elif channel_mm is not None:
+        raise InputError("is for --drain", key="--channel", value=channel_mm)
     with reporter.task(f"export {format}", 1) as task:
         request = Request(lattice, path, block, size, blur, share, reporter, task.reach, grid)
         if size < lattice.voxels_per_cell and chosen.voxels:
@@ -249,7 +271,7 @@ def _instanced(
         lattice, block = request.lattice, request.block
         options = MeshOptions(request.per_cell, request.smooth, request.decimate)
         cells = used_cells(lattice, block)
-        instances = int(np.isin(lattice.index[block.slices], cells).sum())
+        instances = int(np.isin(lattice.kinds[block.slices], cells).sum())
         triangles = instanced_triangles(lattice, block, options)
         disk = bytes_per_triangle * triangles + bytes_per_instance * instances
         memory = INSTANCED_BYTES + 1000 * instances

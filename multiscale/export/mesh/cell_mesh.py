@@ -88,14 +88,19 @@ class Instanced:
 
 
 def instanced_triangles(lattice: Lattice, block: Block, options: MeshOptions) -> int:
-    """Estimate of the triangles of all unique cells of a block: two a voxel face between solid and void."""
+    """Estimate of the triangles of all unique cells of a block: two a voxel face between solid and void.
+
+    Cells that were changed (:mod:`multiscale.lattice.changed`) count as the mean of the others.
+    """
     cells, faces = used_cells(lattice, block), 0
     for start in range(0, len(cells), _CELLS_AT_ONCE):
-        octants = coarsen(lattice.cells.octants(cells[start : start + _CELLS_AT_ONCE]), options.per_cell)
+        some = cells[start : start + _CELLS_AT_ONCE]
+        octants = coarsen(lattice.cells.octants(some[some < len(lattice.cells)]), options.per_cell)
         # The cell holds eight octants, and its mid-planes part nothing.
         faces += 8 * sum(int(np.count_nonzero(np.diff(octants, axis=axis))) for axis in (1, 2, 3))
         faces += 24 * int(np.count_nonzero(octants[:, 0]))
-    return round(2 * faces * (1 - options.decimate))
+    plain = int(np.count_nonzero(cells < len(lattice.cells)))
+    return round(2 * faces * len(cells) / max(plain, 1) * (1 - options.decimate))
 
 
 def cell_meshes(lattice: Lattice, block: Block, options: MeshOptions) -> Iterator[tuple[int, CellMesh]]:
@@ -106,44 +111,54 @@ def cell_meshes(lattice: Lattice, block: Block, options: MeshOptions) -> Iterato
     """
     solid_fractions(lattice.cells.octants(slice(0, 0)), options.per_cell)
     for cell in used_cells(lattice, block):
-        yield int(cell), cell_mesh(lattice.cells.octants(int(cell)), options)
+        voxels = lattice.voxels_of(int(cell))
+        yield int(cell), cell_mesh(voxels, options, whole=len(voxels) == lattice.voxels_per_cell)
 
 
 def used_cells(lattice: Lattice, block: Block) -> NDArray[np.int32]:
-    """Numbers of the unique cells in a block that are not empty, ascending."""
-    used = np.unique(lattice.index[block.slices])
-    used = used[used >= 0]
-    return used[lattice.cells.volume[used] > 0]
+    """Numbers of the kinds of cells in a block that are not empty, ascending."""
+    used = np.unique(lattice.kinds[block.slices])
+    return used[[kind >= 0 and bool(lattice.voxels_of(int(kind)).any()) for kind in used]]
 
 
-def cell_mesh(octant: NDArray[np.bool_], options: MeshOptions) -> CellMesh:
-    """Closed surface of the cell of an octant, bool (n, n, n), of exactly the octant's volume.
+def cell_mesh(voxels: NDArray[np.bool_], options: MeshOptions, *, whole: bool = False) -> CellMesh:
+    """Closed surface of the cell of an octant (n, n, n), or of a whole cell, of exactly its voxels' volume.
 
     The level of the surface is the one that keeps the volume roughly; the rest, and what decimation
     changes, is made up by moving the surface along its normals, by a small part of a voxel.
     """
-    wanted = float(octant.mean())
-    finest = 2 * octant.shape[0]
+    wanted = float(voxels.mean())
+    finest = len(voxels) if whole else 2 * len(voxels)
     mesh = CellMesh(np.empty((0, 3)), np.empty((0, 3), dtype=np.int64), 0.0)
     for size in [2 * k for k in range(1, finest // 2 + 1) if (finest // 2) % k == 0]:
         if size >= options.per_cell and mesh.volume == 0:
-            mesh = _mesh_at(octant, size, wanted, options)
+            mesh = _mesh_at(voxels, size, wanted, options, whole)
     return mesh
 
 
-def _mesh_at(octant: NDArray[np.bool_], size: int, wanted: float, options: MeshOptions) -> CellMesh:
+def _mesh_at(
+    voxels: NDArray[np.bool_], size: int, wanted: float, options: MeshOptions, whole: bool
+) -> CellMesh:
     """The surface at one resolution; empty if the cell is lost at it."""
-    field = solid_fractions(octant[None], size)[0]
+    # A whole cell is an octant of twice the size, without mirror images.
+    field = solid_fractions(voxels[None], 2 * size if whole else size)[0]
     if options.smooth:
         # Mirroring is what continues an octant on all its sides.
         field = gaussian_filter(field, options.smooth, mode="reflect", truncate=3.0)
-    n = len(field)
-    level = find_level(lambda level: _volume(*octant_surface(field, level), n) / wanted - 1, _NEAR)
-    surface = octant_surface(field, level)
-    points, triangles = _mirrored(*decimate(*surface, options.decimate), n)
+    n = size // 2
+    shown = 8 if whole else 1  # octants
+
+    def error(level: float) -> float:
+        return _volume(*octant_surface(field, level, closed=whole), n) / shown / wanted - 1
+
+    def completed(points: NDArray, triangles: NDArray) -> tuple[NDArray, NDArray]:
+        return (points, triangles) if whole else _mirrored(points, triangles, n)
+
+    surface = octant_surface(field, find_level(error, _NEAR), closed=whole)
+    points, triangles = completed(*decimate(*surface, options.decimate))
     if not _closed(triangles):
-        points, triangles = _mirrored(*surface, n)
-    finest = size == 2 * len(octant)
+        points, triangles = completed(*surface)
+    finest = len(field) == len(voxels)
     if not finest and abs(_volume(points, triangles, n) / 8 / wanted - 1) > _LOST:
         triangles = triangles[:0]
     if not len(triangles):
@@ -184,23 +199,25 @@ def _closed(triangles: NDArray) -> bool:
     return found is not None and len(found) == 0
 
 
-def octant_surface(field: NDArray[np.float32], level: float) -> tuple[NDArray, NDArray]:
+def octant_surface(
+    field: NDArray[np.float32], level: float, *, closed: bool = False
+) -> tuple[NDArray, NDArray]:
     """Surface of an octant's field (n, n, n), capped on the three outer faces, open on the mid-planes.
 
     Points are in voxels from the cell's corner. Samples: one layer outside, one on the outer face, the
-    voxels' centres, one on the mid-plane.
+    voxels' centres, one on the mid-plane. A whole cell's field is ``closed``: capped on all faces.
     """
     n = len(field)
     samples = clear_of_level(np.pad(field, 1, mode="edge"), level)
     if samples.max() <= level:
         return np.empty((0, 3)), np.empty((0, 3), dtype=np.int64)
-    samples = np.pad(samples, ((1, 0),) * 3, constant_values=_OUTSIDE)
+    samples = np.pad(samples, ((1, int(closed)),) * 3, constant_values=_OUTSIDE)
     points, triangles, _, _ = marching_cubes(samples, level, gradient_direction="ascent")
     # Outside and face have the same place: what lies between them ends on the face.
-    place = np.concatenate([[0.0, 0.0], np.arange(n) + 0.5, [n]])
-    points = np.interp(points, np.arange(n + 3), place)
+    place = np.concatenate([[0.0, 0.0], np.arange(n) + 0.5, [n] * (1 + closed)])
+    points = np.interp(points, np.arange(len(place)), place)
     # Points of the outside and of the face that fell together are one.
-    moved = np.flatnonzero((points == 0).any(axis=1))
+    moved = np.flatnonzero((points == 0).any(axis=1) | (closed & (points == n).any(axis=1)))
     _, first, same = np.unique(points[moved], axis=0, return_index=True, return_inverse=True)
     one = np.arange(len(points))
     one[moved] = moved[first][same.reshape(-1)]

@@ -60,7 +60,7 @@ def write_glb(
     block.check_inside(lattice.shape)
     edge = lattice.cell_size_m
     cells = used_cells(lattice, block)
-    volume, triangles = np.zeros(len(lattice.cells)), 0
+    volume, triangles = np.zeros(int(lattice.kinds.max()) + 1), 0
     scene: dict[str, Any] = {"meshes": [], "accessors": [], "bufferViews": []}
     number: dict[int, int] = {}
     with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as binary:
@@ -85,8 +85,8 @@ def write_glb(
             )
             volume[cell], triangles = mesh.volume, triangles + len(mesh.triangles)
             progress(len(number), len(cells))
-        where = np.argwhere(np.isin(lattice.index, cells)[block.slices]) + np.array(block.lower)
-        placed = lattice.index[tuple(where.T)]
+        where = np.argwhere(np.isin(lattice.kinds, cells)[block.slices]) + np.array(block.lower)
+        placed = lattice.kinds[tuple(where.T)]
         scene["nodes"] = [
             {"mesh": number[int(cell)], "translation": [x * edge, y * edge, z * edge]}
             for cell, (x, y, z) in zip(placed, where.tolist(), strict=True)

@@ -75,7 +75,7 @@ def write_3mf(
     edge = 1e3 * lattice.cell_size_m
     cells = used_cells(lattice, block)
     number = {int(cell): i for i, cell in enumerate(cells, start=1)}  # object 0 is not allowed
-    volume = np.zeros(len(lattice.cells))
+    volume = np.zeros(int(lattice.kinds.max()) + 1)
     triangles = 0
     with (
         atomic_path(path) as temporary,
@@ -92,7 +92,7 @@ def write_3mf(
                 volume[cell] = mesh.volume
                 triangles += len(mesh.triangles)
                 progress(number[cell], len(cells))
-            placed = _write_components(model, len(cells) + 1, lattice.index[block.slices], number, edge)
+            placed = _write_components(model, len(cells) + 1, lattice.kinds[block.slices], number, edge)
             build = f'<build><item objectid="{len(cells) + 1}"/></build>\n</model>\n'
             model.write(f"</resources>\n{build}".encode())
     return Instanced(len(cells), len(placed), triangles, float(volume[placed].sum()) * edge**3)

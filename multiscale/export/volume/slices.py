@@ -39,8 +39,13 @@ def planes(
     InputError
         If ``per_cell`` does not divide the cells.
     """
-    used, local = np.unique(lattice.index[block.slices], return_inverse=True)
-    octants = coarsen(lattice.cells.octants(used[used >= 0]), per_cell)
+    used, local = np.unique(lattice.kinds[block.slices], return_inverse=True)
+    plain = used[(used >= 0) & (used < len(lattice.cells))]
+    octants = coarsen(lattice.cells.octants(plain), per_cell)
+    wholes = [
+        coarsen(lattice.voxels_of(int(kind))[None], 2 * per_cell)[0]
+        for kind in used[used >= len(lattice.cells)]
+    ]
     n = per_cell // 2
     # The cells' layer k, by which it makes no difference along which axis: octants are symmetric.
     quarter = np.zeros((len(octants) + 1, n, n), dtype=bool)
@@ -51,6 +56,8 @@ def planes(
             quarter[1:] = octants[:, min(k, per_cell - 1 - k)]
             face = np.concatenate([quarter, quarter[:, ::-1]], axis=1)
             face = np.concatenate([face, face[:, :, ::-1]], axis=2)
+            if wholes:
+                face = np.concatenate([face, [np.take(whole, k, axis=axis) for whole in wholes]])
             rows, columns = layer.shape
             yield face[layer].transpose(0, 2, 1, 3).reshape(rows * per_cell, columns * per_cell)
 
@@ -60,8 +67,11 @@ def pictures(
 ) -> Iterator[bytes]:
     """``picture`` of each of the :func:`planes`, transposed; made once for both halves of a cell.
 
-    A cell is its own mirror image, so its layers come again in reverse order.
+    A cell is its own mirror image, so its layers come again in reverse order; not where one was changed.
     """
+    if (lattice.kinds[block.slices] >= len(lattice.cells)).any():
+        yield from (picture(plane.T) for plane in planes(lattice, block, per_cell=per_cell, axis=axis))
+        return
     half: list[bytes] = []
     for plane in planes(lattice, block, per_cell=per_cell, axis=axis, lower_halves=True):
         half.append(picture(plane.T))
