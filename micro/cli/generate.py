@@ -63,6 +63,18 @@ def generate(
     open: Annotated[
         bool, typer.Option("--open", help="Cells that enclose no void, which would keep powder or resin.")
     ] = False,
+    raises: Annotated[
+        list[str] | None,
+        typer.Option("--raise", help="Scalar that is to be high, such as 'K / K_HS'.", show_default=False),
+    ] = None,
+    lowers: Annotated[
+        list[str] | None,
+        typer.Option("--lower", help="Scalar that is to be low, such as 'nu'.", show_default=False),
+    ] = None,
+    face: Annotated[
+        str | None,
+        typer.Option(help="Cell whose outer face all continue: SET.zarr.zip:ROW, dataset:ROW, or a file."),
+    ] = None,
     bare: Annotated[
         bool, typer.Option("--bare", help="The diffusion model alone: one draw, no screening, no steering.")
     ] = False,
@@ -76,9 +88,13 @@ def generate(
     """Cells for target tensors, each with its own homogenised tensor.
 
     Writes `cells.zarr.zip`, `generate.json` (errors, cleanliness, times) and `cells.png` in the directory
-    `--out`. Without a tensor but with `--volume` cells are drawn by volume alone.
+    `--out`. Without a tensor but with `--volume` cells are drawn by volume alone. `--raise` and `--lower`
+    guide the sampler by expressions of C11, C12, C44, K, mu, G, E, nu, A, V and the bounds K_HS and G_HS.
     """
+    from micro.explore.given import given_cell
     from micro.generator.generate import check_targets, generate as run, read_targets
+    from micro.generator.generator import Generator
+    from micro.generator.scalars import Scalar
 
     single = (c11, c12, c44)
     if targets is not None and (any(v is not None for v in single) or volume is not None):
@@ -100,6 +116,10 @@ def generate(
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed, "open": open}
     settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
     check_writable(out, "--out")
+    outer = None if face is None else given_cell(face, Generator.load(generator, device), n).faces()[0]
+    wishes = [("raise", text) for text in raises or []] + [("lower", text) for text in lowers or []]
+    for _, text in wishes:
+        Scalar(text)  # what is no expression is refused before anything is loaded
     with stage_bar("cells") as progress:
         report = run(
             wanted,
@@ -113,6 +133,8 @@ def generate(
             refined=refine,
             tolerance=tolerance,
             relative=relative,
+            face=outer,
+            wishes=wishes,
             progress=progress,
             **settings,
         )

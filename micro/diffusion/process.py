@@ -19,7 +19,8 @@ from micro.runtime.errors import InputError
 BLOCK = 16
 """Cells sampled at once: a fixed number, so that a cell does not depend on its neighbours in a batch."""
 
-Pull = Callable[[Tensor, Tensor], Tensor]
+Pull = Callable[[Tensor, Tensor, float], Tensor]
+"""Estimates (b, d) of the given rows (b,), at a noise level, to those to go on with."""
 
 LARGEST, SMALLEST = 40.0, 0.01
 """Noise levels at which sampling starts and ends, in units of the data's spread."""
@@ -96,7 +97,8 @@ def sample(
 ) -> Tensor:
     """Coordinates (m, d) from unit noise (m, d); each row depends on itself alone.
 
-    ``pull`` maps every estimate of x0 (b, d) of the given rows (b,) to the one to go on with.
+    ``pull`` maps every estimate of x0 (b, d) of the given rows (b,), and the noise level it was made at, to
+    the one to go on with.
     """
     sigmas = levels(steps)
     out = torch.empty_like(noise)
@@ -107,7 +109,7 @@ def sample(
         for number in range(steps):
             clean = estimator(x, number, clean)
             if pull is not None:
-                clean = pull(clean, rows)
+                clean = pull(clean, rows, float(sigmas[number]))
             x = clean + (x - clean) * (sigmas[number + 1] / sigmas[number]).item()
         count = min(BLOCK, len(noise) - start)
         out[start : start + count] = x[:count]

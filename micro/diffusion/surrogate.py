@@ -38,12 +38,20 @@ class Surrogate(nn.Module):
         self.layers = nn.ModuleList(_Layer(width, dropout) for _ in range(depth))
         self.outlet = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3))
 
-    def logarithms(self, z: Tensor) -> Tensor:
-        """Logarithms of the scaled moduli, (m, 3)."""
+    def features(self, z: Tensor) -> Tensor:
+        """The last hidden layer, (m, width)."""
         x = self.inlet(z)
         for layer in self.layers:
             x = layer(x)
+        return x
+
+    def of_features(self, x: Tensor) -> Tensor:
+        """Logarithms (m, 3) of the scaled moduli, of the last hidden layer (m, width)."""
         return 3 * self.outlet(x) - 3
+
+    def logarithms(self, z: Tensor) -> Tensor:
+        """Logarithms of the scaled moduli, (m, 3)."""
+        return self.of_features(self.features(z))
 
     def forward(self, z: Tensor) -> Tensor:
         """Tensors (m, 3)."""

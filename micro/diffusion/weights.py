@@ -64,7 +64,7 @@ class Model:
             "format": FORMAT,
             "version": VERSION,
             "n": str(self.space.n),
-            "digest": _digest(tensors),
+            "digest": digest(tensors),
             "sizes": json.dumps(_sizes(self.denoiser, self.surrogate)),
             "card": json.dumps(self.card),
         }
@@ -91,7 +91,7 @@ class Model:
         for key, wanted in (("format", FORMAT), ("version", VERSION)):
             if header.get(key) != wanted:
                 raise InputError(f"is to be {wanted}", file=path, key=key, value=header.get(key))
-        if header.get("digest") != _digest(tensors):
+        if header.get("digest") != digest(tensors):
             raise InputError("the content does not match its checksum: the file is damaged", file=path)
         sizes = json.loads(header["sizes"])
         space = ShapeSpace(
@@ -131,10 +131,11 @@ def _sizes(denoiser: Denoiser, surrogate: Surrogate) -> dict[str, dict[str, int]
     return sizes
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of named tensors."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
         sha.update(name.encode())
-        raw = tensors[name].contiguous().view(torch.uint8).numpy()
+        raw = tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy()
         sha.update(np.ascontiguousarray(raw).tobytes())
     return sha.hexdigest()

@@ -25,7 +25,8 @@ from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.generator import Generator
-from micro.generator.guidance import Regressor
+from micro.generator.guidance import Decoder, Guidance, raised
+from micro.generator.scalars import OVER_BOUND, Scalar
 from micro.inverse import Goal, match_target
 from micro.inverse.binary import binary_cell
 from micro.inverse.polish import polished
@@ -189,6 +190,8 @@ def interpolate(
         raise InputError("two cells are needed", key="ends", value=len(ends))
     if not 3 <= steps <= MOST:
         raise InputError(f"lies between 3 and {MOST}", key="steps", value=steps)
+    if maximise is not None and maximise not in OVER_BOUND:
+        raise InputError(f"is {' or '.join(OVER_BOUND)}", key="maximise", value=maximise)
     if along not in ("tensor", "noise"):
         raise InputError("is tensor or noise", key="along", value=along)
     ends, shifted = in_phase(ends)
@@ -230,13 +233,13 @@ def in_phase(ends: CellSet) -> tuple[CellSet, bool]:
 def _stiffest(generator: Generator, ends: CellSet, steps: int, name: str, trials: int) -> Sequence:
     """A sequence along volumes, each cell as stiff as its surface can be made."""
     model, nothing = generator.model, np.full((steps, 3), np.nan)
-    regressor = Regressor(model.space, model.surrogate, name)
+    scalar = Scalar(OVER_BOUND[name])
     volumes = np.geomspace(ends.volume[0], ends.volume[1], steps)
 
-    def uphill(clean: Tensor, rows: Tensor) -> Tensor:
-        return regressor.uphill(clean)
-
-    z = drawn(generator, ends, Conditions.of(None, volumes), steps, uphill)
+    wish = raised(lambda shape: scalar(shape.tensor, shape.volume))
+    inner = np.zeros(steps - 2, dtype=np.intp)
+    guidance = Guidance(Decoder(model.space, model.surrogate), [wish], inner, None)
+    z = drawn(generator, ends, Conditions.of(None, volumes), steps, guidance.pull)
     n = ends.n
     fields = model.space.levels(z, n).reshape(len(z), -1)[:, fundamental_domain(n)[0]]
     octants, C, count = [ends.octants()[0]], [ends.C[0]], 0
@@ -263,7 +266,9 @@ def _level(octant: Bools) -> Floats:
     return level_field(octant).ravel()[fundamental_domain(len(octant))[0]]
 
 
-def drawn(generator: Generator, ends: CellSet, asked: Conditions, steps: int, extra: Any = None) -> Any:
+def drawn(
+    generator: Generator, ends: CellSet, asked: Conditions, steps: int, extra: process.Pull | None = None
+) -> Any:
     """Coordinates (steps - 2, d) between two cells, guided towards likeness; ``extra`` is a further guide."""
     model = generator.model
     octants = at_resolution(ends.octants(), model.space.n)
@@ -275,8 +280,8 @@ def drawn(generator: Generator, ends: CellSet, asked: Conditions, steps: int, ex
     likeness = Likeness(model.space, z)
     inner = asked.rows(torch.arange(1, steps - 1))
 
-    def pull(clean: Tensor, rows: Tensor) -> Tensor:
-        return likeness(clean if extra is None else extra(clean, rows), rows)
+    def pull(clean: Tensor, rows: Tensor, noise: float) -> Tensor:
+        return likeness(clean if extra is None else extra(clean, rows, noise), rows)
 
     return process.sample(model.denoiser, way, inner, steps=_STEPS, pull=pull).cpu().numpy()
 

@@ -1,3 +1,4 @@
 from .face_guidance import FaceGuide as FaceGuide
 from .generator import Generator as Generator
+from .guidance import Wish as Wish, raised as raised
 from .samples import Samples as Samples

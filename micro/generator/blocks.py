@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from micro.cell.cellset import CellSet
+from micro.diffusion.surrogate import Surrogate
 from micro.generator.generator import Generator
+from micro.generator.guidance import Wish, raised
+from micro.generator.regressor import regressor
 from micro.generator.samples import Samples
 from micro.homogenize.fields import Status
 from micro.runtime.arrays import Bools, Floats
@@ -33,6 +36,10 @@ class Request:
         Whether cells are moved onto their targets, to ``tolerance`` (Eq. 4) and ``relative`` error.
     settings : dict
         Further arguments of :meth:`micro.generator.generator.Generator.sample`.
+    face : bool array, shape (r, r), optional
+        What all cells continue.
+    wishes : tuple
+        Pairs of ``raise`` or ``lower`` and an expression (:mod:`micro.generator.scalars`).
     """
 
     weights: str
@@ -43,6 +50,13 @@ class Request:
     tolerance: float
     relative: float
     settings: dict[str, Any]
+    face: Bools | None = None
+    wishes: tuple[tuple[str, str], ...] = ()
+
+    def guides(self, surrogate: Surrogate) -> list[Wish]:
+        """The wishes as the sampler takes them."""
+        found = [(word, regressor(text, surrogate)) for word, text in self.wishes]
+        return [raised(scalar) if word == "raise" else Wish(scalar) for word, scalar in found]
 
 
 @dataclass(frozen=True)
@@ -93,8 +107,15 @@ def make(block: Block) -> Made:
     asked = block.request
     generator = _loaded(asked.weights, asked.device)
     began = time.perf_counter()
+    faces = None if asked.face is None else np.repeat(asked.face[None], len(block.targets), axis=0)
     samples = generator.sample(
-        block.targets, asked.per_target, volume=block.volume, resolution=asked.resolution, **asked.settings
+        block.targets,
+        asked.per_target,
+        volume=block.volume,
+        resolution=asked.resolution,
+        faces=faces,
+        guides=asked.guides(generator.model.surrogate),
+        **asked.settings,
     )
     drawn = time.perf_counter()
     if asked.refined:
@@ -104,6 +125,7 @@ def make(block: Block) -> Made:
             tolerance=asked.tolerance,
             relative=asked.relative,
             trials=6,
+            faces=faces,
         )
         octants, C, trials, good = done.octants, done.C, done.trials.astype(np.float64), done.known
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from micro.generator.blocks import Made, Request, blocks, cells_of, make
 from micro.generator.generator import DEFAULT, Generator
 from micro.generator.refinement import RELATIVE
 from micro.generator.samples import Samples, joined
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.runtime.executor import executor
 from micro.runtime.files import write_json
@@ -105,17 +106,33 @@ def generate(
     tolerance: float = 2e-3,
     relative: float = RELATIVE,
     workers: int | None = 1,
+    face: Bools | None = None,
+    wishes: Sequence[tuple[str, str]] = (),
     progress: Progress = unheard,
     **settings: Any,
 ) -> dict[str, Any]:
     """Generate, homogenise (and refine) cells and write them with a report.
+
+    With a ``face`` (r, r) all cells continue it; ``wishes`` are pairs such as ``("raise", "K / K_HS")``, of
+    ``raise`` or ``lower`` and an expression (:mod:`micro.generator.scalars`).
 
     Writes ``cells.zarr.zip`` (a CellSet; parameters: row of the target, sample, homogenisations spent),
     ``generate.json`` and ``cells.png`` in the directory ``out``. Returns the report. The cells are the same
     for any number of ``workers`` or ranks (:mod:`micro.runtime.executor`).
     """
     folder = Path(out)
-    asked = Request(str(weights), device, per_target, resolution, refined, tolerance, relative, settings)
+    asked = Request(
+        str(weights),
+        device,
+        per_target,
+        resolution,
+        refined,
+        tolerance,
+        relative,
+        settings,
+        face,
+        tuple(wishes),
+    )
     model = Generator.load(weights).model
     made: list[Made] = []
     with executor(workers) as processes:
@@ -137,6 +154,7 @@ def generate(
         "refined": refined,
         "n": resolution,
         "settings": {k: np.asarray(v).tolist() for k, v in settings.items()},
+        "guides": [f"{word} {text}" for word, text in wishes],
         "seconds_per_cell": sum(m.drawing for m in made) / len(samples),
         "seconds_per_cell_homogenise": sum(m.solving for m in made) / len(samples),
         "outside_gamut": int((load_gamut().phi(targets[known]) < 0).sum()),

@@ -9,7 +9,7 @@ homogenised at that resolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
@@ -26,6 +26,7 @@ from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide
+from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
 from micro.generator.refinement import RELATIVE, Refinement, refine
 from micro.generator.samples import Samples, joined
 from micro.generator.steering import predict, steer
@@ -96,6 +97,7 @@ class Generator:
         resolution: int = 32,
         faces: ArrayLike | None = None,
         open: bool = False,
+        guides: Sequence[Wish | Function] = (),
         progress: Progress = unheard,
     ) -> Samples:
         """Cells for target tensors, volume fractions, both, or (both None) unconditionally.
@@ -126,6 +128,9 @@ class Generator:
             Whether to look for cells that enclose no void in a lattice of their own kind: the network is
             asked for them, if it has learned of openness; open ones are chosen among the draws; and where
             there are none the chosen cell is drained (:func:`micro.shape.channels.drained`).
+        guides : sequence of Wish or callables
+            What else the cells are to be: functions of the decoded shape that are to become small
+            (:mod:`micro.generator.guidance`).
         progress : Progress
             Told how many cells are done.
 
@@ -136,19 +141,21 @@ class Generator:
         """
         wanted, volumes, seeds = _checked(targets, volume, seed, n, draws, resolution)
         q = len(seeds)
-        guide = _guide(self.model.space, faces, q)
+        face = _guide(self.model.space, faces, q)
+        wishes = [as_wish(guide) for guide in guides]
+        decoder = Decoder(self.model.space, self.model.surrogate)
         group = max(1, _ROWS // draws)
         numbers = np.arange(q * n)
         parts = []
         for start in range(0, len(numbers), group):
             of = numbers[start : start + group]
             row, j = of // n, of % n
-            near = None if guide is None else guide.rows(row)
+            near = Guidance(decoder, wishes, row, None if face is None else face.rows(row))
             z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance, near, open)
             if steering:
                 # The choice among several has settled them already.
                 z = self._settle(z)[0] if draws == 1 else z
-                z = self._steered(z, wanted[row], steering, near, open)
+                z = self._steered(z, wanted[row], volumes[row], steering, near, open)
             parts.append(self._delivered(z, row, resolution, open))
             progress(int(of[-1]) + 1, len(numbers))
         return joined(parts, resolution)
@@ -226,7 +233,7 @@ class Generator:
         draws: int,
         steps: int,
         guidance: float,
-        guide: FaceGuide | None,
+        guide: Guidance,
         open: bool,
     ) -> Singles:
         """The best of ``draws`` candidates for each of m cells, (m, d)."""
@@ -241,7 +248,7 @@ class Generator:
             asked.to(self.device),
             steps=steps,
             guidance=guidance,
-            pull=None if guide is None else guide.repeated(draws),
+            pull=guide.repeated(draws).pull,
         )
         drawn = z.cpu().numpy()
         if draws == 1:
@@ -256,15 +263,22 @@ class Generator:
         cost += np.where(np.isfinite(part), np.abs(solid - part), 0.0)
         if open:
             cost += _CLOSED * ~np.array([is_open(octant) for octant in kept], dtype=bool)
-        if guide is not None:
-            cost += _FACE * guide.repeated(draws).mismatch(kept)
+        if guide.face is not None:
+            cost += _FACE * guide.face.repeated(draws).mismatch(kept)
+        if guide:
+            cost += guide.repeated(draws).cost(settled)
         best = cost.reshape(-1, draws).argmin(axis=1)
         return settled[np.arange(len(best)) * draws + best]
 
-    def _steered(self, z: Singles, C: Floats, rounds: int, guide: FaceGuide | None, open: bool) -> Singles:
-        given = np.isfinite(C).all(axis=1)
+    def _steered(
+        self, z: Singles, C: Floats, volume: Floats, rounds: int, guide: Guidance, open: bool
+    ) -> Singles:
+        """Cells (m, d) moved onto their tensors, where any is asked for, and onto the volume beside it."""
+        given = np.flatnonzero(np.isfinite(C).all(axis=1))
+        if len(given) == 0:
+            return z
         out = z.copy()
-        shut = np.ones(int(given.sum()), dtype=bool)
+        shut = np.ones(len(given), dtype=bool)
         if open:
             shut = ~np.array([is_open(o) for o in self._solids(z[given], self.model.space.n)[0]], dtype=bool)
 
@@ -274,9 +288,9 @@ class Generator:
             stays = np.array([s or is_open(o) for s, o in zip(shut, kept, strict=True)], dtype=bool)
             return settled, (clean >= CLEAN) & touches & stays
 
-        if given.any():
-            free = None if guide is None else guide.free
-            out[given], _ = steer(self.model.surrogate, z[given], C[given], settle, rounds, free)
+        free = None if guide.face is None else guide.face.free
+        beside = guide.rows(given).beside(volume[given])
+        out[given], _ = steer(self.model.surrogate, z[given], C[given], settle, rounds, free, beside)
         return out
 
     def _settle(self, z: Singles) -> tuple[Singles, Floats, NDArray[np.bool_], NDArray[np.bool_]]:

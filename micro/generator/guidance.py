@@ -1,82 +1,277 @@
-"""Guidance of the sampler by any scalar of a cell's tensor and volume.
+"""Guidance of the sampler by any differentiable function of the decoded shape.
 
-The surrogate is a regressor of the whole tensor, and the volume is a smooth function of the level set; so
-every scalar made of them, such as the bulk modulus over its bound, is a regressor too, with a gradient by the
-coordinates. Each estimate of the sampler is moved a little uphill; the network makes a cell of it at the
-noise that is left (universal guidance, Bansal et al. 2023).
+Each estimate of the sampler is decoded: coordinates -> level set -> soft voxels, volume, tensor (the
+surrogate's). A wish is a function of that :class:`Shape`; its gradient goes back through the decoder, and the
+estimate is moved a little down it. The network makes a cell of the moved estimate at the noise that is left
+(universal guidance, Bansal et al. 2023, in the space of clean estimates). Candidates that miss their wish
+cost more in the choice among draws, and the steps toward a target tensor take directions in which the wish,
+to first order, stays as it is.
+
+Faces to be continued (:mod:`micro.generator.face_guidance`) are the wish whose function is linear in the
+coordinates: its minimum is taken in one step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from micro.cell import tensor
-from micro.cell.chamber import chamber
+from micro.cell.chamber import chamber, fundamental_domain
+from micro.diffusion.process import Pull
 from micro.diffusion.surrogate import Surrogate
+from micro.generator.face_guidance import FaceGuide
+from micro.generator.steering import Beside
+from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
-from micro.shape.space import ShapeSpace
+from micro.shape.space import ShapeSpace, in_blocks
 
-Scalar = Callable[[Tensor, Tensor], Tensor]
-"""Tensors (m, 3) and volumes (m,) to values (m,), differentiable."""
+UPHILL, TO_A_GOAL = 0.5, 3.0
+"""Longest step of a wish without and with a goal at each estimate, in coordinates of a cell whose norm is
+about 16: with 3, six wished-for holes of six were free, with 1 two (the tensor's error 0.2 % as the surrogate
+sees it, steered)."""
 
-STEP = 0.5
-"""Length of the step uphill, in coordinates whose root mean square is one, at each estimate."""
-
-
-def bulk_over_bound(C: Tensor, volume: Tensor) -> Tensor:
-    """Bulk modulus over its bound at the cell's volume (Hashin and Shtrikman 1963, eq. 4.1)."""
-    K_s, G_s = float(tensor.bulk(tensor.SOLID)), float(tensor.SOLID[2])
-    bound = 4 * K_s * G_s * volume / (4 * G_s + 3 * K_s * (1 - volume))
-    return (C[:, 0] + 2 * C[:, 1]) / 3 / bound
+WEIGHT = 0.1
+"""What a unit of a wish's excess costs in the choice among draws, beside the tensor error (Eq. 4)."""
 
 
-SCALARS: dict[str, Scalar] = {"bulk": bulk_over_bound}
-"""Scalars by name."""
-
-
-class Regressor:
-    """A scalar of the tensor and volume that coordinates stand for.
+class Decoder:
+    """From coordinates to what wishes are functions of, differentiable.
 
     Parameters
     ----------
     space : ShapeSpace
     surrogate : Surrogate
-    scalar : str or callable
-        A name of :data:`SCALARS`, or a function of tensors (m, 3) and volumes (m,).
-
-    Raises
-    ------
-    InputError
-        If there is no scalar of that name.
     """
 
-    def __init__(self, space: ShapeSpace, surrogate: Surrogate, scalar: str | Scalar):
-        if isinstance(scalar, str):
-            if scalar not in SCALARS:
-                raise InputError(f"known are {', '.join(SCALARS)}", key="scalar", value=scalar)
-            scalar = SCALARS[scalar]
-        self._surrogate, self._scalar = surrogate, scalar
-        self._mean = torch.from_numpy(space.mean).float()
-        self._basis = torch.from_numpy(space.basis).float()
-        self._weights = torch.from_numpy(chamber(space.n).weights / space.n**3).float()
+    def __init__(self, space: ShapeSpace, surrogate: Surrogate):
+        self.n, self.surrogate = space.n, surrogate
+        self.mean = torch.from_numpy(space.mean).float()
+        self.basis = torch.from_numpy(space.basis).float()
+        self.weights = torch.from_numpy(chamber(space.n).weights / space.n**3).float()
+        self.rank = torch.from_numpy(fundamental_domain(space.n)[1].copy())
         # A voxel fills while the surface passes it, from half a voxel on one side of its centre to the other.
-        self._sharpness = 4.0 * 2 * space.n
+        self.sharpness = 4.0 * 2 * space.n
 
-    def volume(self, z: Tensor) -> Tensor:
-        """Solid fractions (m,) of the level sets of coordinates (m, d), smooth."""
-        level = self._mean.to(z) + z @ self._basis.to(z)
-        return torch.sigmoid(self._sharpness * level) @ self._weights.to(z)
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """Values (m,) of coordinates (m, d)."""
-        return self._scalar(self._surrogate(z), self.volume(z))
+class Shape:
+    """b estimates of cells, decoded; every tensor carries its gradient to ``z``.
 
-    def uphill(self, z: Tensor, step: float = STEP) -> Tensor:
-        """Coordinates (m, d) after a step of that length along the gradient."""
+    Attributes
+    ----------
+    z : Tensor, shape (b, d)
+        Coordinates in the shape space.
+    target : int Tensor, shape (b,)
+        Row of the targets that each is made for.
+    noise : float
+        Standard deviation of the noise that is left in the sampler's state, 0 for a finished candidate: of
+        the order of one, estimates are still blurred.
+    """
+
+    def __init__(self, decoder: Decoder, z: Tensor, target: Tensor, noise: float = 0.0):
+        self._decoder, self.z, self.target, self.noise = decoder, z, target, noise
+
+    @property
+    def n(self) -> int:
+        """Voxels along the octant's edge."""
+        return self._decoder.n
+
+    @cached_property
+    def level(self) -> Tensor:
+        """Level set on the chamber i <= j <= k, in cell edges, positive in the solid; (b, q)."""
+        return self._decoder.mean.to(self.z) + self.z @ self._decoder.basis.to(self.z)
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """Level set on the whole octant, index 0 at the cell's outer face; (b, n, n, n)."""
+        return self.level[:, self._decoder.rank.to(self.z.device)].unflatten(1, (self.n,) * 3)
+
+    @cached_property
+    def density(self) -> Tensor:
+        """Soft voxels of the octant, 0 in the void and 1 in the solid; (b, n, n, n)."""
+        return torch.sigmoid(self._decoder.sharpness * self.levels)
+
+    @cached_property
+    def volume(self) -> Tensor:
+        """Volume fractions (b,)."""
+        return torch.sigmoid(self._decoder.sharpness * self.level) @ self._decoder.weights.to(self.z)
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """C11, C12, C44 in units of E_s, as the surrogate sees them; (b, 3)."""
+        return self._decoder.surrogate(self.z)
+
+
+Function = Callable[[Shape], Tensor]
+"""Values (b,) of a :class:`Shape`, differentiable by torch."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A function of the decoded shape that is to become small.
+
+    Attributes
+    ----------
+    function : callable
+        Of a :class:`Shape`, to values (b,).
+    goal : float, optional
+        Value that is small enough: steps end where the gradient says it is reached. None: the smaller the
+        better, each step is as long as it may be.
+    step : float, optional
+        Longest step at each estimate: :data:`UPHILL` or :data:`TO_A_GOAL` by default.
+    weight : float
+        What a unit of it costs in the choice among draws, beside the tensor error.
+    """
+
+    function: Function
+    goal: float | None = None
+    step: float | None = None
+    weight: float = WEIGHT
+
+    def excess(self, shape: Shape) -> Tensor:
+        """What the values (b,) are above the goal; the values themselves if there is none.
+
+        Raises
+        ------
+        InputError
+            If the function does not give one finite value for each cell.
+        """
+        value = self.function(shape)
+        if value.shape != (len(shape.z),) or not bool(torch.isfinite(value).all()):
+            raise InputError(
+                "gives one finite value for each cell", key="guides", value=(tuple(value.shape), len(shape.z))
+            )
+        return value if self.goal is None else (value - self.goal).clamp_min(0)
+
+    def gradient(self, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Excess (b,) and its gradient (b, d) by the coordinates."""
         with torch.enable_grad():
-            at = z.detach().float().requires_grad_(True)
-            (slope,) = torch.autograd.grad(self(at).sum(), at)
-        return z + step * (slope / slope.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(z)
+            at = shape.z.detach().float().requires_grad_(True)
+            excess = self.excess(Shape(shape._decoder, at, shape.target, shape.noise))
+            if not excess.requires_grad:  # the function says that nothing is to be done
+                return excess.detach(), torch.zeros_like(at)
+            (slope,) = torch.autograd.grad(excess.sum(), at, allow_unused=True)
+        return excess.detach(), torch.zeros_like(at) if slope is None else slope
+
+    def moved(self, shape: Shape) -> Tensor:
+        """Coordinates (b, d) after a step down the gradient."""
+        excess, slope = self.gradient(shape)
+        size = slope.norm(dim=1).clamp_min(1e-12)
+        usual = UPHILL if self.goal is None else TO_A_GOAL
+        length = torch.full_like(size, usual if self.step is None else self.step)
+        if self.goal is not None:
+            length = torch.minimum(length, excess / size)
+        return shape.z - (length / size)[:, None].to(shape.z) * slope.to(shape.z)
+
+
+def raised(function: Function, to: float | None = None, **settings: Any) -> Wish:
+    """The wish that a function becomes large, or at least ``to``."""
+    return Wish(lambda shape: -function(shape), None if to is None else -to, **settings)
+
+
+class Guidance:
+    """All that guides the sampling of m candidates: faces to continue, and wishes.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    wishes : sequence of Wish
+    target : int array, shape (m,)
+        Row of the targets that each candidate is for.
+    face : FaceGuide, optional
+        Of m candidates.
+    """
+
+    def __init__(
+        self, decoder: Decoder, wishes: Sequence[Wish], target: NDArray[np.intp], face: FaceGuide | None
+    ):
+        self._decoder, self._wishes, self.face = decoder, tuple(wishes), face
+        self._target = torch.from_numpy(np.asarray(target, dtype=np.int64))
+
+    def repeated(self, draws: int) -> Guidance:
+        """The same for ``draws`` candidates of every one, one after the other."""
+        face = None if self.face is None else self.face.repeated(draws)
+        return Guidance(self._decoder, self._wishes, np.repeat(self._target.numpy(), draws), face)
+
+    def rows(self, index: NDArray[np.intp]) -> Guidance:
+        """The same for some of the candidates."""
+        face = None if self.face is None else self.face.rows(index)
+        return Guidance(self._decoder, self._wishes, self._target.numpy()[index], face)
+
+    @property
+    def pull(self) -> Pull | None:
+        """What maps an estimate of the sampler to the one to go on with; None if there is nothing to do."""
+        return self._moved if self._wishes or self.face is not None else None
+
+    def _moved(self, clean: Tensor, rows: Tensor, noise: float) -> Tensor:
+        target = self._target[rows.cpu()].to(clean.device)
+        for wish in self._wishes:
+            clean = wish.moved(Shape(self._decoder, clean, target, noise))
+        return clean if self.face is None else self.face(clean, rows)
+
+    def cost(self, z: Singles) -> Floats:
+        """What the wishes make candidates (m, d) cost, (m,)."""
+        return self._evaluated(z, lambda shape: torch.stack([self._costs(shape)]))[:, 0]
+
+    def _costs(self, shape: Shape) -> Tensor:
+        with torch.no_grad():
+            return torch.stack([w.weight * w.excess(shape) for w in self._wishes]).sum(dim=0)
+
+    def beside(self, volume: Floats) -> Beside | None:
+        """What steps toward a tensor mind besides: volumes (m,) asked for, NaN for none; the wishes' values.
+
+        None if there is neither.
+        """
+        if not self._wishes and not np.isfinite(volume).any():
+            return None
+
+        def beside(z: Singles) -> tuple[Floats, Floats, Floats]:
+            found = self._evaluated(z, self._rows)
+            value, slope = found[:, :, 0], found[:, :, 1:]
+            missing = np.zeros_like(value)
+            missing[:, 0] = volume - value[:, 0]
+            asked = np.isfinite(volume)
+            slope[~asked, 0], missing[~asked, 0] = 0.0, 0.0
+            return slope, missing, np.abs(missing[:, 0])
+
+        return beside
+
+    def _rows(self, shape: Shape) -> Tensor:
+        """Values and gradients of volume and wishes, (1 + w, b, 1 + d), all as long as the volume's."""
+        with torch.enable_grad():
+            at = shape.z.detach().float().requires_grad_(True)
+            volume = Shape(self._decoder, at, shape.target).volume
+            (slope,) = torch.autograd.grad(volume.sum(), at)
+        rows = [torch.cat([volume.detach()[:, None], slope], dim=1)]
+        for wish in self._wishes:
+            excess, wished = wish.gradient(shape)
+            unit = wished / wished.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            rows.append(torch.cat([excess[:, None], slope.norm(dim=1, keepdim=True) * unit], dim=1))
+        return torch.stack(rows)
+
+    def __bool__(self) -> bool:
+        return bool(self._wishes)
+
+    def _evaluated(self, z: Singles, function: Callable[[Shape], Tensor]) -> Floats:
+        """A function of shapes to (w, b, ...), as (m, w, ...): each row rounded alike wherever it stands."""
+        at = np.concatenate([z, self._target.numpy()[:, None].astype(np.float32)], axis=1)
+        device = next(self._decoder.surrogate.parameters()).device
+
+        def block(rows: Singles) -> Floats:
+            z = torch.from_numpy(np.ascontiguousarray(rows[:, :-1])).to(device)
+            target = torch.from_numpy(rows[:, -1].astype(np.int64)).to(device)
+            found = function(Shape(self._decoder, z, target)).transpose(0, 1)
+            return found.double().cpu().numpy()
+
+        return in_blocks(block, at)
+
+
+def as_wish(guide: Wish | Function) -> Wish:
+    """A wish as it is; of a plain function, that it become small."""
+    return guide if isinstance(guide, Wish) else Wish(guide)

@@ -19,21 +19,22 @@ def least_norm(slope: Floats, missing: Floats, damping: float = DAMPING) -> Floa
 
     Parameters
     ----------
-    slope : array, shape (..., 3, d)
-        Change of the (scaled) tensor by each coordinate.
-    missing : array, shape (..., 3)
+    slope : array, shape (..., k, d)
+        Change of the (scaled) tensor, or of k numbers, by each coordinate.
+    missing : array, shape (..., k)
     damping : float
         Relative to the mean of the slope's squared singular values.
 
     Returns
     -------
     array, shape (..., d)
-        ``J^T (J J^T + damping tr(J J^T) / 3)^-1 missing``.
+        ``J^T (J J^T + damping tr(J J^T) / k)^-1 missing``.
     """
     across = np.swapaxes(slope, -1, -2)
     gram = slope @ across
-    shift = damping * np.trace(gram, axis1=-2, axis2=-1) / 3 + 1e-12
-    weights = np.linalg.solve(gram + np.asarray(shift)[..., None, None] * np.eye(3), missing[..., None])
+    k = gram.shape[-1]
+    shift = damping * np.trace(gram, axis1=-2, axis2=-1) / k + 1e-12
+    weights = np.linalg.solve(gram + np.asarray(shift)[..., None, None] * np.eye(k), missing[..., None])
     return np.asarray((across @ weights)[..., 0])
 
 

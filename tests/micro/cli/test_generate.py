@@ -7,6 +7,7 @@ import pytest
 
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import tensor_error
+from micro.data.packaged import load_dataset
 from micro.homogenize.octants import homogenize_octants
 
 
@@ -74,6 +75,18 @@ def test_refined_cells_are_nearer(run_cli, tmp_path):
     assert errors[1] < 0.01
 
 
+def test_cells_guided_by_expressions_and_a_face(run_cli, tmp_path):
+    """As the API does it: what --raise and --face do is tested there."""
+    out = tmp_path / "cells"
+    wishes = ("--raise", "K / K_HS", "--lower", "V", "--face", "dataset:100")
+    single = ("--c11", "0.30", "--c12", "0.11", "--c44", "0.09", "--per-target", "1", "--draws", "2")
+    done = run_cli("micro", "generate", *single, *wishes, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "generate.json").read_text())["guides"] == ["raise K / K_HS", "lower V"]
+    face, other = CellSet.load(out / "cells.zarr.zip").faces()[0], load_dataset().faces([100])[0]
+    assert (face & other).sum() > 0.9 * np.sqrt(face.sum() * other.sum())
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -103,6 +116,7 @@ def test_bad_tables_are_refused(run_cli, tmp_path, text, says):
         (("--targets", "nothing.csv"), "nothing.csv"),
         (("--volume", "1.5"), "volume"),
         (("--volume", "0.3", "--refine"), "--refine"),
+        (("--volume", "0.3", "--raise", "K / bound"), "bound: known are C11"),
         (("--volume", "0.3", "--per-target", "0"), "--per-target"),
         (("--volume", "0.3", "--generator", "no.safetensors"), "no.safetensors"),
     ],

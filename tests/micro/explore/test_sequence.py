@@ -21,10 +21,8 @@ from micro.dataset.dataset import part
 from micro.explore.given import given_cell
 from micro.explore.sequence import Likeness, Sequence, in_phase, interpolate, path_of_tensors
 from micro.generator.generator import Generator
-from micro.generator.guidance import Regressor
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.errors import InputError
-from micro.shape.distance import signed_distance
 
 
 @pytest.fixture(scope="module")
@@ -123,22 +121,6 @@ def test_command(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["C"] == written["C"]
     assert len(CellSet.load(out / "cells.zarr.zip")) == 3
     assert (out / "sequence.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_regressor_of_the_bulk_modulus_over_its_bound(generator: Generator) -> None:
-    """Against the cells' own values; volumes to a thousandth or two; uphill is up."""
-    cells = part(load_dataset(), "test").subset(np.arange(0, 800, 20))
-    z = torch.from_numpy(generator.model.space.encode(signed_distance(cells.octants())))
-    regressor = Regressor(generator.model.space, generator.model.surrogate, "bulk")
-    own = tensor.bulk(cells.C) / tensor.hashin_shtrikman(cells.volume)[0]
-    with torch.no_grad():
-        found, volume = regressor(z).numpy(), regressor.volume(z).numpy()
-        up = regressor(regressor.uphill(z, 0.05)).numpy()
-    assert_allclose(volume, cells.volume, atol=0.015)
-    assert ((found - own) ** 2).sum() < 0.15 * ((own - own.mean()) ** 2).sum()
-    assert (up > found).mean() > 0.95
-    with pytest.raises(InputError, match="known are bulk"):
-        Regressor(generator.model.space, generator.model.surrogate, "strength")
 
 
 def test_a_stiff_family_grows_from_cell_to_cell(generator: Generator) -> None:
