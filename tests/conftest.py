@@ -84,6 +84,18 @@ def run_ranks(tmp_path: Path, mpiexec: Path) -> Callable[..., subprocess.Complet
 
 
 @pytest.fixture
+def run_torch(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script in several processes as torchrun does: ``run_torch(2, script, argument)``."""
+
+    def run(processes: int, *arguments: object, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+        count = f"--nproc-per-node={processes}"
+        return _run([*start, count, sys.executable, *map(str, arguments)], tmp_path, None, timeout)
+
+    return run
+
+
+@pytest.fixture
 def run_cli(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> Callable[..., subprocess.CompletedProcess[str]]:

@@ -39,7 +39,7 @@ class Run:
 
     def __init__(self, network: nn.Module, settings: Settings, samples: int, folder: Path, name: str):
         self.network, self.settings = network, settings
-        self.steps = max(1, samples // (settings.batch * ranks.world()))
+        self.steps = max(1, samples // settings.batch)
         self.path = folder / f"{name}.pt.safetensors"
         self.step = 0
         self.average = Averaged(network, settings.decay)
@@ -53,11 +53,16 @@ class Run:
         done = self.step / self.steps
         return self.settings.rate * min(1.0, (self.step + 1) / 200, 2.5 * (1 - done))
 
-    def advance(self, loss: Callable[[torch.Generator], Tensor]) -> float:
-        """One step. The batch is drawn from a generator that depends on seed, step and process alone."""
+    def advance(self, loss: Callable[[torch.Generator], Tensor]) -> Tensor:
+        """One step; returns its loss over the whole batch, left on the device.
+
+        The batch is drawn from a generator that depends on seed and step alone: every process draws it whole
+        and works at its share (:func:`micro.training.ranks.share`). Dropout is each process's own.
+        """
         started = time.perf_counter()
-        stream = (self.settings.seed * 1_000_003 + self.step) * 1024 + ranks.rank()
+        stream = (self.settings.seed * 1_000_003 + self.step) * 1024
         rng = torch.Generator().manual_seed(stream)
+        torch.manual_seed(stream + ranks.rank())
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
         self.network.train()
@@ -65,13 +70,13 @@ class Run:
             value = loss(rng)
         self.optimiser.zero_grad()
         value.backward()
-        ranks.average_gradients(self.network)
+        mean = ranks.average(self.network, value.detach())
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         self.average.update(self.network, self.step)
         self.step += 1
         self.seconds += time.perf_counter() - started
-        return float(value.detach())
+        return mean
 
     def save(self) -> None:
         """Write the checkpoint, atomically, from the first process."""

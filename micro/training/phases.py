@@ -31,9 +31,21 @@ Report = Callable[[dict[str, Any]], None]
 _MEAN, _SPREAD = -0.8, 1.4
 """Normal distribution of the logarithm of the noise level in training."""
 
+_PAUSES = {"surrogate": 120.0, "denoiser": 240.0}
+"""Seconds between checkpoints."""
 
-def denoising_loss(network: Denoiser, z: Tensor, conditions: Conditions, rng: torch.Generator) -> Tensor:
-    """Loss of one batch, half of it self-conditioned; conditions are dropped here and there."""
+
+def denoising_loss(
+    network: Denoiser,
+    z: Tensor,
+    conditions: Conditions,
+    rng: torch.Generator,
+    share: slice = slice(None),
+) -> Tensor:
+    """Loss of one batch, half of it self-conditioned; conditions are dropped here and there.
+
+    With a ``share`` of its rows the loss of these alone, as they are in the whole batch.
+    """
     m = len(z)
     draw = torch.rand(m, 2, generator=rng)
     # 10 % ask for neither tensor nor volume, 10 % for a volume, 40 % for a tensor, 40 % for both; half of
@@ -43,11 +55,12 @@ def denoising_loss(network: Denoiser, z: Tensor, conditions: Conditions, rng: to
     keep[draw[:, 0] < 0.1, 1] = 0
     keep[(draw[:, 0] >= 0.2) & (draw[:, 0] < 0.6), 1] = 0
     keep[draw[:, 1] < 0.5, 2] = 0
-    conditions = conditions.masked(keep.to(z))
-    sigma = (torch.randn(m, generator=rng) * _SPREAD + _MEAN).exp().to(z)
-    x = z + sigma[:, None] * torch.randn(z.shape, generator=rng).to(z)
+    sigma = (torch.randn(m, generator=rng) * _SPREAD + _MEAN).exp()[share].to(z)
+    noise = torch.randn(z.shape, generator=rng)[share].to(z)
+    z, conditions = z[share], conditions.masked(keep.to(z)).rows(share)
+    x = z + sigma[:, None] * noise
     estimate = torch.zeros_like(z)
-    half = slice(0, m // 2)
+    half = slice(0, len(range(m // 2)[share]))
     with torch.no_grad():
         estimate[half] = network(x[half], estimate[half], sigma[half], conditions.rows(half))
     clean = network(x, estimate, sigma, conditions)
@@ -72,17 +85,19 @@ def train_surrogate(
     run.load()
 
     def loss(rng: torch.Generator) -> Tensor:
-        rows = torch.randint(len(data), (settings.batch,), generator=rng).to(data.z.device)
-        value = network.loss(data.z[rows], data.C[rows])
+        batch = settings.batch
+        rows = torch.randint(len(data), (batch,), generator=rng)[ranks.share(batch)].to(data.z.device)
+        value = network.loss(data.z[rows], data.C[rows]) * ranks.weight(batch)
         if slopes is None:
             return value
-        some = torch.randint(len(slopes.rows), (settings.batch // 4,), generator=rng)
-        mix = nn.functional.normalize(torch.randn(len(some), 3, generator=rng)).to(data.z)
+        batch = max(batch // 4, ranks.world())
+        some = torch.randint(len(slopes.rows), (batch,), generator=rng)[ranks.share(batch)]
+        mix = nn.functional.normalize(torch.randn(batch, 3, generator=rng))[ranks.share(batch)].to(data.z)
         some = some.to(data.z.device)
         at = data.z[slopes.rows[some]]
         return value + settings.slope_weight * network.slope_loss(at, slopes.values[some].to(at), mix)
 
-    for value in _drive(run, loss, 120.0):
+    for value in _drive(run, loss, _PAUSES["surrogate"]):
         network_now = run.average.network
         assert isinstance(network_now, Surrogate)
         with torch.no_grad():
@@ -112,10 +127,13 @@ def train_denoiser(
     conditions, asked = data.conditions(), check.conditions()
 
     def loss(rng: torch.Generator) -> Tensor:
-        rows = torch.randint(len(data), (settings.batch,), generator=rng).to(data.z.device)
-        return denoising_loss(network, data.z[rows], conditions.rows(rows), rng)
+        batch = settings.batch
+        rows = torch.randint(len(data), (batch,), generator=rng).to(data.z.device)
+        share = ranks.share(batch)
+        loss = denoising_loss(network, data.z[rows], conditions.rows(rows), rng, share)
+        return loss * ranks.weight(batch)
 
-    for value in _drive(run, loss, 240.0):
+    for value in _drive(run, loss, _PAUSES["denoiser"]):
         average = run.average.network
         assert isinstance(average, Denoiser)
         with torch.no_grad():
@@ -137,13 +155,13 @@ def _begin(network: nn.Module, start: nn.Module | None, data: Data) -> None:
 
 def _drive(run: Run, loss: Callable[[torch.Generator], Tensor], pause: float) -> Iterator[float]:
     """Advance to the end; about every ``pause`` seconds save and yield the mean loss since the last time."""
-    values: list[float] = []
+    values: list[Tensor] = []
     last = time.perf_counter()
     while run.step < run.steps:
         values.append(run.advance(loss))
         if run.step == run.steps or time.perf_counter() - last > pause:
             run.save()
-            yield float(np.mean(values))
+            yield float(torch.stack(values).mean())
             values, last = [], time.perf_counter()
 
 
@@ -153,7 +171,7 @@ def _line(phase: str, run: Run, value: float, off: float) -> dict[str, Any]:
         "phase": phase,
         "step": run.step,
         "steps": run.steps,
-        "samples": run.step * run.settings.batch * ranks.world(),
+        "samples": run.step * run.settings.batch,
         "loss": round(value, 5),
         "validation": round(off, 5),
         "seconds": round(run.seconds, 1),

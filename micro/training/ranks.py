@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from micro.runtime.errors import InputError
+
 
 def join(device: torch.device) -> torch.device:
     """Join the processes that torchrun started, if it did; the device of this one."""
@@ -35,13 +37,36 @@ def wait() -> None:
         dist.barrier()
 
 
-def average_gradients(network: nn.Module) -> None:
-    """Replace gradients by their mean over the processes."""
-    if world() > 1:
-        for p in network.parameters():
-            if p.grad is not None:
-                dist.all_reduce(p.grad)
-                p.grad /= world()
+def share(rows: int) -> slice:
+    """Rows of a batch that are for this process: every N-th.
+
+    Raises
+    ------
+    InputError
+        If there are fewer rows than processes.
+    """
+    if rows < world():
+        raise InputError(f"at least a row for each of {world()} processes", key="batch", value=rows)
+    return slice(rank(), None, world())
+
+
+def weight(rows: int) -> float:
+    """Factor on a mean over :func:`share` whose mean over the processes is that over the whole batch."""
+    return len(range(rows)[share(rows)]) * world() / rows
+
+
+def average(network: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    """Replace gradients by their mean over the processes; the mean loss."""
+    if world() == 1:
+        return loss
+    own = [loss, *(p.grad for p in network.parameters() if p.grad is not None)]
+    together = torch.cat([t.reshape(-1) for t in own])  # one message instead of one a parameter
+    dist.all_reduce(together)
+    together /= world()
+    mean, *gradients = together.split([t.numel() for t in own])
+    for gradient, part in zip(own[1:], gradients, strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return mean[0]
 
 
 def precision(device: torch.device) -> AbstractContextManager:
