@@ -48,6 +48,8 @@ from multiscale.problem.reduction import Reduction
 _OFFERED = 0.05
 #: and how often: what one group takes is what its neighbours have to fit.
 _ROUNDS = 3
+#: Cells of an earlier lattice that a group may take again.
+_REUSED = 8
 #: Lack of overlap (1/o - 1) of a group's interfaces, on average, up to which it fits.
 _FITS = 0.02
 
@@ -103,6 +105,9 @@ class Filling:
     settings : FillSettings
     progress : Progress, optional
         Groups that have a cell.
+    earlier : CellSet, optional
+        Cells of an earlier lattice, with tensors of their own: the nearest ones are candidates too, so what
+        was made for that lattice need not be made again.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class Filling:
         source: CellSource,
         settings: FillSettings,
         progress: Progress = unheard,
+        earlier: CellSet | None = None,
     ):
         self.problem, self.reduction, self.wanted = problem, reduction, wanted
         self.source, self.settings = source, settings
@@ -147,6 +153,8 @@ class Filling:
         self._asked: set[tuple[int, bytes]] = set()
         if special:
             self._add(joined(special), np.arange(self.fixed))
+        if earlier is not None:
+            self._reuse(earlier)
         self.selection: Selection | None = None
 
     @property
@@ -230,11 +238,26 @@ class Filling:
 
     # ------------------------------------------------------------------- steps
     def _finish(self) -> None:
-        """Bring the chosen cells onto their targets; only what is exact stays in the pool."""
+        """Bring the chosen cells onto their targets; only what is exact stays in the pool.
+
+        A cell of an earlier lattice stays as it is; where it is far off, the source's nearest candidate is
+        brought onto the target beside it.
+        """
         chosen, targets = self.rows[self.fixed :], self.groups.target[self.fixed :]
-        finished = self.source.finish(self._candidates, chosen, targets, self.bounds, self._progress)
-        everyone = self.fixed + np.arange(len(chosen))
+        own = self._candidates.index
+        near = np.asarray(self.bounds.error(self._candidates.C[own], targets[:, None]))
+        near = np.where(own >= 0, near + self._candidates.avoid[own], np.inf)
+        fresh = chosen < self._offered
+        nearest = own[np.arange(len(own)), near.argmin(axis=1)]
+        open_ = np.flatnonzero(
+            fresh | (self.bounds.error(self.pool.C[chosen], targets) > FAR * self.bounds.tolerance)
+        )
         self._drop_foretold()
+        if len(open_) == 0:
+            return
+        chosen, targets = np.where(fresh, chosen, nearest)[open_], targets[open_]
+        finished = self.source.finish(self._candidates, chosen, targets, self.bounds, self._progress)
+        everyone = self.fixed + open_
         new = np.flatnonzero((finished.after.packed != finished.before.packed).any(axis=1))
         known = self._candidates.exact[chosen]
         self._add(finished.before.subset(~known), everyone[~known])
@@ -272,6 +295,15 @@ class Filling:
         self._add(made.cells, groups[made.rows])
         return True
 
+    def _reuse(self, earlier: CellSet) -> None:
+        """Offer each design group the nearest cells of an earlier lattice."""
+        targets = self.groups.target[self.fixed :]
+        error = np.stack([self.bounds.error(earlier.C, target) for target in targets])
+        count = min(_REUSED, len(earlier))
+        column = np.full((self.total, count), -1, dtype=np.int64)
+        column[self.fixed :] = np.argsort(error, axis=1, kind="stable")[:, :count]
+        self._offer(earlier, column)
+
     def _drop_foretold(self) -> None:
         """Take candidates without a tensor of their own out of the index."""
         index = self.pool.index
@@ -282,17 +314,22 @@ class Filling:
         """One more candidate for each of some groups."""
         if len(cells) == 0:
             return
+        column = np.full((self.total, 1), -1, dtype=np.int64)
+        column[groups, 0] = np.arange(len(cells))
+        self._offer(cells, column)
+
+    def _offer(self, cells: CellSet, columns: Ints) -> None:
+        """More candidates: rows of ``cells`` (groups, k), -1 for none."""
         avoid = np.zeros(len(cells), dtype=bool)
         if self.settings.cavities == "avoid":
             avoid = encloses(cells.octants())
-        column = np.full((self.total, 1), -1, dtype=np.int64)
-        column[groups, 0] = len(self.pool.C) + np.arange(len(cells))
+        columns = np.where(columns >= 0, columns + len(self.pool.C), -1)
         self._made.append(cells)
         self.pool = Pool(
             np.concatenate([self.pool.faces, cells.faces()]),
             np.concatenate([self.pool.C, cells.C]),
             np.concatenate([self.pool.avoid, avoid]),
-            np.concatenate([self.pool.index, column], axis=1),
+            np.concatenate([self.pool.index, columns], axis=1),
         )
 
     def _cells(self, rows: Ints) -> CellSet:

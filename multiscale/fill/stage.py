@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from micro.cell.cellset import CellSet
 from micro.runtime.arrays import Floats
 from micro.runtime.progress import Progress, Reporter, unheard
 from multiscale.case.settings import FillSettings
@@ -49,6 +50,7 @@ def fill_lattice(
     *,
     steered: bool = True,
     rtol: float | None = None,
+    earlier: CellSet | None = None,
 ) -> tuple[Filling | None, Polish]:
     """Fill a design and polish the lattice; the filling is on rank 0 alone.
 
@@ -71,6 +73,8 @@ def fill_lattice(
         by mass. Tensor errors then count alike, and nothing is polished.
     rtol : float, optional
         Relative residual of the solves whose values are reported; the objective's own if left out.
+    earlier : CellSet, optional
+        Cells of an earlier lattice, to be taken again where they serve; on rank 0.
     """
     problem, reduction = objective.problem, objective.reduction
     design = reduction.elements(problem.role) == Role.DESIGN
@@ -82,7 +86,7 @@ def fill_lattice(
         model = influence(objective, wanted, design, seed=settings.seed)
 
     def first() -> Filling:
-        filling = Filling(problem, reduction, wanted, source(), settings, progress)
+        filling = Filling(problem, reduction, wanted, source(), settings, progress, earlier)
         filling.choose(model)
         return filling
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from micro.cell.cellset import CellSet
 from micro.runtime.arrays import Floats
 from micro.runtime.memory import require
 from micro.runtime.npz import write_arrays
@@ -77,9 +78,13 @@ def keep_design(session: Session, directory: RunDirectory, state: State, design:
 
 
 def fill_design(
-    session: Session, design: Path, lattice: Path, objective: Objective | None = None
+    session: Session,
+    design: Path,
+    lattice: Path,
+    objective: Objective | None = None,
+    earlier: CellSet | None = None,
 ) -> tuple[dict[str, Any], float]:
-    """Fill a saved design; saves the lattice.
+    """Fill a saved design; saves the lattice. ``earlier`` are cells to take again where they serve.
 
     Returns
     -------
@@ -100,6 +105,7 @@ def fill_design(
             task.reach,
             steered=session.limit is None,
             rtol=session.case.solver.rtol_evaluate,
+            earlier=earlier,
         )
 
     def work() -> dict[str, Any]:

@@ -46,6 +46,8 @@ _ABOVE, _SHARE = 10.0, 0.04
 _LARGEST = 20000
 #: Columns of a dense panel of a factor.
 _PANEL = 32
+#: Regions factorised before their memory is looked at.
+_AT_ONCE = 64
 #: Relative shift of a region's operator.
 _SHIFT = 1e-9
 
@@ -88,10 +90,18 @@ class LocalSolves:
         Constrained degrees of freedom, flat in (X, Y, 3, Z).
     stiffness : float64 (24, 24)
     team : Team
+    limit : float, optional
+        Bytes that factors may take. Where all would take more, those of most places for their size are made.
     """
 
     def __init__(
-        self, nodes: Bools, solid: NDArray[np.uint8], fixed: NDArray[np.int64], stiffness: Any, team: Any
+        self,
+        nodes: Bools,
+        solid: NDArray[np.uint8],
+        fixed: NDArray[np.int64],
+        stiffness: Any,
+        team: Any,
+        limit: float = np.inf,
     ):
         self.team = team
         shape = nodes.shape
@@ -113,19 +123,24 @@ class LocalSolves:
                 [np.array(mask.shape).tobytes(), *(np.packbits(a).tobytes() for a in (mask, around, bound))]
             )
             kinds.setdefault(key, [mask, around, bound, []])[3].append(int(low @ self._stride))
-        jobs = list(kinds.values())
+        jobs = sorted(kinds.values(), key=lambda job: np.count_nonzero(job[0]) / len(job[3]))
+        self.regions: list[Region] = []
+        self.nbytes = 0
+        while len(self.regions) < len(jobs) and self.nbytes <= limit:
+            start = len(self.regions)
 
-        def build(first: int, last: int) -> list[Region]:
-            return [
-                self._region(mask, around, bound, stiffness) for mask, around, bound, _ in jobs[first:last]
-            ]
+            def build(first: int, last: int, start: int = start) -> list[Region]:
+                some = jobs[start + first : start + last]
+                return [self._region(mask, around, bound, stiffness) for mask, around, bound, _ in some]
 
-        parts = team.run(build, len(jobs)) if jobs else []
-        self.regions = [region for part in parts for region in part]
-        self.origins = [job[3] for job in jobs]
+            parts = team.run(build, min(_AT_ONCE, len(jobs) - start))
+            self.regions += [region for part in parts for region in part]
+            self.nbytes = sum(region.nbytes for region in self.regions)
+        while self.nbytes > limit:
+            self.nbytes -= self.regions.pop().nbytes
+        self.origins = [job[3] for job in jobs[: len(self.regions)]]
         self._order = [(k, o) for k, some in enumerate(self.origins) for o in some]
         self.unknowns = sum(len(self.regions[k].dofs) for k, _ in self._order)
-        self.nbytes = sum(region.nbytes for region in self.regions)
         self._largest = max((len(region.dofs) for region in self.regions), default=0)
 
     def _region(self, mask: Bools, around: Any, bound: Bools, stiffness: Any) -> Region:
@@ -167,6 +182,8 @@ class LocalSolves:
 
     def finish(self, r: Field, z: Field, *, subtract: bool = True) -> None:
         """z += P (r - A z); ``subtract`` false where A z is known to be zero."""
+        if not self._order:
+            return
         flat_r, flat_z = r.reshape(-1), z.reshape(-1)
 
         def work(first: int, last: int) -> None:

@@ -33,6 +33,8 @@ _COARSEST = 2500
 
 #: Steps of the power method for the spectral radius, and the margin on its result.
 _POWER_STEPS, _POWER_MARGIN = 10, 1.1
+#: Bytes a voxel that factors of slow regions may take.
+FACTOR_BYTES = 50
 #: Relative shift of the coarsest operator: parts held by nothing (they carry no load) stay finite.
 _SHIFT = 1e-7
 
@@ -174,7 +176,8 @@ class Multigrid:
         nodes = slow_nodes(self.levels, self.stiffness, self.precondition, self.team, room)
         if nodes is not None:
             finest = self.levels[0]
-            self.local = LocalSolves(nodes, finest.index, finest.fixed, self.stiffness, self.team)
+            limit = FACTOR_BYTES * float(finest.index.size)
+            self.local = LocalSolves(nodes, finest.index, finest.fixed, self.stiffness, self.team, limit)
 
     def precondition(self, r: Field, out: Field) -> None:
         """``out`` = one V-cycle from zero for the residual r, which is kept."""

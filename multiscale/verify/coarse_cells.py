@@ -6,7 +6,8 @@ chosen that does what the fine one does:
 
 - it is one piece that meets its faces, as cells have to;
 - neighbours that touch still do: of every pair a coarse voxel of the face where both are most solid is kept
-  (:func:`kept_contacts`);
+  (:func:`kept_contacts`); cells that fill a large part of the lattice are chosen first, by themselves, and
+  the others meet them where they are solid;
 - among the cells that remain it has the tensor nearest to the fine cell's, at little change of shape: level
   sets of the solid fractions, or the half-solid voxels bridged along paths of least added void
   (:func:`bridge`), then orbits of voxels flipped one by one, in a beam search (:func:`fitted`), a wider one
@@ -33,7 +34,7 @@ from micro.cell.octant import connectivity
 from micro.cell.tensor import tensor_error
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
-from micro.runtime.arrays import Bools
+from micro.runtime.arrays import Bools, Ints
 from micro.runtime.errors import NotConverged
 from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.contact import meeting_pairs
@@ -45,8 +46,10 @@ _SHAPE = 0.02
 _NEAR = 0.006
 #: Level sets tried, those nearest in volume; orbits flipped one after the other; flips tried each time.
 _LEVELS, _FLIPS, _TRIED = 8, 6, 12
-#: Octants kept after each flip at 8 voxels a cell, and of a cell that fills a twentieth of the lattice.
+#: Octants kept after each flip at 8 voxels a cell, and of a cell that fills a large part of the lattice.
 _BEAM, _WIDE = 3, 24
+#: Share of the lattice from which a cell is chosen before the others.
+_LEADING = 1 / 20
 #: Residual tolerance of a coarse cell's solve; the error of C is of the order of its square.
 _RTOL = 3e-3
 #: Coarse cells homogenised at once, which bounds the memory.
@@ -76,8 +79,15 @@ class CoarseLattice:
     error_max: float
 
 
-def coarse_lattice(lattice: Lattice, per_cell: int, progress: Progress = unheard) -> CoarseLattice:
+def coarse_lattice(
+    lattice: Lattice,
+    per_cell: int,
+    progress: Progress = unheard,
+    tensors: Tensors | None = None,
+) -> CoarseLattice:
     """The lattice at ``per_cell`` voxels along a cell's edge, its coarse cells homogenised.
+
+    ``tensors`` remembers from one lattice to the next.
 
     Raises
     ------
@@ -93,9 +103,19 @@ def coarse_lattice(lattice: Lattice, per_cell: int, progress: Progress = unheard
     fractions = solid_fractions(cells.octants(), per_cell)
     share = np.bincount(lattice.index[lattice.solid], minlength=len(cells)) / lattice.solid.sum()
     # More voxels, finer steps: a narrower beam does.
-    beam = np.maximum(1, np.where(share > 1 / 20, _WIDE, _BEAM) * 8 // per_cell)
-    kept = kept_contacts(lattice, per_cell)
-    octants, C = fitted(fractions, kept, cells.C, beam, lattice.poisson, progress)
+    wide, narrow = max(1, _WIDE * 8 // per_cell), max(1, _BEAM * 8 // per_cell)
+    leading = np.flatnonzero(share > _LEADING)
+    leading = leading[np.argsort(-share[leading], kind="stable")]
+    following = np.setdiff1d(np.arange(len(cells)), leading)
+    tensors = tensors or Tensors(lattice.poisson)
+    octants, C = np.zeros(fractions.shape, dtype=bool), np.zeros((len(cells), 3))
+    given: dict[int, Bools] = {}
+    # The first of them is the same whatever else the lattice holds, so a reference solved with it is too.
+    for rows in [*leading[:, None], *([following] if len(following) else [])]:
+        kept = kept_contacts(lattice, per_cell, given, rows)
+        beam = wide if rows is not following else narrow
+        octants[rows], C[rows] = fitted(fractions[rows], kept, cells.C[rows], beam, tensors, progress)
+        given |= {int(row): octants[row, 0] for row in rows}
     changed = sum(not connectivity(f >= 0.5).connected for f in fractions)
     coarse = CellSet.from_octants(
         octants, C, family=[str(name) for name in cells.family], poisson=cells.poisson
@@ -109,11 +129,12 @@ def coarse_lattice(lattice: Lattice, per_cell: int, progress: Progress = unheard
     return CoarseLattice(new, changed, change, float(error.mean()), float(error.max()))
 
 
-def kept_contacts(lattice: Lattice, per_cell: int) -> Bools:
-    """Voxels of the coarse octants that keep neighbours in touch; bool (m, k, k, k), symmetric.
+def kept_contacts(lattice: Lattice, per_cell: int, given: dict[int, Bools], rows: Ints) -> Bools:
+    """Voxels of some coarse octants that keep neighbours in touch; bool (rows, k, k, k), symmetric.
 
-    Every pair of unlike cells that meet and touch is given one coarse voxel of the face, unless it has one
-    already: the voxel where the less solid of the two is most solid. Pairs that meet often choose first.
+    Every pair of unlike cells of ``rows`` that meet and touch is given one coarse voxel of the face, unless
+    it has one already: the voxel where the less solid of the two is most solid. Pairs that meet often choose
+    first. ``given`` are coarse faces (k, k) of cells chosen before, which the others meet as they are.
     """
     faces = lattice.cells.faces()
     m, n = len(faces), lattice.cells.n
@@ -121,18 +142,27 @@ def kept_contacts(lattice: Lattice, per_cell: int) -> Bools:
     keys, counts = meeting_pairs(lattice.index, m)
     solid = solid_fractions(lattice.cells.octants(), per_cell)[:, 0]
     kept = np.zeros((m, k, k), dtype=bool)
+    for cell, face in given.items():
+        kept[cell], solid[cell] = face, face
+    open_ = np.isin(np.arange(m), rows)
     for key in keys[np.argsort(-counts, kind="stable")]:
         a, b = divmod(int(key), m)
+        if not (open_[a] or open_[b]) or not all(open_[c] or c in given for c in (a, b)):
+            continue
         both = (faces[a] & faces[b]).reshape(k, n // k, k, n // k).any(axis=(1, 3))
         if not both.any() or (kept[a] & kept[b]).any():
             continue
-        worth = np.where(both, np.minimum(solid[a], solid[b]), -1.0)
+        worth = np.minimum(solid[a], solid[b]) + np.where(both, 1.0, 0.0)
+        for cell in (a, b):  # a cell chosen before does not move: the other comes to where it is solid
+            if not open_[cell]:
+                worth[~kept[cell]] = -1.0
         i, j = np.unravel_index(int(worth.argmax()), worth.shape)
         for cell in (a, b):
-            kept[cell, i, j] = kept[cell, j, i] = True
-    out = np.zeros((m, k, k, k), dtype=bool)
+            if open_[cell]:
+                kept[cell, i, j] = kept[cell, j, i] = True
+    out = np.zeros((len(rows), k, k, k), dtype=bool)
     for axis in range(3):
-        np.moveaxis(out, axis + 1, 1)[:, 0] |= kept
+        np.moveaxis(out, axis + 1, 1)[:, 0] |= kept[rows]
     return out
 
 
@@ -140,8 +170,8 @@ def fitted(
     fractions: NDArray[np.floating],
     kept: Bools,
     targets: NDArray[np.float64],
-    beam: NDArray[np.integer],
-    nu: float,
+    beam: int,
+    tensors: Tensors,
     progress: Progress = unheard,
 ) -> tuple[Bools, NDArray[np.float64]]:
     """Connected coarse octants whose tensors are nearest to the targets.
@@ -155,9 +185,9 @@ def fitted(
     kept : bool array, shape (m, k, k, k)
         Voxels that have to be solid.
     targets : array, shape (m, 3)
-    beam : int array, shape (m,)
-        Octants that are kept after every flip.
-    nu : float
+    beam : int
+        Octants of each cell that are kept after every flip.
+    tensors : Tensors
     progress : Progress, optional
 
     Returns
@@ -170,7 +200,6 @@ def fitted(
     NotConverged
         If no candidate of a cell can be homogenised.
     """
-    tensors = _Tensors(nu)
     filled = [np.where(q, 1.0, f) for f, q in zip(fractions, kept, strict=True)]
     offered = [_level_sets(f, float(v.mean())) for f, v in zip(filled, fractions, strict=True)]
     ranked: list[list[tuple[float, bytes]]] = [[] for _ in offered]
@@ -186,7 +215,7 @@ def fitted(
                 # NaN, of a failed solve, is no candidate.
                 cost = float(np.nan_to_num(tensor_error(tensors.of(octant), targets[i]), nan=np.inf))
                 ranked[i].append((cost + _SHAPE * change, octant.tobytes()))
-            ranked[i] = sorted(ranked[i])[: beam[i]]
+            ranked[i] = sorted(ranked[i])[:beam]
             done = ranked[i][0][0] < _NEAR
             fresh = [] if done else [entry[1] for entry in ranked[i] if entry[1] not in front]
             around = [
@@ -210,14 +239,21 @@ def fitted(
     return np.stack(best), C
 
 
-class _Tensors:
-    """Tensors of coarse octants, each worked out once."""
+class Tensors:
+    """Tensors of coarse octants, each worked out once.
+
+    Parameters
+    ----------
+    nu : float
+        Poisson's ratio of the base material.
+    """
 
     def __init__(self, nu: float):
         self._nu = nu
         self._known: dict[bytes, NDArray[np.float64]] = {}
 
     def learn(self, octants: list[Bools]) -> None:
+        """Homogenise those that are not known yet."""
         fresh = {octant.tobytes(): octant for octant in octants if octant.tobytes() not in self._known}
         if not fresh:
             return

@@ -35,15 +35,15 @@ from multiscale.problem.reduction import Reduction
 from multiscale.rundir import provenance
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve.team import Team
-from multiscale.solve.voxel_multigrid import Multigrid
+from multiscale.solve.voxel_multigrid import FACTOR_BYTES, Multigrid
 from multiscale.solve.voxel_solve import solve
-from multiscale.verify.coarse_cells import coarse_lattice
+from multiscale.verify.coarse_cells import Tensors, coarse_lattice
 from multiscale.verify.comparison import Comparison, compare, difference
 from multiscale.verify.voxel_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
 
-#: Bytes a voxel: 130 of the solver's fields, and 60 of factors where a lattice needs them (as the slab of the
-#: flagship does at 16 voxels a cell).
-BYTES_PER_VOXEL = 190
+#: Bytes a voxel: of the solver's fields (eight of three float32 numbers on the finest grid, and the coarser
+#: ones; the slope from 2 to 6 million voxels was measured as 100), and of factors, where a lattice needs them.
+BYTES_PER_VOXEL = 110 + FACTOR_BYTES
 #: Mean tensor error (Eq. 4) of the coarse cells beyond which what is solved is not this lattice any more: on
 #: the flagship it is 0.02 at 8 voxels and 0.4 at 4.
 MOST_ERROR = 0.1
@@ -226,6 +226,7 @@ def measure(
     threads: int | None = None,
     rtol: float = 1e-5,
     kept: Path | None = None,
+    tensors: Tensors | None = None,
 ) -> Measurement:
     """Solve a case's lattice, and what it is compared with, at full scale.
 
@@ -243,6 +244,8 @@ def measure(
     kept : Path, optional
         Directory where solutions are kept, each named by what was solved: what is there is not solved
         again.
+    tensors : Tensors, optional
+        What is known of coarse cells from lattices measured before.
 
     Raises
     ------
@@ -257,7 +260,7 @@ def measure(
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
     announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
     with reporter.task("coarse cells", 1, steady=False) as task:
-        coarse = coarse_lattice(original, voxels_per_cell, task.reach)
+        coarse = coarse_lattice(original, voxels_per_cell, task.reach, tensors)
     comparison = compare(case, problem, original, coarse, uniform)
     contacts = coarse.lattice.contacts()
     reporter.say(

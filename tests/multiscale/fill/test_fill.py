@@ -73,3 +73,32 @@ def test_a_source_that_makes_nothing_is_asked_once(setting):
     source = Offering(makes=False)
     filled(setting, source)
     assert len(source.asked) == 1
+
+
+def test_cells_of_an_earlier_lattice_are_taken_again(setting):
+    """A source without cells near the targets, and an earlier lattice that has them: nothing is finished."""
+    problem, reduction, wanted, settings = setting
+    targets = np.unique(wanted[reduction.elements(problem.design)], axis=0)
+    distance = np.min([tensor_error(CELLS.C, target) for target in targets], axis=0)
+
+    class Far(SetSource):
+        finished = 0
+
+        def finish(self, offered, chosen, targets, bounds, say):
+            self.finished += len(chosen)
+            return super().finish(offered, chosen, targets, bounds, say)
+
+    def filled(earlier):
+        source = Far(CELLS.subset(distance > 0.05), 4, avoid_cavities=False)
+        plain = settings.model_copy(update={"overlap": 0.0, "cavities": "allow"})  # tensors alone count
+        filling = fill.Filling(problem, reduction, wanted, source, plain, earlier=earlier)
+        filling.choose(None)
+        return filling.filled(), source.finished
+
+    without, finished = filled(None)
+    assert finished == without.groups > 1
+    assert without.error_design.min() > 0.01
+    known = CELLS.subset(distance == 0)
+    again, finished = filled(known)
+    assert finished == 0
+    assert again.error_design.max() == 0

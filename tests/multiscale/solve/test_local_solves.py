@@ -85,6 +85,23 @@ def test_like_regions_share_a_factor():
     assert local.unknowns == 6 * len(local.regions[0].dofs)
 
 
+def test_factors_keep_to_their_memory(hierarchy):
+    """With less than all of them need, those stay that serve most places for their size."""
+    finest = hierarchy.levels[0]
+    args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, Team(1)
+    whole = LocalSolves(*args)
+    assert len(whole.regions) == 3
+    sizes = [region.nbytes for region in whole.regions]
+    some = LocalSolves(*args, sizes[0] + sizes[1] + sizes[2] // 2)
+    assert some.nbytes == sizes[0] + sizes[1]
+    r, z = noise(finest, 1), noise(finest, 2)
+    some.finish(r, z)
+    assert np.count_nonzero((z != noise(finest, 2)).any(axis=2)) < np.count_nonzero(args[0])
+    none = LocalSolves(*args, 0.0)
+    assert none.unknowns == none.nbytes == 0
+    none.finish(r, z)
+
+
 def test_the_cycle_stays_symmetric_and_positive(hierarchy):
     """For residuals that vanish in the regions, which is all that the iteration meets."""
     finest = hierarchy.levels[0]

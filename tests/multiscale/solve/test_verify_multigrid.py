@@ -19,7 +19,7 @@ from multiscale.lattice.lattice import Lattice, coarsen
 from multiscale.solve import voxel_kernels as kernels
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks, refine_mask
-from multiscale.verify.coarse_cells import bridge, coarse_lattice, fitted, kept_contacts
+from multiscale.verify.coarse_cells import Tensors, bridge, coarse_lattice, fitted, kept_contacts
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_coarse_octants_keep_what_they_must_and_come_near_the_tensor():
     for place in ((0, 0, 3), (0, 3, 0), (3, 0, 0)):
         kept[(0, *place)] = True
     for must in (np.zeros_like(kept), kept):
-        found, C = fitted(fraction, must, target, np.array([6]), 0.3)
+        found, C = fitted(fraction, must, target, 6, Tensors(0.3))
         assert connectivity(found[0]).connected
         assert is_symmetric(found)
         assert (found >= must).all()
@@ -147,7 +147,7 @@ def test_neighbours_that_touch_do_so_at_coarse_voxels():
     octants[:, 2:, 2:, 2:] = True
     cells = CellSet.from_octants(octants, np.tile([0.5, 0.2, 0.15], (12, 1)))
     lattice = Lattice(cells, rng.integers(0, 12, (4, 4, 3)), 1e-3, 1e9, 0.3)
-    kept = kept_contacts(lattice, 8)
+    kept = kept_contacts(lattice, 8, {}, np.arange(12))
     assert is_symmetric(kept)
     face = kept[:, 0]
     for axis in range(3):
