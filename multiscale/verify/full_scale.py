@@ -42,7 +42,7 @@ from multiscale.verify.comparison import Comparison, compare, difference
 from multiscale.verify.voxel_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
 
 #: Bytes a voxel: of the solver's fields (eight of three float32 numbers on the finest grid, and the coarser
-#: ones; the slope from 2 to 6 million voxels was measured as 100), and of factors, where a lattice needs them.
+#: ones; the slope from 2 to 6 million voxels was measured as 100), and of factors, where a lattice needs any.
 BYTES_PER_VOXEL = 110 + FACTOR_BYTES
 #: Mean tensor error (Eq. 4) of the coarse cells beyond which what is solved is not this lattice any more: on
 #: the flagship it is 0.02 at 8 voxels and 0.4 at 4.
