@@ -2,8 +2,8 @@
 
 make cloak && .venv/bin/python benchmarks/flagship.py runs/cloak
 
-The pages' old figures are those of the results file as it was; each sentence that quotes them is rewritten with
-the new ones. A page that does not hold its sentence is named, and left as it is.
+The pages' old figures are those of the results file as it was; each sentence that quotes them is rewritten
+with the new ones. A page that does not hold its sentence is named, and left as it is.
 """
 
 from __future__ import annotations

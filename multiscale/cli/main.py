@@ -450,16 +450,14 @@ def verify(
     with reporting("multiscale verify"):
         from multiscale.verify.full_scale import verify as work
 
-        if first_rank():
-            bytes_allowed = None if max_memory is None else max_memory * 1e9
-            work(
-                run_dir,
-                voxels_per_cell=per_cell,
-                max_memory=bytes_allowed,
-                threads=threads,
-                rtol=rtol,
-                reporter=_reporter(),
-            )
+        work(
+            run_dir,
+            voxels_per_cell=per_cell,
+            max_memory=None if max_memory is None else max_memory * 1e9,
+            threads=threads,
+            rtol=rtol,
+            reporter=_reporter(),
+        )
 
 
 @app.command()

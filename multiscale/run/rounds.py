@@ -29,6 +29,7 @@ from multiscale.run.session import Session
 from multiscale.rundir.directory import RunDirectory
 from multiscale.rundir.record import read_record
 from multiscale.solve import ranks as parallel
+from multiscale.solve.errors import RankFailed
 from multiscale.verify.coarse_cells import Tensors
 from multiscale.verify.full_scale import Measurement, load_solution, measure, save_displacements
 
@@ -65,12 +66,6 @@ def full_scale_stage(session: Session, directory: RunDirectory) -> None:
     """Solve the lattice at full scale, and as many rounds as the case asks for."""
     start = time.monotonic()
     settings, reporter = session.case.full_scale, session.reporter
-    if parallel.ranks() > 1:
-        raise InputError(
-            "is done in one process: the same command without mpiexec goes on from here",
-            file=session.case.file,
-            key="full_scale",
-        )
     quantity = session.purpose.quantity
     rounds: list[Round] = []
     best = 0
@@ -219,14 +214,18 @@ class _Work:
         settings = self.session.case.full_scale
         try:
             found = self.measurement()
-        except (NotConverged, InputError) as error:
+        except (NotConverged, InputError, RankFailed) as error:
             if self.number == 0:
                 raise
             return float("inf"), str(error)
         solutions = {"voxels_per_cell": settings.voxels_per_cell, "files": found.files}
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "full_scale.json", {"metrics": found.metrics, **solutions})
-        save_displacements(self.path / "full_scale.npz", found)
+
+        def keep() -> None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "full_scale.json", {"metrics": found.metrics, **solutions})
+            save_displacements(self.path / "full_scale.npz", found)
+
+        parallel.on_root(keep)
         return found.value, ""
 
     def measurement(self) -> Measurement:
@@ -234,7 +233,7 @@ class _Work:
         session, settings = self.session, self.session.case.full_scale
         assert settings.voxels_per_cell is not None
         limit = settings.max_memory_gb
-        self.kept.mkdir(parents=True, exist_ok=True)
+        parallel.on_root(lambda: self.kept.mkdir(parents=True, exist_ok=True))
         return measure(
             session.case,
             session.problem,

@@ -56,6 +56,8 @@ class Level:
         Bound of the spectrum of D^-1 A.
     fixed : int array
         Constrained degrees of freedom, flat in (X, Y, 3, Z).
+    first : int
+        The grid's first plane of nodes in the whole one.
     """
 
     index: NDArray[Any]
@@ -64,6 +66,7 @@ class Level:
     inverse: NDArray[np.float32]
     radius: float
     fixed: NDArray[np.int64]
+    first: int = 0
     room: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
@@ -81,7 +84,7 @@ class Level:
     def noise(self, u: Field) -> None:
         """Fill ``u`` with noise by a hash of the position: the same on any machine; zero if fixed or void."""
         for i, plane in enumerate(u):
-            number = np.arange(plane.size, dtype=np.uint64) + np.uint64(i * plane.size)
+            number = np.arange(plane.size, dtype=np.uint64) + np.uint64((self.first + i) * plane.size)
             number = (number * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
             plane[:] = (number.astype(np.float32) / 2**23 - 1).reshape(plane.shape)
             plane *= self.inverse[i] > 0
@@ -90,18 +93,27 @@ class Level:
     def product(self, u: Field, out: Field, team: Team, minuend: Field | None = None) -> None:
         """``out`` = A u, or ``minuend`` - A u (which may be ``out`` itself), zero where fixed."""
         sign = np.float32(1 if minuend is None else -1)
+        # On planes that two ranks hold, what both add comes first: so both have the same sum.
+        shared = team.ends(len(out))
+        kept = [np.zeros_like(out[0]) if minuend is None else minuend[p].copy() for p in shared]
 
         def work(first: int, last: int) -> None:
             if minuend is None:
                 out[first:last] = 0
             elif minuend is not out:
                 out[first:last] = minuend[first:last]
+            for p in shared:
+                if first <= p < last:
+                    out[p] = 0
             if self.table is None:
                 kernels.voxel_product(u, self.index, self.coefficients, sign, out, first, last)
             else:
                 kernels.table_product(u, self.index, self.table, sign, out, first, last)
 
         team.run(work, len(out))
+        team.add_shared(out)
+        for p, part in zip(shared, kept, strict=True):
+            out[p] += part
         out.reshape(-1)[self.fixed] = 0
 
     def smooth(self, residual: Field, u: Field, team: Team, *, fresh: bool, update: bool) -> None:
@@ -136,6 +148,7 @@ class Multigrid:
         Constrained degrees of freedom of the voxel grid and of the grids got from it by halving (the last
         one given is subsampled for further grids); see :func:`coarse_masks`.
     team : Team
+        If it holds slabs, ``solid`` and the first ``team.shared_levels`` of ``fixed`` are this rank's.
     """
 
     def __init__(self, solid: NDArray[np.uint8], tensor: Any, fixed: Sequence[NDArray[np.bool_]], team: Team):
@@ -146,25 +159,33 @@ class Multigrid:
             np.asarray(tensor, dtype=np.float64), element_matrices(), axes=1
         )
         coefficients = kernels.walsh_coefficients(tensor, np.float32)
-        inverse = _voxel_diagonal(solid, float(stiffness[0, 0]))
-        finest = Level(solid, None, coefficients, inverse, element_radius(stiffness[None]), _flat(fixed[0]))
-        self.levels = [finest]
+        inverse = _voxel_diagonal(solid, float(stiffness[0, 0]), team)
+        radius = element_radius(stiffness[None])
+        finest = Level(solid, None, coefficients, inverse, radius, _flat(fixed[0]), team.first)
+        self.levels, self._teams = [finest], [team]
         index, table, mask = solid.astype(np.int32), np.stack([0 * stiffness, stiffness]), fixed[0]
-        while 3 * np.prod(np.array(index.shape) + 1.0) > _COARSEST and max(index.shape) > 1:
+        while len(self.levels) <= team.shared_levels or (
+            3 * np.prod(np.array(index.shape) + 1.0) > _COARSEST and max(index.shape) > 1
+        ):
             index, table = halve(index, table)
             depth = len(self.levels)
+            if depth == team.shared_levels:
+                index, table = team.joined(index, table)
+            own = team if depth < team.shared_levels else team.alone
             mask = fixed[depth] if depth < len(fixed) else _subsample(mask)
             level = Level(
                 index,
                 table.astype(np.float32),
                 coefficients,
-                _diagonal(index, table),
-                element_radius(table),
+                _diagonal(index, table, own),
+                own.largest(element_radius(table)),
                 _flat(mask),
+                team.first >> depth if depth < team.shared_levels else 0,
             )
             self.levels.append(level)
-        for level in self.levels[:-1]:
-            level.radius = min(level.radius, _spectral_radius(level, team))
+            self._teams.append(own)
+        for level, own in zip(self.levels[:-1], self._teams, strict=False):
+            level.radius = min(level.radius, _spectral_radius(level, own))
         self._factor = _direct(index, table, mask)
 
     def solve_slow_regions(self, room: Sequence[Field]) -> None:
@@ -173,7 +194,12 @@ class Multigrid:
         ``room`` are four float32 fields of the finest grid to work in.
         """
         self.local, self.searched = None, True
+        if 0 < self.team.shared_levels < 3:
+            return  # the blocks of voxels that are judged are not held in slabs
         nodes = slow_nodes(self.levels, self.stiffness, self.precondition, self.team, room)
+        if self.team.size > 1:  # all ranks go on in the same way
+            nodes = np.zeros(np.array(self.levels[0].index.shape) + 1, bool) if nodes is None else nodes
+            nodes[list(self.team.ends(len(nodes)))] = False
         if nodes is not None:
             finest = self.levels[0]
             limit = FACTOR_BYTES * float(finest.index.size)
@@ -186,7 +212,7 @@ class Multigrid:
             self.local.finish(r, out)
 
     def _cycle(self, k: int, r: Field, u: Field) -> None:
-        level, team = self.levels[k], self.team
+        level, team = self.levels[k], self._teams[k]
         if k == len(self.levels) - 1:
             flat = r.transpose(0, 1, 3, 2).reshape(-1).astype(np.float64)
             x = linalg.cho_solve(self._factor, flat)
@@ -195,13 +221,24 @@ class Multigrid:
             u.reshape(-1)[level.fixed] = 0
             return
         below = self.levels[k + 1]
-        residual, coarse, correction = level.vector("residual"), below.vector("right"), below.vector("u")
+        residual, whole, correction = level.vector("residual"), below.vector("right"), below.vector("u")
+        gathers = self._teams[k + 1] is not team  # the grid below is whole on every rank
+        span = team.span(k + 1) if gathers else slice(None)
+        coarse, own = whole[span], correction[span]
         team.run(lambda i, j: np.copyto(residual[i:j], r[i:j]), len(r))
         level.smooth(residual, u, team, fresh=True, update=True)
+        if team.owned(len(residual)) < len(residual):
+            residual[-1] = 0  # the neighbour above restricts it
+        if gathers:
+            whole[:] = 0
         team.run(lambda i, j: kernels.restrict(residual, coarse, i, j), len(coarse))
-        coarse.reshape(-1)[below.fixed] = 0
-        self._cycle(k + 1, coarse, correction)
-        team.run(lambda i, j: kernels.prolong(correction, u, i, j), len(u))
+        if gathers:
+            team.summed(whole)
+        else:
+            team.add_shared(whole)
+        whole.reshape(-1)[below.fixed] = 0
+        self._cycle(k + 1, whole, correction)
+        team.run(lambda i, j: kernels.prolong(own, u, i, j), len(u))
         u.reshape(-1)[level.fixed] = 0
         level.product(u, residual, team, r)
         level.smooth(residual, u, team, fresh=False, update=False)
@@ -297,9 +334,10 @@ def _flat(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.flatnonzero(np.ascontiguousarray(mask.transpose(0, 1, 3, 2)))
 
 
-def _voxel_diagonal(solid: NDArray[np.uint8], entry: float) -> NDArray[np.float32]:
+def _voxel_diagonal(solid: NDArray[np.uint8], entry: float, team: Team) -> NDArray[np.float32]:
     """One over the diagonal at every node, (X, Y, 1, Z): a voxel gives each corner the same entry."""
     count = touching(solid)
+    team.add_shared(count)
     values = np.append(0.0, 1 / (entry * np.arange(1, 9))).astype(np.float32)
     return values[count][:, :, None, :]
 
@@ -316,7 +354,7 @@ def touching(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return count
 
 
-def _diagonal(index: NDArray[np.int32], table: NDArray[np.float64]) -> NDArray[np.float32]:
+def _diagonal(index: NDArray[np.int32], table: NDArray[np.float64], team: Team) -> NDArray[np.float32]:
     """One over the diagonal of every degree of freedom, (X, Y, 3, Z), 0 where there is no stiffness."""
     nx, ny, nz = index.shape
     diagonal = np.diagonal(table, axis1=1, axis2=2).astype(np.float32)
@@ -325,6 +363,7 @@ def _diagonal(index: NDArray[np.int32], table: NDArray[np.float64]) -> NDArray[n
         for component in range(3):
             values = diagonal[:, 3 * corner + component][index]
             out[dx : dx + nx, dy : dy + ny, component, dz : dz + nz] += values
+    team.add_shared(out)
     out[out > 0] = 1 / out[out > 0]
     return out
 

@@ -209,6 +209,19 @@ def _residual(
     order = np.argsort(load[0], kind="stable")
     where, value = load[0][order], load[1][order]
     held = np.sort(fixed)
+    shared = team.ends(nx + 1)
+    partial = {p: np.zeros(out.shape[1:]) for p in (0, nx)}  # of planes that a neighbour holds too
+
+    def finish(values: Floats, low: int) -> float:
+        """Planes from ``low`` on: load, supports and scale; returns the sum of squares."""
+        flat, high = values.reshape(-1), low + len(values)
+        some = slice(*np.searchsorted(where, [low * plane, high * plane]))
+        np.add.at(flat, where[some] - low * plane, value[some])
+        some = slice(*np.searchsorted(held, [low * plane, high * plane]))
+        flat[held[some] - low * plane] = 0
+        flat /= scale
+        out[low:high] = values
+        return float(flat @ flat)
 
     def slab(first: int, last: int) -> float:
         """Node planes first:last, from the layers of voxels on both sides of them."""
@@ -222,15 +235,17 @@ def _residual(
             moduli = pad_moduli(torch.from_numpy(solid[begin:end].astype(np.float64))[None])
             force = apply_stiffness(part[:, None, None], moduli, k, Grid((end - begin, ny, nz)))
             values = -force[:, 0, 0, low - begin : high - begin].permute(1, 2, 0, 3).contiguous().numpy()
-            flat = values.reshape(-1)
-            some = slice(*np.searchsorted(where, [low * plane, high * plane]))
-            np.add.at(flat, where[some] - low * plane, value[some])
-            some = slice(*np.searchsorted(held, [low * plane, high * plane]))
-            flat[held[some] - low * plane] = 0
-            flat /= scale
-            out[low:high] = values
-            total += float(flat @ flat)
+            for p in shared:
+                if low <= p < high:
+                    partial[p] = values[p - low]
+            own = slice(low + (low in shared), high - (high - 1 in shared))
+            total += finish(values[own.start - low : own.stop - low], own.start)
         return total
 
     with one_thread(torch.device("cpu")):
-        return float(np.sqrt(sum(team.run(slab, nx + 1))))
+        total = sum(team.run(slab, nx + 1))
+    for p, other in zip((0, nx), team.swap(partial[0], partial[nx]), strict=True):
+        if other is not None:
+            size = finish((partial[p] + other)[None], p)
+            total += size if p < team.owned(nx + 1) else 0.0
+    return float(np.sqrt(team.total(total)))

@@ -14,13 +14,15 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.cell.cellset import CellSet
 from micro.cell.tensor import isotropic
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
@@ -31,13 +33,15 @@ from multiscale.case.case import Case
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
 from multiscale.problem.problem import Problem
-from multiscale.problem.reduction import Reduction
+from multiscale.problem.reduction import ReducedLoad, Reduction
 from multiscale.rundir import provenance
 from multiscale.rundir.directory import RunDirectory
-from multiscale.solve.team import Team
+from multiscale.solve import ranks as parallel
+from multiscale.solve.slabs import make_team, ranks_beside
+from multiscale.solve.team import Sparse, Team
 from multiscale.solve.voxel_multigrid import FACTOR_BYTES, Multigrid
 from multiscale.solve.voxel_solve import solve
-from multiscale.verify.coarse_cells import Tensors, coarse_lattice
+from multiscale.verify.coarse_cells import CoarseLattice, Tensors, coarse_lattice
 from multiscale.verify.comparison import Comparison, compare, difference
 from multiscale.verify.voxel_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
 
@@ -47,6 +51,8 @@ BYTES_PER_VOXEL = 110 + FACTOR_BYTES
 #: Mean tensor error (Eq. 4) of the coarse cells beyond which what is solved is not this lattice any more: on
 #: the flagship it is 0.02 at 8 voxels and 0.4 at 4.
 MOST_ERROR = 0.1
+#: Bytes a voxel of the whole lattice that every rank looks at: its solid, and the pieces that it falls into.
+BYTES_WHOLE = 6
 #: Bytes that the program and the shared matrices take besides.
 BYTES_BESIDES = 1.2e9
 
@@ -96,12 +102,14 @@ def solve_full_scale(
     """Solve a lattice, whose cells have ``per_cell`` voxels an edge, under every load of the case.
 
     ``wanted`` (mx+1, my+1, mz+1) are the corners whose displacements are needed; the observed ones if None.
+    All ranks of a team that holds slabs have to call, and have the result.
     """
     start = time.monotonic()
     tensor = isotropic(1.0, lattice.poisson)
     model = voxel_model(lattice, reduction, per_cell)
     if wanted is None:
         wanted = reduction.nodes(problem.observed_nodes)
+    layers = team.layers(len(model.solid))
     setup, solving = time.monotonic() - start, 0.0
     multigrid: Multigrid | None = None
     constrained: NDArray[np.bool_] | None = None
@@ -110,17 +118,28 @@ def solve_full_scale(
         start = time.monotonic()
         if multigrid is None or constrained is None or not np.array_equal(constrained, load.constrained):
             multigrid = None  # the memory of the last one, before the next
-            multigrid = Multigrid(model.solid, tensor, fixed_masks(load, per_cell), team)
+            multigrid = Multigrid(model.solid[layers], tensor, fixed_masks(load, per_cell, team), team)
             constrained = load.constrained
+        plane = multigrid.levels[0].inverse[0].size * 3
         force = forces(case, number, problem, reduction, model)
-        moved = prescribed(load, model)
+        own, moved = (team.local(s, plane) for s in (force, prescribed(load, model)))
         setup += time.monotonic() - start
         start = time.monotonic()
-        solution = solve(multigrid, tensor, force, moved, team, rtol=rtol, progress=progress)
+        solution = solve(multigrid, tensor, own, moved, team, rtol=rtol, progress=progress)
         solving += time.monotonic() - start
-        u, count = corner_displacements(solution.u, model, load, wanted)
-        corners.append(u)
-        work.append(float(force[1] @ solution.u.reshape(-1)[force[0]]) / per_cell**3)
+
+        whole = team.gathered(solution.u)
+
+        def read(u: Any = whole, force: Sparse = force, load: ReducedLoad = load) -> Floats:
+            """Corners' displacements, then how many lie in the void, and the work."""
+            found, count = corner_displacements(u, model, load, wanted)
+            return np.append(found, [count, float(force[1] @ u.reshape(-1)[force[0]]) / per_cell**3])
+
+        numbers = parallel.from_root(parallel.on_root(read), (3 * wanted.size + 2,))
+        del whole, read
+        corners.append(numbers[:-2].reshape(*wanted.shape, 3))
+        count = int(numbers[-2])
+        work.append(float(numbers[-1]))
         iterations.append(solution.iterations)
         residual, averaged = max(residual, solution.residual), max(averaged, count)
     return FullScale(
@@ -196,7 +215,7 @@ def verify(
         If a solve fails.
     """
     run = RunDirectory.open(run_dir)
-    run.check_addable()  # what can't be added to shows before the work
+    parallel.on_root(run.check_addable)  # what can't be added to shows before the work
     found = measure(
         run.case,
         run.problem,
@@ -209,8 +228,12 @@ def verify(
         reporter=reporter,
     )
     file = f"verify_{voxels_per_cell}.npz"
-    save_displacements(run.path / file, found)
-    run.add(f"verify/{voxels_per_cell}", found.metrics, files=(file,), reads=("lattice.zarr",))
+
+    def keep() -> None:
+        save_displacements(run.path / file, found)
+        run.add(f"verify/{voxels_per_cell}", found.metrics, files=(file,), reads=("lattice.zarr",))
+
+    parallel.on_root(keep)
     return found.metrics
 
 
@@ -258,9 +281,11 @@ def measure(
     original.cells.require_poisson(problem.poisson)
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
-    announce(voxels, reduction, voxels_per_cell, max_memory, reporter)
+    team = make_team(threads or _threads(), reduction.shape[0], voxels_per_cell)
+    announce(voxels, reduction, voxels_per_cell, max_memory, reporter, team)
     with reporter.task("coarse cells", 1, steady=False) as task:
-        coarse = coarse_lattice(original, voxels_per_cell, task.reach, tensors)
+        made = parallel.on_root(lambda: coarse_lattice(original, voxels_per_cell, task.reach, tensors))
+    coarse = _on_all(made, original, voxels_per_cell)
     comparison = compare(case, problem, original, coarse, uniform)
     contacts = coarse.lattice.contacts()
     reporter.say(
@@ -269,13 +294,13 @@ def measure(
         "be in pieces if merely thresholded; "
         f"{contacts.unconnected} of {contacts.count} interfaces without contact"
     )
-    team = Team(threads or _threads())
     solved: dict[str, FullScale] = {}
     names: dict[str, str] = {}
     for name, lattice in comparison.lattices.items():
         names[name] = f"{_content(case, lattice, rtol)}.npz"
         file = None if kept is None else kept / names[name]
-        if file is not None and file.is_file():
+        if _is_there(file):
+            assert file is not None
             solved[name] = load_solution(file)
             reporter.say(f"{name}: solved before, {solved[name].iterations} iterations")
             continue
@@ -299,11 +324,12 @@ def measure(
             )
         s = solved[name]
         if file is not None:
-            save_solution(file, s)
+            parallel.on_root(partial(save_solution, file, s))
         reporter.say(
             f"{name}: {s.unknowns} unknowns, {s.iterations} iterations, residual {s.residual:.1e}, "
             f"set-up {s.setup_seconds:.0f} s, solve {s.solve_seconds:.0f} s"
         )
+    peak = team.largest(provenance.peak_bytes())
     team.close()
     seconds = time.monotonic() - started
     metrics = _metrics(comparison, solved)
@@ -328,7 +354,8 @@ def measure(
         "interfaces_unconnected": contacts.unconnected,
         "rtol": rtol,
         "seconds": round(seconds, 2),
-        "peak_bytes": provenance.peak_bytes(),
+        "ranks": team.size,
+        "peak_bytes": int(peak),
     }
     key = comparison.quantity
     said = [f"{key} {metrics[key]:.4g} (homogenised, same voxels: {metrics[f'{key}_homogenised']:.4g})"]
@@ -343,6 +370,30 @@ def measure(
         )
     reporter.say("[bold]full scale[/bold] " + "; ".join(said))
     return Measurement(metrics, comparison, solved, names)
+
+
+def _on_all(made: CoarseLattice | None, original: Lattice, per_cell: int) -> CoarseLattice:
+    """The coarse lattice that rank 0 has made, on every rank."""
+    if parallel.ranks() == 1:
+        assert made is not None
+        return made
+    lattice = original.compact()
+    m, k = len(lattice.cells), per_cell // 2
+    mine: Any = [None] * 3
+    if made is not None:
+        numbers = [made.rethresholded, made.volume_change, made.error_mean, made.error_max]
+        mine = [made.lattice.cells.octants().astype(float), made.lattice.cells.C, np.array(numbers)]
+    shapes: list[tuple[int, ...]] = [(m, k, k, k), (m, 3), (4,)]
+    octants, C, told = (parallel.from_root(a, s) for a, s in zip(mine, shapes, strict=True))
+    names = [str(name) for name in lattice.cells.family]
+    cells = CellSet.from_octants(octants > 0.5, C, family=names, poisson=lattice.poisson)
+    return CoarseLattice(replace(lattice, cells=cells), int(told[0]), *map(float, told[1:]))
+
+
+def _is_there(file: Path | None) -> bool:
+    """Whether a file is there, as rank 0 knows it."""
+    there = None if file is None else np.array([float(file.is_file())])
+    return file is not None and bool(parallel.from_root(there, (1,))[0])
 
 
 #: Tables of a case that mean nothing to a lattice that is there.
@@ -391,18 +442,23 @@ def check_case(case: Case) -> None:
 
 
 def announce(
-    voxels: int, reduction: Reduction, per_cell: int, max_memory: float | None, reporter: Reporter
+    voxels: int, reduction: Reduction, per_cell: int, max_memory: float | None, reporter: Reporter, team: Team
 ) -> None:
-    """Say what is going to be solved and how much memory it takes; refuse if that is too much."""
+    """Say what is going to be solved and how much memory it takes; refuse if that is too much.
+
+    A limit that is given is each rank's; what is free is shared by those of one machine.
+    """
     shape = " x ".join(str(m * per_cell) for m in reduction.shape)
     planes = "".join("xyz"[a] for a in reduction.axes) or "none"
-    need = BYTES_PER_VOXEL * voxels + BYTES_BESIDES
+    need = BYTES_PER_VOXEL * voxels / team.size + BYTES_BESIDES
+    if team.size > 1:
+        need += BYTES_WHOLE * voxels
     reporter.say(
         f"full scale: {shape} = {voxels} voxels (mirror planes: {planes}), "
-        f"about {need / 1e9:.1f} GB of memory"
+        f"about {need / 1e9:.1f} GB of memory" + (f" on each of {team.size} ranks" if team.size > 1 else "")
     )
     require(
-        need,
+        need if max_memory is not None else need * team.beside,
         f"a lattice of {per_cell} voxels per cell",
         "take fewer --voxels-per-cell",
         key="--max-memory" if max_memory is not None else "memory",
@@ -464,4 +520,5 @@ def save_displacements(path: Path, found: Measurement) -> None:
 
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) // ranks_beside()
+    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, cores)

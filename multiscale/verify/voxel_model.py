@@ -22,10 +22,8 @@ from multiscale.problem import grid
 from multiscale.problem.loads import face_loads, volume_loads
 from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import ReducedLoad, Reduction
+from multiscale.solve.team import Sparse, Team
 from multiscale.solve.voxel_multigrid import coarse_masks, refine_mask, touching
-
-Sparse = tuple[NDArray[np.int64], Floats]
-"""Flat indices into a nodal field (X, Y, 3, Z), and values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +82,20 @@ def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int) -> VoxelM
     return VoxelModel(solid, per_cell, removed, unknowns)
 
 
-def fixed_masks(load: ReducedLoad, per_cell: int) -> list[NDArray[np.bool_]]:
+def fixed_masks(load: ReducedLoad, per_cell: int, team: Team) -> list[NDArray[np.bool_]]:
     """Constrained degrees of freedom of the voxel grid and its halvings (see :func:`coarse_masks`).
+
+    Of grids that the team holds in slabs, this rank's part.
 
     A pin of a free body may lie in the void, where it holds nothing. The coarse grids are held there all the
     same, so that the preconditioner is definite, and conjugate gradients solve the consistent singular
     system; what is left of rigid motion is taken out of the corners' displacements.
     """
-    return coarse_masks(load.constrained, per_cell)
+    if team.size == 1:
+        return coarse_masks(load.constrained, per_cell)
+    own = team.layers((load.constrained.shape[0] - 1) * per_cell)
+    slab = coarse_masks(load.constrained[own.start // per_cell : own.stop // per_cell + 1], per_cell)
+    return [*slab[: team.shared_levels], refine_mask(load.constrained, per_cell >> team.shared_levels)]
 
 
 def prescribed(load: ReducedLoad, model: VoxelModel) -> Sparse:

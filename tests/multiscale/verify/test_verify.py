@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -413,6 +414,23 @@ def test_verify_adds_to_the_metrics(run_dir, run_cli):
         assert v[key] == pytest.approx(v[f"{key}_homogenised"], rel=0.5)
     with np.load(run_dir / "verify_4.npz", allow_pickle=False) as fields:
         assert fields["shear.lattice"].shape == (5, 5, 3, 3)
+
+
+def test_two_ranks_find_the_same(run_dir, run_cli, tmp_path):
+    """Each holds half of the voxels; solved far enough that 1e-6 of the value is told."""
+    found = []
+    for ranks in (None, 2):
+        where = tmp_path / f"run{ranks}"
+        shutil.copytree(run_dir, where)
+        done = run_cli("multiscale", "verify", where, "--voxels-per-cell", 4, "--rtol", 1e-8, ranks=ranks)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("on each of 2 ranks" in done.stdout) == (ranks == 2)
+        found.append(json.loads((where / "metrics.json").read_text())["verify"])
+    one, two = found
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    for key in ("distortion", "distortion_void"):
+        assert two[key] == pytest.approx(one[key], rel=1e-6)
+    assert not undescribed({"verify": two})
 
 
 def test_too_few_voxels_are_said_and_do_not_replace_a_better_result(run_dir, run_cli):
