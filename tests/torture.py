@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from direct_solves import direct_octant
 from hypothesis import HealthCheck, given, settings, strategies as st
+from kills import full_scale_rounds, kill_and_resume, small_run
+from small_cells import thin_cells
+from tally import Tally, table
 
 from micro.cell.readers import read_voxels
-from micro.runtime.errors import InputError, NotConverged, file_error
-from micro.runtime.files import content_digest
+from micro.cell.surface import read_triangles
+from micro.generator.generate import read_targets
+from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
+from micro.runtime.files import content_digest, write_json
 from multiscale.case.case import load_case
 from multiscale.export.command import export
 from multiscale.printability.printability import assess_run
@@ -39,42 +41,6 @@ from multiscale.rundir.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 CASE = ROOT / "tests" / "multiscale" / "minimal.toml"
-
-
-@dataclass
-class Tally:
-    """Trials of one kind; ``what`` has the first of each that did not survive."""
-
-    name: str
-    tried: int = 0
-    right: int = 0
-    refused: int = 0
-    wrong: int = 0
-    tracebacks: int = 0
-    what: list[str] = field(default_factory=list)
-
-    def trial(self, label: str, work: Callable[[], Any], expected: Any = None) -> None:
-        """One trial: ``expected`` is the undamaged result, None if any will do."""
-        self.tried += 1
-        try:
-            found = work()
-        except (InputError, NotConverged, OSError) as error:
-            said = str(file_error(error) if isinstance(error, OSError) else error)
-            if "\n" in said or not said.strip():
-                self._failed("tracebacks", f"{label}: not one line: {said!r}")
-            else:
-                self.refused += 1
-        except Exception:  # what a user would see as a traceback is what is counted here
-            self._failed("tracebacks", f"{label}: {traceback.format_exc(limit=-3)}")
-        else:
-            if expected is None or found == expected:
-                self.right += 1
-            else:
-                self._failed("wrong", f"{label}: another result without a word")
-
-    def _failed(self, kind: str, text: str) -> None:
-        setattr(self, kind, getattr(self, kind) + 1)
-        self.what.append(text)
 
 
 # ------------------------------------------------------------------------- damage
@@ -199,7 +165,7 @@ def mutated(text: bytes) -> st.SearchStrategy[bytes]:
 
 
 def mutate_inputs(folder: Path, trials: int) -> Tally:
-    """Case files, arrays and meshes with random changes, each taken or refused by one line."""
+    """Case files, arrays, tables and meshes with random changes, each taken or refused by one line."""
     tally = Tally("mutated inputs")
     cube = np.ones((4, 4, 4), dtype=bool)
     cube[2:, 2:] = False
@@ -217,6 +183,14 @@ def mutate_inputs(folder: Path, trials: int) -> Tally:
         "three_lobes.stl": (
             (ROOT / "cases" / "three_lobes.stl").read_bytes(),
             lambda file: load_case(folder / "mesh.toml"),
+        ),
+        "targets.csv": (
+            b"# a table\r\nC11;C12;C44;volume\r\n0,3;0,126;0,089;0,4\r\n0.2;0.08;0.05;\r\n",
+            lambda file: read_targets(file) and None,
+        ),
+        "bracket_pin.msh": (
+            (ROOT / "docs" / "examples" / "bracket_pin.msh").read_bytes(),
+            lambda file: read_triangles(file, "pin"),
         ),
     }
     for name, (data, work) in seeds.items():
@@ -237,87 +211,76 @@ def mutate_inputs(folder: Path, trials: int) -> Tally:
     return tally
 
 
-# -------------------------------------------------------------------------- kills
-def run_line(out: Path) -> list[str]:
-    start = "import sys; from multiscale.cli.main import main; sys.argv[0] = 'multiscale'; sys.exit(main())"
-    return [sys.executable, "-c", start, "run", str(CASE), "--out", str(out), "--quiet"]
+# -------------------------------------------------------------------------- cells
+def solve_thin_cells(count: int, samples: int, seed: int = 0) -> Tally:
+    """Random trusses and level sets of volume 5 to 20 %; ``samples`` of them against a direct solve."""
+    tally = Tally("thin random cells", where={"of these against a direct solve": samples})
+    octants = thin_cells(count)
+    found = homogenize_octants(octants)
+    good = found.status == Status.OK
+    sampled = set(np.random.default_rng(seed).permutation(np.flatnonzero(good))[:samples].tolist())
 
+    def close(a: Any, b: Any) -> bool:
+        """Errors are quadratic in that of the displacements, solved to 1e-5."""
+        return bool(np.allclose(a, b, rtol=1e-4, atol=0))
 
-def result_of(run: Path) -> tuple[Any, ...]:
-    """Everything that a run found: files and figures, without times."""
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    for key in ("time", "memory", "versions", "machine", "export"):
-        metrics.pop(key, None)
-    names = ("design.npz", "lattice.zarr", "displacements.npz")
-    return metrics, [content_digest(run / name) for name in names]
-
-
-def kill_and_resume(folder: Path, trials: int, seed: int = 0) -> Tally:
-    """A small run killed (SIGKILL) at random moments, then run again: the same, bit for bit."""
-    rng, tally = random.Random(seed), Tally("kills")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    whole = folder / "whole"
-    started = time.monotonic()
-    subprocess.run(run_line(whole), env=environment, check=True)
-    seconds = time.monotonic() - started
-    expected = result_of(whole)
-    for number in range(trials):
-        out = folder / f"killed{number}"
-        moment = rng.uniform(0.02, 0.98) * seconds
-        process = subprocess.Popen(run_line(out), env=environment, start_new_session=True)
-        try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-        def resumed(out: Path = out) -> tuple[Any, ...]:
-            done = subprocess.run(
-                run_line(out), env=environment, stderr=subprocess.PIPE, text=True, check=False
-            )
-            if done.returncode:
-                raise RuntimeError(done.stderr)
-            return result_of(out)
-
-        tally.trial(f"killed after {moment:.1f} of {seconds:.1f} s", resumed, expected)
-        shutil.rmtree(out)
+    for row in range(count):
+        if row in sampled:
+            C = direct_octant(octants[row])
+            tally.trial(f"thin cell {row}", lambda row=row: found.C[row], C, close)
+        else:
+            tally.tried += 1
+            tally.right += bool(good[row])
+            tally.refused += not good[row]  # said in its status
     return tally
 
 
-def table(tallies: list[Tally]) -> str:
-    """The figures, in Markdown."""
-    lines = ["| trial | tried | right result | refused in a line | silently wrong | tracebacks |"]
-    lines.append("|---|---|---|---|---|---|")
-    for t in tallies:
-        lines.append(f"| {t.name} | {t.tried} | {t.right} | {t.refused} | {t.wrong} | {t.tracebacks} |")
-    return "\n".join(lines)
-
-
+# --------------------------------------------------------------------------- all
 def main() -> int:
     """Everything, on a run of the smallest case; exit code 1 if anything did not survive."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument(
+        "--kills", type=int, default=30, help="of a small run, and as many of full-scale rounds"
+    )
     parser.add_argument("--inputs", type=int, default=2000)
     parser.add_argument("--disks", type=int, default=30)
+    parser.add_argument("--cells", type=int, default=1000)
     parser.add_argument("--run", type=Path, help="a finished run to damage copies of; default: one is made")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        default=Path("runs/torture.json"),
+        help="results; what it holds is not done again",
+    )
+    parser.add_argument("--only", nargs="+", help="of inputs cells disks places damage kills rounds")
     options = parser.parse_args()
-    tallies = []
+    options.record.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run = folder / "run"
-        if options.run is None:
-            subprocess.run(run_line(run), env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
-        else:
-            shutil.copytree(options.run, run)
-        for work in (
-            lambda: mutate_inputs(folder, options.inputs),
-            lambda: fill_the_disk(run, options.disks),
-            lambda: write_where_nothing_can_be(run),
-            lambda: damage_every_file(run),
-            lambda: kill_and_resume(folder, options.kills),
-        ):
-            tallies.append(work())
-            print("\n".join(tallies[-1].what), table(tallies[-1:]), sep="\n", flush=True)
+
+        def made() -> Path:
+            if not (folder / "run").exists():
+                shutil.copytree(options.run or small_run(folder).whole, folder / "run")
+            return folder / "run"
+
+        parts: dict[str, Callable[[], Iterator[Tally]]] = {
+            "inputs": lambda: iter([mutate_inputs(folder, options.inputs)]),
+            "cells": lambda: iter([solve_thin_cells(options.cells, 50)]),
+            "disks": lambda: iter([fill_the_disk(made(), options.disks)]),
+            "places": lambda: iter([write_where_nothing_can_be(made())]),
+            "damage": lambda: iter([damage_every_file(made())]),
+            "kills": lambda: kill_and_resume(small_run(folder), folder, options.kills),
+            "rounds": lambda: kill_and_resume(full_scale_rounds(folder), folder, options.kills),
+        }
+        record: dict[str, Any] = json.loads(options.record.read_text()) if options.record.is_file() else {}
+        for part, work in parts.items():
+            if part in record or part not in (options.only or parts):
+                continue
+            for tally in work():
+                print("\n".join(tally.what), table([tally]), tally.where, sep="\n", flush=True)
+            record[part] = asdict(tally)
+            write_json(options.record, record)
+    tallies = [Tally(**record[part]) for part in parts if part in record]
     print(table(tallies))
     return int(any(t.wrong or t.tracebacks for t in tallies))
 

@@ -10,6 +10,7 @@ import ctypes
 import resource
 from collections.abc import Callable
 from functools import lru_cache
+from os import PathLike
 from pathlib import Path
 
 import psutil
@@ -48,7 +49,15 @@ def _cgroup(name: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def require(need: float, what: str, advice: str, *, key: str = "memory", limit: float | None = None) -> None:
+def require(
+    need: float,
+    what: str,
+    advice: str,
+    *,
+    key: str = "memory",
+    limit: float | None = None,
+    file: str | PathLike[str] | None = None,
+) -> None:
     """Refuse work that needs more memory than there is, before it begins.
 
     Parameters
@@ -63,6 +72,8 @@ def require(need: float, what: str, advice: str, *, key: str = "memory", limit: 
         The option or key to name.
     limit : float, optional
         Bytes that may be taken; :data:`SHARE` of what is free by default.
+    file : path, optional
+        Where the key stands.
 
     Raises
     ------
@@ -72,7 +83,9 @@ def require(need: float, what: str, advice: str, *, key: str = "memory", limit: 
     allowed = SHARE * available() if limit is None else limit
     if need > allowed:
         raise InputError(
-            f"{what} needs about {need / 1e9:.2g} GB, {allowed / 1e9:.2g} GB may be taken; {advice}", key=key
+            f"{what} needs about {need / 1e9:.2g} GB, {allowed / 1e9:.2g} GB may be taken; {advice}",
+            file=file,
+            key=key,
         )
 
 

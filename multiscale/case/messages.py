@@ -40,7 +40,7 @@ def first_error(error: ValidationError, data: Any, file: str | Path | None) -> I
     file : path or None
         Named in the message.
     """
-    findings = error.errors(include_url=False)
+    findings = _whole_lists(error.errors(include_url=False))
     detail = findings[0]
     context: Mapping[str, Any] = detail.get("ctx", {})
     parts = _keys_in(data, detail["loc"], missing=detail["type"] == "missing")
@@ -60,6 +60,24 @@ def first_error(error: ValidationError, data: Any, file: str | Path | None) -> I
     return InputError(reason, file=file, key=_dotted(parts) or None, value=value)
 
 
+def _whole_lists(findings: list[Any]) -> list[Any]:
+    """The findings, those on single missing entries of a list as one on its length."""
+    out: list[Any] = []
+    for detail in findings:
+        *parent, last = detail["loc"] or ("",)
+        if detail["type"] != "missing" or not isinstance(last, int):
+            out.append(detail)
+            continue
+        given = detail["input"]
+        short = {**detail, "type": "too_short", "loc": tuple(parent), "input": given}
+        short["msg"] = f"must be a list of {last + 1}, not of {len(given)}"
+        if out and out[-1]["type"] == "too_short" and out[-1]["loc"] == tuple(parent):
+            out[-1] = short
+        else:
+            out.append(short)
+    return out
+
+
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = get_close_matches(name, names, n=1, cutoff=0.6)
@@ -77,7 +95,9 @@ def _reason(kind: str, message: str, context: Mapping[str, Any]) -> str:
         return _unknown("type", str(context["tag"]), allowed)
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return "must be a table of keys"
-    text = message.removeprefix("Value error, ")
+    if kind == "string_pattern_mismatch":
+        return "must be a name: a letter, then letters, digits, - or _"
+    text = message.removeprefix("Value error, ").replace(" after validation", "")
     for theirs, ours in (
         ("Input should", "must"),
         ("a valid tuple", "a list"),

@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from micro.cell.surface import inside, read_triangles
 from micro.runtime.arrays import Bools, Floats
-from multiscale.case.messages import unknown_key
+from multiscale.case.messages import finding, unknown_key
 
 # Centres and nodes have half-integer coordinates, while radii such as 40/3 are rounded to the
 # decimals somebody typed: the slack keeps the selection independent of the last digit.
@@ -162,7 +162,7 @@ class Halfspace(Shape):
     @model_validator(mode="after")
     def _direction(self) -> Halfspace:
         if not any(self.normal):
-            raise PydanticCustomError("normal", "the normal must not be zero", {"key": "normal"})
+            raise finding("normal", "the normal must not be zero", list(self.normal))
         return self
 
     def _inside(self, x: Floats, y: Floats, z: Floats) -> Bools:

@@ -8,6 +8,7 @@ in equilibrium.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +19,24 @@ from multiscale.problem import grid
 
 
 def far_field_tractions(
-    field: FarField, solid: NDArray[np.bool_]
+    field: FarField, solid: NDArray[np.bool_], file: Path | None = None, key: str = "far_field"
 ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
     """Face, weights of its quads (a, b), and force per area in MPa at weight 1, of every loaded face.
 
     Raises
     ------
     InputError
-        If a face has too little solid to carry its share.
+        If a face has too little solid to carry its share; names the ``file`` and ``key`` of the load.
     """
     for face in FACES:
         axis, side = grid.face_axis(face)
         vector = field.matrix()[axis] * (1 if side else -1)
         if not vector.any():
             continue
-        weights = carried_by(grid.on_face(solid, face), face)
+        carried = carried_by(grid.on_face(solid, face))
+        if carried is None:
+            raise InputError("too little solid there to carry it", file=file, key=key, value=face)
+        weights = carried
         if field.along is not None:
             along = "xyz".index(field.along)
             ramp = (np.arange(solid.shape[along]) + 0.5) / solid.shape[along] * 2 - 1
@@ -42,12 +46,15 @@ def far_field_tractions(
         yield face, weights, vector
 
 
-def carried_by(solid: NDArray[np.bool_], face: str) -> NDArray[np.float64]:
-    """Weights (a, b) of a face's solid quads with the area and the first moments of the whole face."""
+def carried_by(solid: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """Weights (a, b) of a face's solid quads with the area and the first moments of the whole face.
+
+    None if they can't have them: too few are solid.
+    """
     a, b = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in solid.shape), indexing="ij")
     basis = np.stack([np.ones_like(a), a, b])
     gram = np.einsum("iab,jab,ab->ij", basis, basis, solid.astype(float))
     if np.linalg.matrix_rank(gram) < 3:
-        raise InputError("too little solid there to carry a far-field stress", key="load_space", value=face)
+        return None
     share = np.linalg.solve(gram, [float(a.size), 0.0, 0.0])
     return np.asarray(np.tensordot(share, basis, axes=1) * solid)

@@ -225,8 +225,9 @@ def face_loads(
     unit = case.base_material.young_modulus_mpa
     far_field = case.load_cases[index].far_field
     if far_field is not None:
-        for face, weights, vector in far_field_tractions(far_field, solid):
-            yield f"loads[{index}].far_field", face, weights, vector / unit
+        key = f"loads[{index}].far_field"
+        for face, weights, vector in far_field_tractions(far_field, solid, case.file, key):
+            yield key, face, weights, vector / unit
     for i, traction in enumerate(case.load_cases[index].tractions):
         key = f"loads[{index}].tractions[{i}]"
         face, quads = _quads(case, traction.where, solid, f"{key}.where")

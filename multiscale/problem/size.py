@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os import PathLike
+
 import numpy as np
 
 from micro.runtime import memory
@@ -26,8 +28,8 @@ def sizes(problem: Problem) -> dict[str, int]:
     }
 
 
-def require_memory(problem: Problem) -> None:
-    """Refuse a problem whose solves need more memory than is free.
+def require_memory(problem: Problem, file: str | PathLike[str] | None) -> None:
+    """Refuse a problem, of the case in ``file``, whose solves need more memory than is free.
 
     Raises
     ------
@@ -41,4 +43,5 @@ def require_memory(problem: Problem) -> None:
         f"a solved grid of {grid} elements",
         "take fewer [grid] elements, more mirror planes, or a larger machine",
         key="grid.elements",
+        file=file,
     )

@@ -67,7 +67,7 @@ def evaluate_case(
         raise InputError(
             "holds metrics.json already: give a new directory, or remove it", key="--out", value=str(out)
         )
-    require_memory(problem)
+    require_memory(problem, session.case.file)
     objective = session.objective
     setup = time.monotonic() - start
     mask = problem.solid if all_elements else problem.design

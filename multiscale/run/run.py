@@ -69,7 +69,7 @@ def run_case(
     session = Session(case, reporter, tensorboard=tensorboard)
     # All that can be wrong with the input shows before anything is written.
     problem, gamut, cells = session.problem, session.gamut, session.cells
-    require_memory(problem)
+    require_memory(problem, case.file)
     if case.export.voxels is not None and cells.known.n % case.export.voxels:
         raise InputError(
             f"must divide the cells' {cells.known.n}",

@@ -227,3 +227,68 @@ def test_examples_on_the_format_page_are_valid(root):
     for block in whole:
         case_of(block.split("```")[0])
         tomllib.loads(block.split("```")[0])
+
+
+def places(data, path=()):
+    """Every key and entry of a case, as the path to it."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def test_whatever_is_wrong_is_said_in_one_line_with_file_and_key():
+    """Every key of a case given values of other kinds, and left out: an error names it, or what misses it."""
+    given = tomllib.loads(MINIMAL)
+    refused = 0
+    for path in places(given):
+        for value in ("wrong", -1, 1e99, [], {}, True, float("nan"), [1, 2], "", None):
+            data = tomllib.loads(MINIMAL)
+            table = data
+            for key in path[:-1]:
+                table = table[key]
+            if value is None:
+                del table[path[-1]]
+            else:
+                table[path[-1]] = value
+            key, said = refusal_of(data)
+            if not said:
+                continue
+            refused += 1
+            assert said.startswith("case.toml: "), said
+            assert key, said
+            assert "\n" not in said
+            if value not in ({}, [], None):
+                assert "(got " in said or "Allowed" in said, said
+    assert refused > 300
+
+
+def refusal_of(data):
+    """Key and line of the error, empty where there is none."""
+    try:
+        parse_case(data, "case.toml")
+    except InputError as error:
+        return error.key, str(error)
+    return "", ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[6, 4, 4]", "[6, 4]", "case.toml: grid.elements: must be a list of 3, not of 2 (got [6, 4])"),
+        (
+            '"tiny"',
+            '"2 cells"',
+            "case.toml: case.name: must be a name: a letter, then letters, digits, - or _ (got '2 cells')",
+        ),
+        (
+            '{ type = "all" }',
+            '{ type = "halfspace", point = [0, 0, 0], normal = [0, 0, 0] }',
+            "regions[0].shape.normal: the normal must not be zero (got [0.0, 0.0, 0.0])",
+        ),
+    ],
+)
+def test_what_is_allowed_is_said_in_plain_words(old, new, said):
+    with pytest.raises(InputError) as error:
+        parse_case(tomllib.loads(varied((old, new))), "case.toml")
+    assert said in str(error.value)

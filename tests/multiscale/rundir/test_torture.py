@@ -6,8 +6,15 @@ import tomllib
 
 import pytest
 from examples import MINIMAL
+from kills import kill_and_resume, small_run
 from run_directories import made_up_run
-from torture import damage_every_file, fill_the_disk, mutate_inputs, write_where_nothing_can_be
+from torture import (
+    damage_every_file,
+    fill_the_disk,
+    mutate_inputs,
+    solve_thin_cells,
+    write_where_nothing_can_be,
+)
 
 
 @pytest.fixture
@@ -35,3 +42,17 @@ def test_mutated_inputs(tmp_path):
     tally = survived(mutate_inputs(tmp_path, 160))
     assert tally.refused > tally.tried / 4
     assert tally.right > 0
+
+
+def test_thin_random_cells_are_those_of_a_direct_solve():
+    tally = survived(solve_thin_cells(12, 3))
+    assert tally.right + tally.refused == 12
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_the_same(tmp_path):
+    killed = small_run(tmp_path)
+    for tally in kill_and_resume(killed, tmp_path, 4):
+        survived(tally)
+    assert tally.right == tally.tried == 4
+    assert sum(tally.where.values()) == 4
