@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from micro.cell import tensor
-from micro.gamut.gamut import Gamut
 from micro.runtime import memory
 from micro.runtime.errors import InputError
 from multiscale.case.case import Case, load_case
 from multiscale.case.settings import FILL_SOURCES, GAMUT_SOURCES
+from multiscale.design.feasibility import case_gamut
 from multiscale.fill.files import check_source
 from multiscale.problem.given_field import read_field
 from multiscale.problem.problem import Problem, Role, build_problem, parity
@@ -69,7 +69,7 @@ def check_files(case: Case, problem: Problem) -> None:
         Naming the file and what it is not.
     """
     if case.gamut.source not in GAMUT_SOURCES:
-        Gamut.load(case.path(case.gamut.source))
+        case_gamut(case)
     if case.design.source is not None:
         read_field(case.path(case.design.source), problem, case.design)
     if case.fill.source not in FILL_SOURCES:

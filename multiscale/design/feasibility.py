@@ -25,7 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.cell import tensor
+from micro.cell.cellset import require_poisson
+from micro.data.packaged import load_gamut
+from micro.gamut.gamut import Gamut
 from micro.runtime.arrays import Floats
+from multiscale.case.case import Case
+from multiscale.case.settings import GAMUT_SOURCES
 
 #: phi above minus this counts as feasible: rounding of the projection.
 FEASIBILITY_TOLERANCE = 1e-9
@@ -34,6 +39,23 @@ FEASIBILITY_TOLERANCE = 1e-9
 def count_violations(phi: Floats, margin: float) -> int:
     """How many of the values of phi fall short of the margin."""
     return int(np.count_nonzero(phi < margin - FEASIBILITY_TOLERANCE))
+
+
+def case_gamut(case: Case) -> Gamut:
+    """The feasible tensors of a case: packaged ones, or those of the file that it names.
+
+    Raises
+    ------
+    InputError
+        If the file holds no gamut, or one of cells of another base material.
+    """
+    source = case.gamut.source
+    if source in GAMUT_SOURCES:
+        return load_gamut("dataset" if source == "dataset" else "library")
+    file = case.path(source)
+    gamut = Gamut.load(file)
+    require_poisson("the gamut's cells", gamut.poisson, case.base_material.poisson, file)
+    return gamut
 
 
 class FeasibleSet(Protocol):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from micro.cell.cellset import CellSet
+from micro.cell.cellset import CellSet, require_poisson
 from micro.cell.octant import is_symmetric, octant_from_cell
 from micro.cell.readers import read_voxels
+from micro.cell.tensor import POISSON
 from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
 
@@ -76,10 +78,14 @@ def check_source(path: Path, poisson: float) -> None:
 
         try:
             with safe_open(path, framework="numpy") as stored:
-                kind = (stored.metadata() or {}).get("format", "no format")
+                header = stored.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise InputError(f"can't be read as a generator's weights: {error}", file=path) from None
+        kind = header.get("format", "no format")
         if kind != WEIGHTS_FORMAT:
             raise InputError("holds no generator's weights", file=path, key="format", value=kind)
+        card = json.loads(header.get("card", "{}"))
+        require_poisson("generated cells", float(card.get("poisson", POISSON)), poisson, path)
+        require_poisson("the packaged cells that fill in for generated ones", POISSON, poisson)
     else:
         CellSet.load(path).require_poisson(poisson, path)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.cell.cellset import require_poisson
-from micro.data.packaged import load_gamut, load_least_volume
+from micro.data.packaged import load_least_volume
 from micro.gamut.gamut import Gamut
 from micro.runtime.arrays import Floats
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
 from multiscale.case.purpose import Purpose
+from multiscale.design.feasibility import case_gamut
 from multiscale.design.filter import cone_filter
 from multiscale.design.mass import MassLimit
 from multiscale.design.optimize import Settings
@@ -59,13 +59,7 @@ class Session:
     @cached_property
     def gamut(self) -> Gamut:
         """The feasible tensors."""
-        source = self.case.gamut.source
-        if source in ("library", "dataset"):
-            return load_gamut("dataset" if source == "dataset" else "library")
-        file = self.case.path(source)
-        gamut = Gamut.load(file)
-        require_poisson("the gamut's cells", gamut.poisson, self.case.base_material.poisson, file)
-        return gamut
+        return case_gamut(self.case)
 
     @cached_property
     def cells(self) -> CellSource:

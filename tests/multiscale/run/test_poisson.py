@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 from examples import varied
+from typer.testing import CliRunner
 
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import from_scaled_moduli, isotropic
@@ -22,6 +23,7 @@ from micro.library.retrieval import correct
 from micro.runtime.errors import InputError
 from multiscale.case.case import parse_case
 from multiscale.case.purpose import PURPOSES, register
+from multiscale.cli.main import app
 from multiscale.fill.make_source import make_source
 from multiscale.lattice.lattice import Lattice
 from multiscale.run.run import run_case
@@ -164,6 +166,24 @@ def test_a_generator_of_another_base_material_is_refused(tmp_path):
     )
     with pytest.raises(InputError, match="generated cells of a base material"):
         make_source(case.fill, lambda name: tmp_path / name, 0.3)
+
+
+@pytest.mark.parametrize("kind", ["cells", "gamut", "weights"])
+def test_check_refuses_what_a_run_would_refuse(library, folder, tmp_path, kind):
+    """Files for nu = 0.35 in a case of 0.3; the gamut and the weights were found by the run alone."""
+    model = Generator.load().model
+    replace(model, card={"poisson": NU}).save(tmp_path / "weights.safetensors")
+    table = {
+        "cells": f'[fill]\nsource = "{folder}/library.zarr"',
+        "gamut": f'[gamut]\nsource = "{folder}/gamut.safetensors"',
+        "weights": '[fill]\nsource = "weights.safetensors"',
+    }[kind]
+    file = tmp_path / "case.toml"
+    file.write_text(varied(("[[loads]]", f"{table}\n[[loads]]")), encoding="utf-8")
+    found = CliRunner().invoke(app, ["check", str(file), "--out", str(tmp_path / "out")])
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1), found.output
+    assert "do not hold for 0.3" in found.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_gamut_reaches_as_far_as_a_base_material_of_larger_bulk_modulus():
