@@ -152,7 +152,7 @@ def local_distortion(u: ArrayLike, reference: ArrayLike, problem: Problem) -> ND
     """|u - u_ref| over the root mean square of |u_ref|, mean of an element's nodes; NaN if not observed.
 
     The root mean square is over the observed nodes, as in
-    :func:`multiscale.figures.figures.distortion_figure`.
+    :func:`multiscale.figures.field_figures.distortion_figure`.
     """
     wanted = np.asarray(reference, dtype=np.float64)
     scale = np.sqrt((wanted[problem.observed_nodes] ** 2).sum(-1).mean())

@@ -17,7 +17,7 @@ from multiscale.case.case import Case
 from multiscale.design.state import read_history
 from multiscale.export.command import export
 from multiscale.export.volume.vti import write_vti, write_vtu
-from multiscale.figures import figures
+from multiscale.figures import chart_figures, field_figures
 from multiscale.figures.lattice_view import render_lattice
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -90,7 +90,7 @@ def _write_figures(
     # The loads of the case, and the worst combination where there is one.
     for load in dict.fromkeys(key.rpartition(".")[0] for key in displacements):
         solutions = {
-            name: figures.Solution(
+            name: field_figures.Solution(
                 purpose.labels[name],
                 displacements[f"{load}.{name}"],
                 whole if name == "reference" else problem.solid,
@@ -99,7 +99,7 @@ def _write_figures(
         }
         name = f"{problem.name}, load {load}"
         drawn.append(
-            figures.displacement_figure(
+            field_figures.displacement_figure(
                 folder / f"displacement_{load}.png",
                 [s for key, s in solutions.items() if key != "design" or len(solutions) < 4],
                 hole=hole,
@@ -110,7 +110,7 @@ def _write_figures(
         )
         if "reference" in solutions:
             drawn.append(
-                figures.distortion_figure(
+                field_figures.distortion_figure(
                     folder / f"distortion_{load}.png",
                     displacements[f"{load}.reference"],
                     [solutions[k] for k in ("void", "design", "lattice")],
@@ -120,12 +120,12 @@ def _write_figures(
                 )
             )
     drawn.append(
-        figures.tensor_figure(
+        field_figures.tensor_figure(
             folder / "design.png", design, solid=problem.solid, design=ring, cell_size_m=h, title=problem.name
         )
     )
     drawn.append(
-        figures.property_space_figure(
+        chart_figures.property_space_figure(
             folder / "property_space.png",
             cells.C,
             design[ring],
@@ -135,7 +135,7 @@ def _write_figures(
         )
     )
     drawn.append(
-        figures.convergence_figure(
+        chart_figures.convergence_figure(
             folder / "convergence.png",
             read_history(path / "history.jsonl"),
             title=problem.name,
@@ -153,7 +153,7 @@ def _write_figures(
         for load, values in directory.metrics[quantity]["per_load"].items()
     }
     drawn.append(
-        figures.summary_figure(
+        chart_figures.summary_figure(
             folder / f"{purpose.picture}.png",
             next(iter(per_load.values())) if len(per_load) == 1 else per_load,
             title=problem.name,

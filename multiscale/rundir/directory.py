@@ -29,9 +29,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
-import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -44,20 +42,17 @@ from numpy.typing import NDArray
 from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path, check_writable, clear_temporaries, content_digest, write_json
 from micro.runtime.npz import read_arrays
-from multiscale.case.case import AFTER_DESIGN, Case, parse_case
+from multiscale.case.case import Case, parse_case
 from multiscale.case.differences import described, differences
 from multiscale.case.purpose import Purpose
 from multiscale.lattice.lattice import Lattice
 from multiscale.problem.problem import Problem, build_problem
 from multiscale.problem.tensor_field import load_tensors
-from multiscale.rundir import lock, provenance, record
-
-STAGES = ("design", "fill", "full_scale", "evaluate", "export")
+from multiscale.rundir import aside, lock, provenance, record, refusals
+from multiscale.rundir.record import STAGES
 
 #: Seconds that a command waits for another one to write its part of the record.
 _PATIENCE = 60.0
-_EARLIER = "earlier"
-_REPORTS = ("report.html", "report.md")
 
 
 class RunDirectory:
@@ -97,7 +92,7 @@ class RunDirectory:
         if not self.path.is_dir():
             raise InputError("there is no such run directory", file=path)
         self._data = record.read_run(self.path)
-        self._check_case()
+        refusals.check_case(self.path, self._data)
         return self
 
     @classmethod
@@ -118,14 +113,14 @@ class RunDirectory:
         """
         check_writable(self.path, "--out")
         self._inputs = case.stage_digests()
-        self._refuse_other(case)
+        refusals.refuse_other(self.path, case, self._inputs["design"])
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock = lock.acquired(self.path, lock.WORK, 0.0)
         except InputError as error:
             raise InputError(error.reason, key="--out", value=str(self.path)) from None
         clear_temporaries(self.path)
-        self._refuse_other(case)
+        refusals.refuse_other(self.path, case, self._inputs["design"])
         asked = case.model_dump(mode="json", exclude_none=True)
         toml = case.to_toml()
         new = {
@@ -373,64 +368,7 @@ class RunDirectory:
         return self._checked[name]
 
     def _command(self, maker: str | None = None) -> str:
-        """The command that makes what a stage or an addition left."""
-        if maker is not None and maker not in STAGES:
-            command, _, number = maker.partition("/")
-            return f"`multiscale {command} {self.path}{number and f' --voxels-per-cell {number}'}`"
-        return f"`multiscale run {self._data.get('case_file') or 'CASE'} --out {self.path}`"
-
-    # ------------------------------------------------------------- refusals
-    def _refuse_other(self, case: Case) -> None:
-        """Raise InputError where the directory holds anything but a run of this design."""
-        if not self.path.is_dir():
-            return
-        if not (self.path / record.NAME).exists():
-            if case.file is not None and case.file.resolve().parent == self.path.resolve():
-                raise InputError(
-                    "holds the case file itself, beside which a run would write its own: give another "
-                    "directory",
-                    key="--out",
-                    value=str(self.path),
-                )
-            there = sorted(p.name for p in self.path.iterdir() if p.name[0] != "." and p.suffix != ".log")
-            if there:
-                named = ", ".join(there[:3]) + (f" and {len(there) - 3} more" if len(there) > 3 else "")
-                raise InputError(
-                    f"holds something else than a run ({named}): give a new or empty directory",
-                    key="--out",
-                    value=str(self.path),
-                )
-            return
-        data = record.read_run(self.path)
-        if data.get("design_sha256") == self._inputs["design"]:
-            return
-        found = differences(data["case"], case.model_dump(mode="json", exclude_none=True))
-        design = {key: both for key, both in found.items() if key.split(".")[0] not in AFTER_DESIGN}
-        sources = [n for n, d in case.files().items() if n in data["sources"] and data["sources"][n] != d]
-        what = described(design) or f"other contents of {', '.join(sources)}"
-        raise InputError(f"holds a run of another case ({what}): use another --out", file=self.path)
-
-    def _check_case(self) -> None:
-        """Raise InputError where ``case.toml`` is not as the run wrote it, in anything that counts."""
-        file = self.path / "case.toml"
-        try:
-            text = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise InputError(f"is missing: {self._command()} makes it anew", file=file) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"can't be read ({error}): {self._command()} makes it anew", file=file) from None
-        if hashlib.sha256(text.encode()).hexdigest() == self._data["toml"]:
-            return
-        try:
-            found = differences(self._data["case"], tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"is damaged ({error}): {self._command()} makes it anew", file=file) from None
-        if found:
-            raise InputError(
-                f"is not the case that this run was made for ({described(found)}): run it into another "
-                f"directory; {self._command()} puts the old one back",
-                file=file,
-            )
+        return refusals.command(self.path, self._data, maker)
 
     # ---------------------------------------------------------------- aside
     def _set_aside_changed(self, asked: Mapping[str, Any]) -> None:
@@ -467,26 +405,9 @@ class RunDirectory:
             self._move_aside(damaged, "not as this run left it")
 
     def _move_aside(self, names: Iterable[str], reason: str, *, copies: bool = False) -> None:
-        """Move files to a new directory in ``earlier``, with copies of the record if asked."""
-        there = [name for name in names if (self.path / name).exists()]
-        if copies:
-            there += [name for name in _REPORTS if (self.path / name).exists()]
-        if not there:
-            if copies:
-                self.notes.append(reason)
-            return
-        folder = self.path / _EARLIER
-        folder.mkdir(exist_ok=True)
-        number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
-        for name in there:
-            target = folder / str(number) / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.path / name, target)
-        for name in (record.NAME, "metrics.json", "case.toml") if copies else ():
-            if (self.path / name).is_file():
-                shutil.copy2(self.path / name, folder / str(number) / name)
+        note = aside.move(self.path, names, reason, copies=copies)
         self._checked = {}
-        self.notes.append(f"{reason}; moved to {folder / str(number)}: {', '.join(there)}")
+        self.notes += note
 
 
 def find_lattice(run_dir: str | os.PathLike[str]) -> Path:

@@ -29,6 +29,7 @@ from micro.runtime.files import write_json
 
 FORMAT = 2
 NAME = "run.json"
+STAGES = ("design", "fill", "full_scale", "evaluate", "export")
 
 Entry = dict[str, Any]
 """A stage or an addition, as the record has it."""

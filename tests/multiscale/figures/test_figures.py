@@ -16,8 +16,8 @@ from matplotlib.image import imread
 
 from micro.cell.cellset import CellSet
 from micro.runtime.errors import InputError
-from multiscale.figures import figures, lattice_view as rendering, style as figure_style
-from multiscale.figures.figures import Solution
+from multiscale.figures import chart_figures, field_figures, lattice_view as rendering, style as figure_style
+from multiscale.figures.field_figures import Solution
 from multiscale.figures.section import Section
 from multiscale.figures.style import round_factor
 from multiscale.lattice.block import Block
@@ -77,7 +77,7 @@ def history(count: int = 12) -> list[dict[str, Any]]:
 def displacement(path: Path, amount: float = 1.0) -> None:
     hole, design, _ = regions()
     scaled = [Solution(s.label, amount * s.displacement, s.solid) for s in solutions()]
-    figures.displacement_figure(path, scaled, hole=hole, design=design, cell_size_m=H, title="shear")
+    field_figures.displacement_figure(path, scaled, hole=hole, design=design, cell_size_m=H, title="shear")
 
 
 def distortion(path: Path, amount: float = 1.0) -> None:
@@ -85,12 +85,14 @@ def distortion(path: Path, amount: float = 1.0) -> None:
     moved = Solution(
         "void", reference.displacement + amount * (void.displacement - reference.displacement), void.solid
     )
-    figures.distortion_figure(path, reference.displacement, [moved], observed=regions()[2], cell_size_m=H)
+    field_figures.distortion_figure(
+        path, reference.displacement, [moved], observed=regions()[2], cell_size_m=H
+    )
 
 
 def tensor(path: Path, amount: float = 1.0) -> None:
     hole, design, _ = regions()
-    figures.tensor_figure(path, tensors(amount), solid=~hole, design=design, cell_size_m=H)
+    field_figures.tensor_figure(path, tensors(amount), solid=~hole, design=design, cell_size_m=H)
 
 
 def space(path: Path, amount: float = 1.0) -> None:
@@ -101,15 +103,15 @@ def space(path: Path, amount: float = 1.0) -> None:
     def phi(C: np.ndarray) -> np.ndarray:
         return 0.5 * amount - np.linalg.norm((C - centre) / centre, axis=-1)
 
-    figures.property_space_figure(path, library, library[:20], phi, material=centre, resolution=24)
+    chart_figures.property_space_figure(path, library, library[:20], phi, material=centre, resolution=24)
 
 
 def convergence(path: Path, amount: float = 1.0) -> None:
-    figures.convergence_figure(path, history(round(12 * amount)), title="run")
+    chart_figures.convergence_figure(path, history(round(12 * amount)), title="run")
 
 
 def summary(path: Path, amount: float = 1.0) -> None:
-    figures.summary_figure(path, {"void": 0.34, "design": 0.01 * amount, "lattice": 0.0})
+    chart_figures.summary_figure(path, {"void": 0.34, "design": 0.01 * amount, "lattice": 0.0})
 
 
 DRAWINGS = [displacement, distortion, tensor, space, convergence, summary]
@@ -149,10 +151,10 @@ def test_any_axis_can_be_cut(tmp_path: Path):
     hole, design, observed = regions()
     reference, void = solutions()
     for axis in range(3):
-        figures.tensor_figure(
+        field_figures.tensor_figure(
             tmp_path / f"{axis}.png", tensors(), solid=~hole, design=design, cell_size_m=H, axis=axis
         )
-        figures.distortion_figure(
+        field_figures.distortion_figure(
             tmp_path / f"d{axis}.png",
             reference.displacement,
             [void],
@@ -166,24 +168,24 @@ def test_any_axis_can_be_cut(tmp_path: Path):
 def test_a_cloak_that_is_perfect_can_be_drawn(tmp_path: Path):
     # Nothing differs: the logarithmic scale has no smallest value of its own.
     reference = solutions()[0]
-    figures.distortion_figure(
+    field_figures.distortion_figure(
         tmp_path / "a.png", reference.displacement, [reference], observed=regions()[2], cell_size_m=H
     )
     displacement(tmp_path / "b.png", 0.0)
-    figures.convergence_figure(tmp_path / "c.png", history(1))
+    chart_figures.convergence_figure(tmp_path / "c.png", history(1))
 
 
 def test_several_loads_are_grouped(tmp_path: Path):
     loads = {name: {"void": 0.3, "design": 0.02} for name in ("shear_x", "tension_y", "shear_z")}
-    figures.summary_figure(tmp_path / "a.png", loads)
-    figures.summary_figure(tmp_path / "b.png", {"shear_x": loads["shear_x"]})
+    chart_figures.summary_figure(tmp_path / "a.png", loads)
+    chart_figures.summary_figure(tmp_path / "b.png", {"shear_x": loads["shear_x"]})
     assert not np.array_equal(imread(tmp_path / "a.png").shape, imread(tmp_path / "b.png").shape)
 
 
 def test_gaps_in_the_history_are_drawn_over(tmp_path: Path):
     records = history(6)
     records[2]["distortion"] = float("nan")
-    figures.convergence_figure(tmp_path / "a.png", records)
+    chart_figures.convergence_figure(tmp_path / "a.png", records)
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
@@ -192,8 +194,8 @@ def test_designs_that_are_too_heavy_are_not_the_least(tmp_path: Path):
     for record in records:
         record["density"] = 0.3
     records[3] |= {"density": 0.4, "distortion": 1e-4}
-    figures.convergence_figure(tmp_path / "a.png", records, mass_limit=0.3)
-    figures.convergence_figure(tmp_path / "b.png", records, mass_limit=0.5)
+    chart_figures.convergence_figure(tmp_path / "a.png", records, mass_limit=0.3)
+    chart_figures.convergence_figure(tmp_path / "b.png", records, mass_limit=0.5)
     assert not np.array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
 
 
@@ -201,14 +203,14 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path):
     reference = solutions()[0]
     still = np.zeros_like(reference.displacement)
     with pytest.raises(InputError, match="does not move"):
-        figures.distortion_figure(
+        field_figures.distortion_figure(
             tmp_path / "a.png", still, [reference], observed=regions()[2], cell_size_m=H
         )
     with pytest.raises(InputError, match="no history"):
-        figures.convergence_figure(tmp_path / "a.png", [])
+        chart_figures.convergence_figure(tmp_path / "a.png", [])
     for bad in ({}, {"void": -0.1}):
         with pytest.raises(InputError, match="fractions"):
-            figures.summary_figure(tmp_path / "a.png", bad)
+            chart_figures.summary_figure(tmp_path / "a.png", bad)
     assert list(tmp_path.iterdir()) == []
 
 

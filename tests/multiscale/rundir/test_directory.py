@@ -15,7 +15,8 @@ from run_directories import made_up_run
 from micro.runtime.errors import InputError
 from multiscale.case.case import load_case, parse_case
 from multiscale.rundir import provenance
-from multiscale.rundir.directory import STAGES, RunDirectory
+from multiscale.rundir.directory import RunDirectory
+from multiscale.rundir.record import STAGES
 
 ADDED = {"verify": {"distortion": 0.1}, "printability": {"mass_g": 1.0}}
 FILES = {

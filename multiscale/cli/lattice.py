@@ -1,0 +1,302 @@
+"""Commands on a lattice: written for other programs, judged for printing, solved at full scale."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from micro.runtime.errors import InputError
+from micro.runtime.files import check_writable
+from multiscale.cli.shell import console, first_rank, reporter, reporting
+
+
+def export(
+    run_dir: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="Run directory, or a lattice (Zarr) itself."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", show_default=False, help="File (for slices: directory) to write."
+        ),
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            show_default="by FILE's ending",
+            help="stl, ply, obj, 3mf, glb, slices, svx, vti, vtu, inp or vdb.",
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            metavar="I0:I1,J0:J1,K0:K1",
+            show_default="the whole lattice",
+            help="Elements to export.",
+        ),
+    ] = None,
+    per_cell: Annotated[
+        int | None,
+        typer.Option(
+            "--voxels-per-cell",
+            metavar="N",
+            show_default="the cells' own; glb: at most 16",
+            help="Voxels along a cell's edge.",
+        ),
+    ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            "--smooth",
+            metavar="VOXELS",
+            show_default="0; 3mf: 0.6",
+            help="Blur before a surface is taken.",
+        ),
+    ] = None,
+    decimate: Annotated[
+        float | None,
+        typer.Option(
+            "--decimate",
+            metavar="SHARE",
+            show_default="0; 3mf: 0.9, glb: 0.75",
+            help="Share of a surface's triangles to remove.",
+        ),
+    ] = None,
+    pixel: Annotated[
+        str | None,
+        typer.Option(
+            "--pixel",
+            metavar="MM[,MM]",
+            show_default=False,
+            help="For slices: the printer's pixels in mm, along x and y if they differ (0.0423,0.0846).",
+        ),
+    ] = None,
+    layer: Annotated[
+        float | None,
+        typer.Option(
+            "--layer", metavar="MM", show_default=False, help="For slices: the printer's layer height in mm."
+        ),
+    ] = None,
+    fill_cavities: Annotated[
+        bool, typer.Option("--fill-cavities", help="Change the geometry: enclosed cavities become solid.")
+    ] = False,
+    drain: Annotated[
+        bool,
+        typer.Option(
+            "--drain",
+            help="Change the geometry: two channels to each enclosed cavity; the smallest are filled.",
+        ),
+    ] = False,
+    channel: Annotated[
+        float | None,
+        typer.Option(
+            "--channel",
+            metavar="MM",
+            show_default="1/32 of a cell's edge",
+            help="Width of --drain's channels.",
+        ),
+    ] = None,
+) -> None:
+    """Write a run's lattice, or a region of it, for other programs.
+
+    stl, ply, obj: the watertight surface of a region. 3mf: the whole lattice for a slicer, one mesh
+    per unique cell. glb: the same for viewers. slices, svx: the voxels as pictures; slices with --pixel
+    and --layer: a printer's own grid. vti, vdb: the voxels of a region. vtu, inp: one element per cell
+    with its tensor. The size is printed before the work starts; docs/export.md says more. For example
+
+        multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl
+
+        multiscale export runs/cloak --out cloak.3mf
+
+        multiscale export runs/cloak --out slices --pixel 0.05 --layer 0.1
+    """
+    with reporting("multiscale export"):
+        from multiscale.export.command import export as write
+
+        if first_rank():
+            check_writable(out.parent, "--out")
+            if fill_cavities and drain:
+                raise InputError("say either, not both", key="--fill-cavities, --drain")
+            name = format or out.suffix.removeprefix(".").lower() or "slices"
+            write(
+                run_dir,
+                name,
+                out,
+                region,
+                per_cell=per_cell,
+                smooth=smooth,
+                decimate=decimate,
+                pixel_mm=None if pixel is None else _pixel(pixel),
+                layer_mm=layer,
+                cavities="drain" if drain else "fill" if fill_cavities else None,
+                channel_mm=channel,
+                reporter=reporter(),
+            )
+
+
+def bar(
+    cells: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CELLS",
+            show_default=False,
+            help="Cells in order, as `micro interpolate` writes them.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", show_default=False, help="Lattice to write (a .zarr).")],
+    across: Annotated[int, typer.Option("--across", help="Cells side by side, in both directions.")] = 2,
+    repeat: Annotated[int, typer.Option("--repeat", help="How often each cell comes one after another.")] = 1,
+    cell_size: Annotated[float, typer.Option("--cell-size", metavar="MM", help="Edge of a cell.")] = 10.0,
+    young: Annotated[float, typer.Option("--young", metavar="MPA", help="Of the base material.")] = 1000.0,
+) -> None:
+    """A graded bar of a sequence of cells, as a lattice that `export` and `printability` take.
+
+    micro interpolate dataset:100 dataset:2000 --out sequence
+    multiscale bar sequence/cells.zarr.zip --out bar.zarr
+    multiscale export bar.zarr --out bar.stl
+    """
+    with reporting("multiscale bar"):
+        from micro.cell.cellset import CellSet
+        from multiscale.lattice.sequence import graded_bar
+
+        if first_rank():
+            check_writable(out.parent, "--out")
+            lattice = graded_bar(
+                CellSet.load(cells),
+                across=across,
+                repeat=repeat,
+                cell_size_m=cell_size / 1000,
+                young_pa=young * 1e6,
+            )
+            lattice.save(out)
+            contacts, pieces = lattice.contacts(), lattice.components()
+            console().print(
+                f"{' x '.join(map(str, lattice.shape))} cells in {pieces} piece{'s' * (pieces != 1)}, "
+                f"{contacts.unconnected} of {contacts.count} contacts without solid"
+            )
+
+
+def printability(
+    run_dir: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="Run directory, or a lattice (Zarr) itself."),
+    ],
+    direction: Annotated[
+        tuple[float, float, float],
+        typer.Option("--direction", metavar="X Y Z", help="Build direction, for the overhangs."),
+    ] = (0.0, 0.0, 1.0),
+    density: Annotated[
+        float | None,
+        typer.Option(
+            "--density",
+            metavar="KG_M3",
+            show_default="the case's",
+            help="Of the base material, for the mass.",
+        ),
+    ] = None,
+    least: Annotated[
+        float | None,
+        typer.Option(
+            "--least",
+            metavar="MM",
+            show_default=False,
+            help="The printer's smallest wall and gap: how much is thinner, and the cell size that suits.",
+        ),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Can it be printed? Smallest features, enclosed cavities, overhangs, mass.
+
+    What it finds is added to the run's metrics.json as well; docs/export.md says what is exact.
+    """
+    with reporting("multiscale printability"):
+        from multiscale.printability.printability import assess_run, described
+
+        if not first_rank():
+            return
+        with reporter("quiet" if json_output else "text").task("printability", 1) as task:
+            found = assess_run(
+                run_dir,
+                direction=direction,
+                density_kg_m3=density,
+                least_mm=least,
+                progress=task.reach,
+            )
+        if json_output:
+            typer.echo(json.dumps(asdict(found), indent=2))
+        else:
+            for line in described(found):
+                console().print(line, soft_wrap=True, markup=False)
+
+
+def verify(
+    run_dir: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Run directory.")],
+    per_cell: Annotated[
+        int,
+        typer.Option(
+            "--voxels-per-cell", metavar="N", help="Voxels along a cell's edge: an even divisor of its own."
+        ),
+    ] = 8,
+    max_memory: Annotated[
+        float | None,
+        typer.Option("--max-memory", metavar="GB", show_default="0.9 of what is free", help="Refuse above."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, show_default="OMP_NUM_THREADS, or the cores"),
+    ] = None,
+    rtol: Annotated[
+        float, typer.Option("--rtol", min=1e-10, max=0.1, help="Relative residual of the solves.")
+    ] = 1e-4,
+) -> None:
+    """Solve a run's lattice at full scale, voxel by voxel, and compare with what homogenisation says.
+
+    A cloak is solved beside the same without a cloak and the reference lattice without a hole, a stiff part
+    beside the best uniform cell, under the case's own loads; distortions, compliances or mismatches go into
+    metrics.json under "verify", by resolution. Memory is announced first. Where so few voxels make cells
+    that are off by more than 10 %, the result is marked as not of this lattice.
+    """
+    with reporting("multiscale verify"):
+        from multiscale.verify.full_scale import verify as work
+
+        work(
+            run_dir,
+            voxels_per_cell=per_cell,
+            max_memory=None if max_memory is None else max_memory * 1e9,
+            threads=threads,
+            rtol=rtol,
+            reporter=reporter(),
+        )
+
+
+def unseen(
+    run_dir: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Run directory.")],
+) -> None:
+    """Measure a cloak under loads it was not designed for: nine tensions and shears of the block.
+
+    Each face of low coordinates is held in turn and the opposite one pulled along x, y and z; the distortions
+    without a cloak, as designed and as built go into metrics.json under "unseen".
+    """
+    with reporting("multiscale unseen"):
+        from multiscale.verify.unseen_loads import unseen as work
+
+        if first_rank():
+            work(run_dir, reporter())
+
+
+def _pixel(text: str) -> tuple[float, float]:
+    try:
+        sides = [float(part) for part in text.split(",")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise InputError("is one length in mm, or two with a comma", key="--pixel", value=text)
+    return sides[0], sides[-1]

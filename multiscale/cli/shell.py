@@ -1,0 +1,73 @@
+"""What every command does: one line for what a user can mend, one rank that talks, one console."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from micro.runtime.errors import InputError, NotConverged, file_error
+from multiscale.solve.errors import RankFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from micro.runtime.progress import Reporter, Style
+
+
+@contextmanager
+def reporting(command: str, *, resumes: bool = False) -> Iterator[None]:
+    """Turn the errors a user can mend into one line on stderr and an exit code.
+
+    Under MPI every rank meets the same error; the first one speaks.
+    """
+    try:
+        yield
+    except InputError as error:
+        _say(f"error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except RankFailed as error:  # the first rank says why
+        raise typer.Exit(error.exit_code) from None
+    except BrokenPipeError:  # the reader of our output has gone: no mistake of anybody's
+        raise
+    except OSError as error:
+        _say(f"error: {file_error(error)}")
+        raise typer.Exit(InputError.exit_code) from None
+    except NotConverged as error:
+        _say(f"error: {' '.join(str(error).split())}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        hint = "; the same command goes on where it stopped" if resumes else ""
+        _say(f"{command}: interrupted{hint}")
+        raise typer.Exit(130) from None
+
+
+def first_rank() -> bool:
+    """Whether this process does the talking; known from the launcher, without importing MPI."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"):
+        if name in os.environ:
+            return os.environ[name] == "0"
+    return True
+
+
+def _say(text: str) -> None:
+    if first_rank():
+        sys.stderr.write(text + "\n")
+
+
+def reporter(style: Style = "text") -> Reporter:
+    """What shows a command's progress; on ranks other than the first it says nothing."""
+    from micro.runtime.progress import Reporter
+
+    return Reporter(first_rank(), style)
+
+
+def console() -> Console:
+    """Standard output, in colour where it is a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False)
