@@ -2,7 +2,7 @@
 
 numba dates what it keeps of a function by the file that the function stands in; an edit of another file,
 whose functions were compiled into it, goes unnoticed. Here the cache is valid for one content of all modules
-named ``*kernels*.py`` in this folder and in the function's own.
+in the folder ``kernels`` beside this one and all named ``*kernels*.py`` in the function's own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 
 
 def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -30,12 +31,27 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return compiled if function is None else compiled(function)
 
 
+#: Unsigned positions: they can't be meant from the end, which lets the compiler vectorise.
+U = np.uintp
+
+_UNWRAPPED = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile what Python calls: kept beside its file."""
+    return njit(function, nogil=True, cache=True, error_model="numpy")
+
+
+def part(**options: Any) -> Any:
+    """Compile what only other compiled code calls: nothing of it is kept by itself."""
+    return njit(**(options | _UNWRAPPED))
+
+
 @lru_cache(maxsize=8)
 def sources_digest(folder: Path) -> str:
-    """SHA-256 of the kernels' sources in this folder and in another."""
+    """SHA-256 of the kernels' sources in this room and in another folder."""
     sha = hashlib.sha256()
-    for place in dict.fromkeys((Path(__file__).parent, folder)):
-        for file in sorted(place.glob("*kernels*.py")):
-            sha.update(file.name.encode())
-            sha.update(file.read_bytes())
+    for file in sorted({*(Path(__file__).parent / "kernels").glob("*.py"), *folder.glob("*kernels*.py")}):
+        sha.update(file.name.encode())
+        sha.update(file.read_bytes())
     return sha.hexdigest()

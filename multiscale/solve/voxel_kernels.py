@@ -4,7 +4,7 @@ A nodal field is a C array ``(X, Y, 3, Z)``: rows along z are what the processor
 constant x are what threads share out. Every function here works on the planes ``first:last`` and releases
 Python's lock; where it adds to its output, it owns those planes, so threads never meet.
 
-A voxel's product is that of :mod:`micro.voxels.kernels`, by the structure of the hexahedron's matrix.
+A voxel's product is that of :mod:`micro.voxels.kernels.product`, by the structure of the hexahedron's matrix.
 """
 
 # mypy: allow-untyped-defs
@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 
 from micro.voxels.compilation import njit
-from micro.voxels.kernels import BLOCK as _BLOCK, stiffness_of_rows, walsh_coefficients as walsh_coefficients
+from micro.voxels.kernels.layout import BLOCK as _BLOCK
+from micro.voxels.kernels.product import stiffness_of_rows, walsh_coefficients as walsh_coefficients
 
 
 @njit(nogil=True, cache=True)

@@ -14,8 +14,9 @@ from micro.cell.octant import symmetrise
 from micro.homogenize.fields import Status, inner, solve_octants
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.periodic import _solve_cell
-from micro.voxels import compiled_system as compiled, kernels, torch_system as pcg
+from micro.voxels import compiled_system as compiled, torch_system as pcg
 from micro.voxels.hexahedron import unit_stiffness
+from micro.voxels.kernels.layout import cover
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
 
@@ -137,7 +138,7 @@ def test_a_cell_is_the_same_in_any_batch_and_on_any_threads() -> None:
 def test_blocks_cover_what_is_active() -> None:
     active = np.random.default_rng(8).random(1000) < 0.02
     starts = np.zeros(len(active), np.int64)
-    starts = starts[: kernels.cover(active, 16, starts)]
+    starts = starts[: cover(active, 16, starts)]
     assert active[starts].all()
     covered = np.zeros(len(active) + 16, bool)
     for start in starts:
