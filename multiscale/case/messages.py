@@ -19,7 +19,17 @@ def unknown_key(key: str, known: Iterable[str]) -> PydanticCustomError:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], key: str) -> PydanticCustomError:
-    """The finding 'no such material / region', at the dotted ``key`` where it was named."""
+    """The finding 'no such material / region', at the dotted ``key`` where it was named.
+
+    Parameters
+    ----------
+    kind : str
+        Of what is named: material, region.
+    name : str
+    known : iterable of str
+        Names that there are; near ones are offered.
+    key : str
+    """
     text = _unknown(kind, name, known)
     return PydanticCustomError("unknown_name", "{text}", {"text": text, "key": key, "value": name})
 

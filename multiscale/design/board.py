@@ -27,7 +27,13 @@ class Board(Protocol):
 
 
 def check() -> None:
-    """Raise InputError if the package is missing."""
+    """Raise InputError if the package is missing.
+
+    Raises
+    ------
+    InputError
+        If the package is missing.
+    """
     if find_spec("tensorboard") is None:
         raise InputError("needs the package tensorboard: pip install tensorboard", key="--tensorboard")
 

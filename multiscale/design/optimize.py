@@ -103,6 +103,11 @@ class Optimiser:
         A further constraint, on the projected tensors.
     write : bool
         Whether this process writes what is kept (one rank does, all read).
+
+    Raises
+    ------
+    InputError
+        If there is no such algorithm, or it can't keep the limit.
     """
 
     def __init__(
@@ -219,7 +224,17 @@ class Optimiser:
     def record_of(
         self, state: State, evaluation: Evaluation, tensors: Floats, projection: bool = False
     ) -> Record:
-        """What the history keeps of a design (N, 3)."""
+        """What the history keeps of a design (N, 3).
+
+        Parameters
+        ----------
+        state : State
+        evaluation : Evaluation
+        tensors : array, shape (N, 3)
+            The design, in units of E_s.
+        projection : bool
+            Whether it ends a stage.
+        """
         phi, value = self.gamut.phi(tensors), evaluation.value
         limited = {} if self.limit is None else {self.limit.name: self.limit.density(tensors)}
         return {

@@ -31,7 +31,13 @@ class CavityOptions:
         return "--drain" if self.cavities == "drain" else "--fill-cavities"
 
     def check(self, lattice: Lattice, per_cell: int) -> None:
-        """Raise InputError where the options do not fit the lattice."""
+        """Raise InputError where the options do not fit the lattice.
+
+        Raises
+        ------
+        InputError
+            Naming the option.
+        """
         if per_cell != lattice.voxels_per_cell:
             raise InputError(
                 "needs the cells' own voxels: leave out --voxels-per-cell", key=self.option, value=per_cell
@@ -54,6 +60,17 @@ def export_without_cavities(
     reporter: Reporter,
 ) -> Lattice:
     """The lattice without enclosed void in the block; what was changed is said, and added to a run's metrics.
+
+    Parameters
+    ----------
+    run_dir : path
+        Whose metrics say what was changed.
+    lattice : Lattice
+    block : Block
+    options : CavityOptions
+    out : path
+        The file to be written, for the metrics.
+    reporter : Reporter
 
     Raises
     ------

@@ -249,6 +249,11 @@ def summary_figure(
         What is shown.
     unit : str
         Of its values; those without one are fractions.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to show.
     """
     groups: dict[str, dict[str, float]] = {}
     for name, value in distortions.items():

@@ -148,6 +148,11 @@ def distortion_figure(
     title : str
     axis : int
         Normal of the section through the middle of the grid.
+
+    Raises
+    ------
+    InputError
+        If the reference does not move.
     """
     wanted = np.asarray(reference, dtype=np.float64)
     nodes = nodes_of(observed)

@@ -151,6 +151,15 @@ def surface(
     """Surface of a block for the eye: from the solid fractions of coarse voxels, closed at the block's ends.
 
     Unlike an exported surface it is smooth and does not keep the volume exactly.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    block : Block
+    per_cell : int
+        Coarse voxels along a cell's edge.
+    frame : array (2, 3), optional
+        A box to outline, in elements.
     """
     samples = np.pad(lattice.fractions(block, per_cell=per_cell), 1)
     points, faces, normals, _ = marching_cubes(samples, _LEVEL, gradient_direction="ascent")

@@ -82,6 +82,16 @@ def render_problem(
     """Image (height, width, 3) of a problem under one load (its ``fixed``, ``value`` and ``force``).
 
     Fixed regions are glass, design regions opaque, void is what is missing.
+
+    Parameters
+    ----------
+    region, role : int arrays (nx, ny, nz)
+    load : mapping of str to array
+        On nodes, (nx+1, ny+1, nz+1, 3).
+    colours : list of str
+        By region.
+    size : tuple of two int
+        Pixels across and down.
     """
     import pyvista as pv
 

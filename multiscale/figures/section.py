@@ -106,7 +106,16 @@ class Section:
         return LineCollection(list(np.concatenate([across, along])), **({"capstyle": "round"} | style))
 
     def paint(self, ax: Axes, points: Floats, values: Floats, norm: Normalize, cmap: str) -> Any:
-        """Colour the elements by node values (a+1, b+1), interpolated; returns what a colour bar needs."""
+        """Colour the elements by node values (a+1, b+1), interpolated; returns what a colour bar needs.
+
+        Parameters
+        ----------
+        ax : Axes
+        points : array (a+1, b+1, 2)
+        values : array (a+1, b+1)
+        norm : Normalize
+        cmap : str
+        """
         # Nodes that no element uses may hold anything, NaN included.
         clean = np.where(self.used, values, float(norm.vmin or 0.0)).ravel()
         there = np.where(self.used[..., None], points, self.points)

@@ -116,7 +116,13 @@ class GeneratorSource:
     def finish(
         self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
-        """As :class:`CellSource`."""
+        """As :class:`CellSource`.
+
+        Parameters
+        ----------
+        offered, chosen, targets, bounds, progress
+            As :meth:`CellSource.finish`.
+        """
         samples: Samples = offered.origin
         found = self.generator.refined(
             samples.rows(chosen),
@@ -143,7 +149,13 @@ class GeneratorSource:
         )
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
-        """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays."""
+        """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays.
+
+        Parameters
+        ----------
+        faces, targets, bounds, progress
+            As :meth:`CellSource.with_faces`.
+        """
         samples = self.generator.sample(
             targets,
             1,
@@ -216,7 +228,17 @@ class GeneratorSource:
 
 
 class JoinedSource(SetSource):
-    """Candidates of a set, and where these do not fit their neighbours, cells that the generator makes."""
+    """Candidates of a set, and where these do not fit their neighbours, cells that the generator makes.
+
+    Parameters
+    ----------
+    cells : CellSet
+    generator : GeneratorSource
+    count : int
+        Candidates for each group.
+    avoid_cavities : bool
+        Whether cells that enclose void are passed over.
+    """
 
     def __init__(self, cells: CellSet, generator: GeneratorSource, count: int, avoid_cavities: bool):
         super().__init__(cells, count, avoid_cavities)
@@ -226,7 +248,13 @@ class JoinedSource(SetSource):
     def finish(
         self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
-        """As :class:`CellSource`; cells that stay far from their targets make way for generated ones."""
+        """As :class:`CellSource`; cells that stay far from their targets make way for generated ones.
+
+        Parameters
+        ----------
+        offered, chosen, targets, bounds, progress
+            As :meth:`CellSource.finish`.
+        """
         done = super().finish(offered, chosen, targets, bounds, progress)
         error = bounds.error(done.after.C, targets)
         far = np.flatnonzero(error > FAR * bounds.tolerance)
@@ -241,5 +269,11 @@ class JoinedSource(SetSource):
         return Finished(done.before, after.subset(pick))
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
-        """As :class:`CellSource`."""
+        """As :class:`CellSource`.
+
+        Parameters
+        ----------
+        faces, targets, bounds, progress
+            As :meth:`CellSource.with_faces`.
+        """
         return self.generator.with_faces(faces, targets, bounds, progress)

@@ -178,6 +178,15 @@ def common_faces(pool: Pool, groups: Groups, choice: Ints, rows: Ints) -> NDArra
 
     A voxel is solid if it is so at more than half of the group's interfaces with other groups: of all
     patterns that one differs least from the neighbours', counted in voxels.
+
+    Parameters
+    ----------
+    pool : Pool
+    groups : Groups
+    choice : int array (groups,)
+        Column of each group's candidate.
+    rows : int array
+        Groups that a face is wanted for.
     """
     counts = groups.counts.astype(np.int64)
     cells = pool.index[np.arange(len(choice)), choice]

@@ -95,12 +95,43 @@ class CellSource(Protocol):
     def finish(
         self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
-        """The chosen rows (m,) of its candidates, moved toward their targets."""
+        """The chosen rows (m,) of its candidates, moved toward their targets.
+
+        Parameters
+        ----------
+        offered : Candidates
+            What :meth:`candidates` returned.
+        chosen : int array (m,)
+            Rows of it.
+        targets : array (m, 3)
+            Units of E_s.
+        bounds : Bounds
+            Errors at which a cell is near enough.
+        progress : Progress
+        """
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
-        """Cells for ``targets`` (m, 3) with outer faces like ``faces`` (m, n, n); None if it makes none."""
+        """Cells for ``targets`` (m, 3) with outer faces like ``faces`` (m, n, n); None if it makes none.
+
+        Parameters
+        ----------
+        faces : bool array (m, n, n)
+        targets : array (m, 3)
+        bounds : Bounds
+        progress : Progress
+        """
 
 
 def by_rounds(progress: Progress, total: int, what: str, first: int = 0) -> Callable[[int, int], None]:
-    """What a search that tells its round, counted from ``first``, and the cells still open reports to."""
+    """What a search that tells its round, counted from ``first``, and the cells still open reports to.
+
+    Parameters
+    ----------
+    progress : Progress
+    total : int
+        Cells that are searched for.
+    what : str
+    first : int
+        Number of the first round.
+    """
     return lambda number, left: progress(total - left, total, f"{what}, round {number + first}")

@@ -130,7 +130,16 @@ def fill_lattice(
 
 
 def fill_metrics(filled: Filled, polish: Polish, source: str, path: Path) -> dict[str, Any]:
-    """Save the lattice as ``path`` and describe it."""
+    """Save the lattice as ``path`` and describe it.
+
+    Parameters
+    ----------
+    filled : Filled
+    polish : Polish
+    source : str
+        Where the case has its cells from.
+    path : Path
+    """
     lattice = filled.lattice
     lattice.save(path)
     contacts = lattice.contacts()

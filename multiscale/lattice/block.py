@@ -66,7 +66,13 @@ class Block:
         return block
 
     def check_inside(self, shape: Triple) -> None:
-        """Raise InputError unless the block lies within a grid of ``shape`` elements."""
+        """Raise InputError unless the block lies within a grid of ``shape`` elements.
+
+        Raises
+        ------
+        InputError
+            Otherwise.
+        """
         if any(b > size for b, size in zip(self.upper, shape, strict=True)):
             whole = ",".join(f"0:{size}" for size in shape)
             raise InputError(f"the region leaves the grid {whole}", key="region", value=str(self))

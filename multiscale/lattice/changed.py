@@ -80,7 +80,13 @@ class ChangedLattice(Lattice):
         return sha.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Refused: the file format has octants only."""
+        """Refused: the file format has octants only.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
         raise InputError("a lattice with changed cells is exported, not saved", file=path)
 
     def _patterns(self, block: Block, per_cell: int | None) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

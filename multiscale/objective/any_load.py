@@ -69,7 +69,13 @@ class AnyLoadObjective(DistortionObjective):
     """
 
     def prepare(self) -> None:
-        """As :meth:`Objective.prepare`."""
+        """As :meth:`Objective.prepare`.
+
+        Raises
+        ------
+        InputError
+            If the loads can't be combined, or one does not move the observed nodes.
+        """
         super().prepare()
         first = self.problem.loads[0]
         for load in self.problem.loads:

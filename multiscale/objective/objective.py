@@ -280,7 +280,13 @@ class DistortionObjective(Objective):
         return self.reduction.nodes(self.problem.observed_nodes)
 
     def prepare(self) -> None:
-        """As :meth:`Objective.prepare`."""
+        """As :meth:`Objective.prepare`.
+
+        Raises
+        ------
+        InputError
+            If a load does not move the observed nodes of the reference.
+        """
         self._node_weight = self.reduction.node_weight * self.wanted_nodes
         self.reference = self.solve(self.reduction.elements(self.problem.reference), _REFERENCE_RTOL)
         self._reference_norm = [self._norm(u) for u in self.reference]
@@ -301,7 +307,16 @@ class DistortionObjective(Objective):
         }
 
     def measures(self, tensors: Floats, number: int, u: Floats, reference: Floats) -> dict[str, float]:
-        """``strain_deviation`` and ``energy_mismatch`` of a field with the parity of load ``number``."""
+        """``strain_deviation`` and ``energy_mismatch`` of a field with the parity of load ``number``.
+
+        Parameters
+        ----------
+        tensors : array (mx, my, mz, 3)
+        number : int
+            Of the load.
+        u, reference : arrays (mx+1, my+1, mz+1, 3)
+            Displacements of the field and of the reference.
+        """
         observed, plain = (
             self.reduction.elements(a) for a in (self.problem.observed, self.problem.reference)
         )

@@ -264,6 +264,13 @@ def assess_run(
 
     The density is the case's unless given. A lattice by itself (Zarr) is assessed without writing anything.
 
+    Parameters
+    ----------
+    run_dir : path
+        A run directory, or a lattice.
+    direction, density_kg_m3, least_mm, progress
+        As :func:`assess`.
+
     Raises
     ------
     InputError

@@ -81,7 +81,13 @@ def suited(lattice: Lattice, least_mm: float, known: NDArray[np.float64] | None 
 
 
 def check_least(least_mm: float) -> None:
-    """Raise InputError unless it is a positive length."""
+    """Raise InputError unless it is a positive length.
+
+    Raises
+    ------
+    InputError
+        Otherwise.
+    """
     if not (math.isfinite(least_mm) and least_mm > 0):
         raise InputError("must be a positive length in mm", key="least", value=least_mm)
 

@@ -23,6 +23,13 @@ def far_field_tractions(
 ) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
     """Face, weights of its quads (a, b), and force per area in MPa at weight 1, of every loaded face.
 
+    Parameters
+    ----------
+    field : FarField
+    solid : bool array (nx, ny, nz)
+    file : Path or None
+    key : str
+
     Raises
     ------
     InputError

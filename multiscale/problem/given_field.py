@@ -31,6 +31,15 @@ def read_field(path: Path, problem: Problem, settings: DesignSettings, all_eleme
 
     ``all_elements`` checks every solid element, otherwise only those of the design regions.
 
+    Parameters
+    ----------
+    path : Path
+        npz, VTI or VTU.
+    problem : Problem
+    settings : DesignSettings
+        Names of its arrays, and what they are.
+    all_elements : bool
+
     Raises
     ------
     InputError

@@ -108,6 +108,14 @@ class TargetField:
 def build_target(case: Case, index: int, solid: NDArray[np.bool_], refine: int = 1) -> TargetField:
     """What the case wants of its load number ``index``, on a grid ``refine`` times finer than its own.
 
+    Parameters
+    ----------
+    case : Case
+    index : int
+    solid : bool array (nx, ny, nz)
+        Of the refined grid.
+    refine : int
+
     Raises
     ------
     InputError

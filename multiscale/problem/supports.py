@@ -47,6 +47,19 @@ def check_supported(load: LoadCase, solid: NDArray[np.bool_], file: str | Path |
 
     A load without any support must be in equilibrium by itself, and the structure in one part. Elements
     belong to one part when they share faces: what hangs on an edge or a corner is a hinge.
+
+    Parameters
+    ----------
+    load : LoadCase
+    solid : bool array (nx, ny, nz)
+    file : path or None
+    key : str
+        Of the load in the file.
+
+    Raises
+    ------
+    InputError
+        Naming what is loose, or out of equilibrium.
     """
     from scipy import ndimage  # half of the start-up time of a command that finds a mistake earlier
 

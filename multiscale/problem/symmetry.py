@@ -59,7 +59,17 @@ def mirror_obstacle(
     loads: Sequence[LoadCase],
     targets: Sequence[TargetField] = (),
 ) -> str | None:
-    """Why the mid-plane of ``axis`` can't halve the model, or None when it can."""
+    """Why the mid-plane of ``axis`` can't halve the model, or None when it can.
+
+    Parameters
+    ----------
+    axis : int
+    role : int array (nx, ny, nz)
+    tensor : array (nx, ny, nz, 3)
+    observed : bool array (nx, ny, nz)
+    loads : sequence of LoadCase
+    targets : sequence of TargetField, optional
+    """
     if role.shape[axis] % 2:
         return f"{role.shape[axis]} elements along {AXIS_NAMES[axis]} is an odd number"
     for what, values in (("regions", role), ("materials", tensor), ("observed regions", observed)):

@@ -54,6 +54,16 @@ def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Flo
 def checked_tensors(path: Path, tensors: Floats, problem: Problem, counted: NDArray[np.bool_]) -> Floats:
     """A field (nx, ny, nz, 3) read from ``path``, sound where it counts and zero elsewhere.
 
+    Parameters
+    ----------
+    path : Path
+        For the error.
+    tensors : array (nx, ny, nz, 3)
+        Units of E_s.
+    problem : Problem
+    counted : bool array (nx, ny, nz)
+        Elements that count.
+
     Raises
     ------
     InputError

@@ -63,7 +63,17 @@ def redesign(
 
 
 def keep_design(session: Session, directory: RunDirectory, state: State, design: str) -> None:
-    """Save a finished state's design, and beside it the variables that it ended with."""
+    """Save a finished state's design, and beside it the variables that it ended with.
+
+    Parameters
+    ----------
+    session : Session
+    directory : RunDirectory
+    state : State
+        With a best design.
+    design : str
+        Name of its file in the run directory.
+    """
     assert state.best is not None
     whole = session.objective.reduction.expand_elements(session.space().field(state.best))
     file = directory.path / design
@@ -85,6 +95,17 @@ def fill_design(
     earlier: CellSet | None = None,
 ) -> tuple[dict[str, Any], float]:
     """Fill a saved design; saves the lattice. ``earlier`` are cells to take again where they serve.
+
+    Parameters
+    ----------
+    session : Session
+    design : Path
+        Its npz.
+    lattice : Path
+        To write.
+    objective : Objective, optional
+        Corrected; the session's own by default.
+    earlier : CellSet, optional
 
     Returns
     -------

@@ -29,7 +29,18 @@ from multiscale.rundir.directory import RunDirectory
 def write_results(
     case: Case, problem: Problem, gamut: Gamut, cells: CellSet, directory: RunDirectory, reporter: Reporter
 ) -> dict[str, Any]:
-    """Write every output of a run that only shows what it found; returns what was written."""
+    """Write every output of a run that only shows what it found; returns what was written.
+
+    Parameters
+    ----------
+    case : Case
+    problem : Problem
+    gamut : Gamut
+    cells : CellSet
+        Shown beside the design in property space.
+    directory : RunDirectory
+    reporter : Reporter
+    """
     path = directory.path
     lattice = Lattice.load(path / "lattice.zarr")
     design = load_tensors(path / "design.npz", problem)

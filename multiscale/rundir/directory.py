@@ -198,6 +198,13 @@ class RunDirectory:
     ) -> None:
         """Add a section to the metrics, of another command than the run; parameters as :meth:`finish`.
 
+        Parameters
+        ----------
+        name : str
+            Of the section; ``verify/8`` for one of several variants.
+        metrics, files, reads
+            As :meth:`finish`.
+
         Raises
         ------
         InputError

@@ -38,6 +38,12 @@ def panels(indptr, rows, data, limit):
     ``limit`` columns.
 
     Returns the arrays of a :class:`Factor` without its pivots.
+
+    Parameters
+    ----------
+    indptr, rows, data : arrays
+        Of the triangle, by columns.
+    limit : int
     """
     n = len(indptr) - 1
     first, row_start, value_start = (
@@ -133,6 +139,20 @@ def finish(r, z, origin, dofs, bases, places, corners, stiffness, factor, subtra
     unknowns in the factor's order, ``bases`` (e,) those of its elements' first corners, ``places`` (e, 24)
     the unknowns of an element (-1: none), ``corners`` (24,) an element's offsets, ``stiffness`` (576,). ``b``
     and ``room`` are working space, n float64.
+
+    Parameters
+    ----------
+    r, z : float32 arrays
+        Flat fields.
+    origin : int
+    dofs : int array (n,)
+    bases : int array (e,)
+    places : int array (e, 24)
+    corners : int array (24,)
+    stiffness : array (576,)
+    factor : Factor
+    subtract : bool
+    b, room : float64 arrays (n,)
     """
     n = len(dofs)
     for p in range(n):
@@ -159,6 +179,18 @@ def block_motion(u, solid, stiffness, edge, energy, motion, first, last):
 
     Blocks ``first:last`` along x. The energy is that of displacements relative to a voxel's first corner:
     pieces that swing move far and strain little.
+
+    Parameters
+    ----------
+    u : array (X, Y, 3, Z)
+        Displacements of the nodes.
+    solid : uint8 array (nx, ny, nz)
+    stiffness : array (24, 24)
+    edge : int
+        Voxels.
+    energy, motion : arrays, one value a block
+        Written to.
+    first, last : int
     """
     v = np.zeros(24)
     count = np.zeros((last - first, energy.shape[1], energy.shape[2]), np.int64)

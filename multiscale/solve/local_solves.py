@@ -213,6 +213,15 @@ def slow_nodes(
     ``room`` are four float32 fields of the finest grid to work in.
 
     Both are averaged over blocks with the same surroundings, so that like places are judged alike.
+
+    Parameters
+    ----------
+    levels : list of Level
+    stiffness : array (24, 24)
+    precondition : callable
+        One cycle: from a residual to a correction, in place.
+    team : Team
+    room : sequence of four fields
     """
     finest = levels[0]
     if len(levels) < 4:

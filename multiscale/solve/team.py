@@ -64,7 +64,13 @@ class Team:
         return self.total(float(sum(self.run(lambda i, j: kernels.dot(a, b, i, j), own))))
 
     def combine(self, x: Field, factor: float, y: Field, scale: float = 1.0) -> None:
-        """y = scale y + factor x in place."""
+        """y = scale y + factor x in place.
+
+        Parameters
+        ----------
+        x, y : fields
+        factor, scale : float
+        """
         f, s = x.dtype.type(factor), y.dtype.type(scale)
         self.run(lambda i, j: kernels.combine(x, f, y, s, i, j), len(y))
 

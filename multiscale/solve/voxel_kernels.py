@@ -73,7 +73,18 @@ def _voxel_layer(u0, u1, solid, low, high, use_low, use_high, c, sign, t, w):
 
 @njit(nogil=True, cache=True)
 def voxel_product(u, solid, c, sign, out, first, last):
-    """Add sign * A u to ``out``; ``solid`` is uint8 (nx, ny, nz), ``c`` from :func:`walsh_coefficients`."""
+    """Add sign * A u to ``out``; ``solid`` is uint8 (nx, ny, nz), ``c`` from :func:`walsh_coefficients`.
+
+    Parameters
+    ----------
+    u, out : arrays (X, Y, 3, Z)
+    solid : uint8 array (nx, ny, nz)
+    c : array
+        Of :func:`walsh_coefficients`.
+    sign : float
+    first, last : int
+        Planes along x.
+    """
     t, w = np.zeros(24 * _BLOCK, u.dtype), np.zeros(_BLOCK, u.dtype)
     for i in range(max(first - 1, 0), min(last, solid.shape[0])):
         _voxel_layer(u[i], u[i + 1], solid[i], out[i], out[i + 1], i >= first, i + 1 < last, c, sign, t, w)
@@ -84,6 +95,12 @@ def symmetric_product(table, at, v, f):
     """``f`` = the symmetric 24 x 24 matrix at flat position ``at`` times v, four columns at a time.
 
     Written so that the rows fill vector registers: 40 ns instead of 110 where each row's sum is a scalar.
+
+    Parameters
+    ----------
+    table : flat array
+    at : int
+    v, f : arrays (24,)
     """
     matrix = table[at:]
     one, two, three = np.uintp(24), np.uintp(48), np.uintp(72)
@@ -104,6 +121,15 @@ def table_product(u, index, table, sign, out, first, last):
     """Add sign * A u to ``out`` on a grid whose elements share matrices.
 
     ``index`` int32 (nx, ny, nz) points into ``table`` (m, 24, 24); entry 0 is the void.
+
+    Parameters
+    ----------
+    u, out : arrays (X, Y, 3, Z)
+    index : int32 array (nx, ny, nz)
+    table : array (m, 24, 24)
+    sign : float
+    first, last : int
+        Planes along x.
     """
     nx, ny, nz = index.shape
     flat = table.reshape(-1)
@@ -132,7 +158,15 @@ def table_product(u, index, table, sign, out, first, last):
 
 @njit(nogil=True, cache=True)
 def restrict(fine, coarse, first, last):
-    """Coarse forces (planes ``first:last``): the transpose of linear interpolation."""
+    """Coarse forces (planes ``first:last``): the transpose of linear interpolation.
+
+    Parameters
+    ----------
+    fine, coarse : arrays (X, Y, 3, Z)
+        ``coarse`` is written to.
+    first, last : int
+        Planes along x.
+    """
     nx, ny, nz = fine.shape[0], fine.shape[1], fine.shape[3]
     line = np.zeros(nz + 2, fine.dtype)
     half, quarter = fine.dtype.type(0.5), fine.dtype.type(0.25)
@@ -158,7 +192,15 @@ def restrict(fine, coarse, first, last):
 
 @njit(nogil=True, cache=True)
 def prolong(coarse, fine, first, last):
-    """Add the linear interpolation of a coarse field to the fine planes ``first:last``."""
+    """Add the linear interpolation of a coarse field to the fine planes ``first:last``.
+
+    Parameters
+    ----------
+    coarse, fine : arrays (X, Y, 3, Z)
+        ``fine`` is added to.
+    first, last : int
+        Planes along x.
+    """
     ny, nz = fine.shape[1], fine.shape[3]
     line = np.zeros(coarse.shape[3] + 1, fine.dtype)
     half, quarter = fine.dtype.type(0.5), fine.dtype.type(0.25)
@@ -182,6 +224,16 @@ def smooth(residual, inverse, a, b, step, u, fresh, first, last):
     """One Chebyshev step: step = a step + b D^-1 residual; u += step (``fresh``: both start from zero).
 
     ``inverse`` is (X, Y, 1 or 3, Z): the components of a node may share a diagonal.
+
+    Parameters
+    ----------
+    residual, step, u : arrays (X, Y, 3, Z)
+    inverse : array (X, Y, 1 or 3, Z)
+        D^-1.
+    a, b : float
+    fresh : bool
+    first, last : int
+        Planes along x.
     """
     shared = inverse.shape[2] == 1
     for i in range(first, last):
@@ -203,7 +255,14 @@ def smooth(residual, inverse, a, b, step, u, fresh, first, last):
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def dot(a, b, first, last):
-    """Inner product over planes: short sums in the fields' precision, float64 between rows."""
+    """Inner product over planes: short sums in the fields' precision, float64 between rows.
+
+    Parameters
+    ----------
+    a, b : arrays (X, Y, 3, Z)
+    first, last : int
+        Planes along x.
+    """
     total = 0.0
     for i in range(first, last):
         for j in range(a.shape[1]):
@@ -218,7 +277,16 @@ def dot(a, b, first, last):
 
 @njit(nogil=True, cache=True)
 def combine(x, factor, y, scale, first, last):
-    """y = scale y + factor x over planes."""
+    """y = scale y + factor x over planes.
+
+    Parameters
+    ----------
+    x, y : arrays (X, Y, 3, Z)
+        ``y`` is written to.
+    factor, scale : float
+    first, last : int
+        Planes along x.
+    """
     for i in range(first, last):
         for j in range(y.shape[1]):
             for component in range(3):

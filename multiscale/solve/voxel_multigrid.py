@@ -91,7 +91,14 @@ class Level:
         u.reshape(-1)[self.fixed] = 0
 
     def product(self, u: Field, out: Field, team: Team, minuend: Field | None = None) -> None:
-        """``out`` = A u, or ``minuend`` - A u (which may be ``out`` itself), zero where fixed."""
+        """``out`` = A u, or ``minuend`` - A u (which may be ``out`` itself), zero where fixed.
+
+        Parameters
+        ----------
+        u, out : fields
+        team : Team
+        minuend : field, optional
+        """
         sign = np.float32(1 if minuend is None else -1)
         # On planes that two ranks hold, what both add comes first: so both have the same sum.
         shared = team.ends(len(out))
@@ -120,6 +127,13 @@ class Level:
         """Chebyshev smoothing of A e = residual, u += e (``fresh``: u = e); ``residual`` follows.
 
         The last product is left out unless ``update`` asks for the final residual.
+
+        Parameters
+        ----------
+        residual, u : fields
+            Both change.
+        team : Team
+        fresh, update : bool
         """
         step = self.vector("step")
         for k in range(1, _DEGREE + 1):

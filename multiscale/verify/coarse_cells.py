@@ -89,6 +89,14 @@ def coarse_lattice(
 
     ``tensors`` remembers from one lattice to the next.
 
+    Parameters
+    ----------
+    lattice : Lattice
+    per_cell : int
+    progress : Progress, optional
+    tensors : Tensors, optional
+        Homogenised before.
+
     Raises
     ------
     InputError
@@ -135,6 +143,14 @@ def kept_contacts(lattice: Lattice, per_cell: int, given: dict[int, Bools], rows
     Every pair of unlike cells of ``rows`` that meet and touch is given one coarse voxel of the face, unless
     it has one already: the voxel where the less solid of the two is most solid. Pairs that meet often choose
     first. ``given`` are coarse faces (k, k) of cells chosen before, which the others meet as they are.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    per_cell : int
+    given : dict of int to bool array (k, k)
+    rows : int array
+        Unique cells.
     """
     faces = lattice.cells.faces()
     m, n = len(faces), lattice.cells.n

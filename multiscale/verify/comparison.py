@@ -111,7 +111,14 @@ class Comparison:
 
 
 def difference(reduction: Reduction, wanted: NDArray[np.bool_], a: Floats, b: Floats) -> float:
-    """||a - b|| / ||b|| over the wanted corners, each of the whole grid once."""
+    """||a - b|| / ||b|| over the wanted corners, each of the whole grid once.
+
+    Parameters
+    ----------
+    reduction : Reduction
+    wanted : bool array (mx+1, my+1, mz+1)
+    a, b : arrays (mx+1, my+1, mz+1, 3)
+    """
     weight = reduction.node_weight * wanted
 
     def norm(field: Floats) -> float:
@@ -126,6 +133,15 @@ def compare(
     """Structures and predictions for a case's lattice, coarsened from ``original``.
 
     ``uniform`` is the tensor of the best uniform cell, of a compliance.
+
+    Parameters
+    ----------
+    case : Case
+    problem : Problem
+    original : Lattice
+        At its own resolution.
+    coarse : CoarseLattice
+    uniform : list of three floats or None
     """
     lattice, per_cell = coarse.lattice, coarse.lattice.voxels_per_cell
     purpose = case.objective.purpose

@@ -103,6 +103,20 @@ def solve_full_scale(
 
     ``wanted`` (mx+1, my+1, mz+1) are the corners whose displacements are needed; the observed ones if None.
     All ranks of a team that holds slabs have to call, and have the result.
+
+    Parameters
+    ----------
+    case : Case
+    problem : Problem
+    reduction : Reduction
+    lattice : Lattice
+    per_cell : int
+    team : Team
+    rtol : float
+        Relative residual.
+    wanted : bool array, optional
+    progress : callable, optional
+        Called as ``progress(iterations, relative residual)``.
     """
     start = time.monotonic()
     tensor = isotropic(1.0, lattice.poisson)
@@ -426,7 +440,13 @@ def load_solution(file: Path) -> FullScale:
 
 
 def check_case(case: Case) -> None:
-    """Raise InputError for what is not put onto voxels yet."""
+    """Raise InputError for what is not put onto voxels yet.
+
+    Raises
+    ------
+    InputError
+        Naming the key.
+    """
     if not all(region.filled for region in case.regions):
         raise InputError(
             "only parts built of cells are verified at full scale", file=case.file, key="regions"
@@ -447,6 +467,17 @@ def announce(
     """Say what is going to be solved and how much memory it takes; refuse if that is too much.
 
     A limit that is given is each rank's; what is free is shared by those of one machine.
+
+    Parameters
+    ----------
+    voxels : int
+        Of the solved part.
+    reduction : Reduction
+    per_cell : int
+    max_memory : float or None
+        Bytes.
+    reporter : Reporter
+    team : Team
     """
     shape = " x ".join(str(m * per_cell) for m in reduction.shape)
     planes = "".join("xyz"[a] for a in reduction.axes) or "none"

@@ -115,6 +115,14 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     A traction or pressure on a cell's outer face is carried by that face's solid voxels, a body force by all
     solid voxels of the cell, in equal shares: every cell receives what the homogenised model gives it.
 
+    Parameters
+    ----------
+    case : Case
+    number : int
+    problem : Problem
+    reduction : Reduction
+    model : VoxelModel
+
     Raises
     ------
     InputError

@@ -24,7 +24,13 @@ _FEATURE_ANGLE = 30.0  # degrees; sharper edges are kept as edges
 
 
 def check_share(share: float) -> None:
-    """Raise InputError unless ``share`` of the triangles can be removed."""
+    """Raise InputError unless ``share`` of the triangles can be removed.
+
+    Raises
+    ------
+    InputError
+        Otherwise.
+    """
     if not 0 <= share <= MOST:
         raise InputError(
             f"the share of triangles to remove lies between 0 and {MOST}", key="decimate", value=share

@@ -53,6 +53,11 @@ def write_ply(
     :func:`multiscale.export.mesh.stl.write_stl`.
 
     Triangles wait in a temporary file, because PLY wants all points first.
+
+    Parameters
+    ----------
+    lattice, path, block, per_cell, smooth, decimate, progress
+        As :func:`multiscale.export.mesh.stl.write_stl`.
     """
     tally = _Tally(lattice, block, progress)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -81,7 +86,13 @@ def write_obj(
     decimate: float = 0.0,
     progress: Progress = unheard,
 ) -> Surface:
-    """Write a block's surface as OBJ, atomically; options as :func:`multiscale.export.mesh.stl.write_stl`."""
+    """Write a block's surface as OBJ, atomically; options as :func:`multiscale.export.mesh.stl.write_stl`.
+
+    Parameters
+    ----------
+    lattice, path, block, per_cell, smooth, decimate, progress
+        As :func:`multiscale.export.mesh.stl.write_stl`.
+    """
     tally = _Tally(lattice, block, progress)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(b"# multiscale lattice, millimetres\n")

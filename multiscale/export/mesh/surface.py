@@ -155,7 +155,20 @@ def surface_meshes(
     level: float | None = None,
     share: float = 0.0,
 ) -> Iterator[SlabMesh]:
-    """:func:`surface_slabs` as points and faces; what two slabs share, both have."""
+    """:func:`surface_slabs` as points and faces; what two slabs share, both have.
+
+    Parameters
+    ----------
+    lattice, block, per_cell, smooth, level
+        As :func:`surface_slabs`.
+    share : float
+        Of the triangles removed.
+
+    Raises
+    ------
+    InputError
+        If the block is void or leaves the lattice, or ``per_cell`` does not divide the cells.
+    """
     if not lattice.densities()[block.slices].any():
         raise InputError("there is nothing solid in this region", key="region", value=str(block))
     if smooth < 0:
@@ -214,6 +227,15 @@ def volume_keeping_level(lattice: Lattice, block: Block, *, per_cell: int, smoot
     """Level at which the surface encloses the voxels' own volume.
 
     Found on the whole block if it is small, else on up to eight 2 x 2 x 2 blocks spread over it.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    block : Block
+    per_cell : int
+        Voxels along a cell's edge.
+    smooth : float
+        Blur in voxels.
     """
     samples, volume = [], 0
     for part in _sample_blocks(block, per_cell):

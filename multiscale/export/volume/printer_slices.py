@@ -61,6 +61,15 @@ class PrinterGrid:
     ) -> PrinterGrid:
         """The grid of a block.
 
+        Parameters
+        ----------
+        lattice : Lattice
+        block : Block
+        pixel_mm : tuple of two floats
+            Pitch along x and y.
+        layer_mm : float
+            Layer height.
+
         Raises
         ------
         InputError
@@ -102,6 +111,14 @@ def printer_slices(
     """Slices of a block, the lowest first: bool (pixels along y, pixels along x).
 
     ``layers`` are the numbers of those wanted, ascending; all by default.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    block : Block
+    grid : PrinterGrid
+    layers : int array, optional
+        Numbers of the slices wanted, ascending; all by default.
     """
     for maker in _makers(lattice, block, grid, layers):
         yield maker.image()

@@ -37,6 +37,16 @@ def fill_layer(planes, kinds, x, y, image):
 
     ``planes`` (m, s, s), indexed [y, x], are level sets on a plane through the cells, positive in the solid;
     ``kinds`` (nx, ny) which of them each element has; between samples they are bilinear.
+
+    Parameters
+    ----------
+    planes : array (m, s, s)
+        Level sets.
+    kinds : int array (nx, ny)
+    x, y : arrays
+        Centres of the pixels, in elements.
+    image : bool array (rows, columns)
+        Written to.
     """
     for row in range(image.shape[0]):
         e, b, v = y.element[row], y.sample[row], y.weight[row]

@@ -28,6 +28,16 @@ def planes(
 ) -> Iterator[NDArray[np.bool_]]:
     """Voxel layers of a block normal to ``axis``, lowest first; of every cell the lower half alone if asked.
 
+    Parameters
+    ----------
+    lattice : Lattice
+    block : Block
+    per_cell : int
+        Voxels along a cell's edge.
+    axis : int
+        Normal of the layers.
+    lower_halves : bool
+
     Yields
     ------
     bool array, shape (voxels, voxels)
@@ -68,6 +78,13 @@ def pictures(
     """``picture`` of each of the :func:`planes`, transposed; made once for both halves of a cell.
 
     A cell is its own mirror image, so its layers come again in reverse order; not where one was changed.
+
+    Parameters
+    ----------
+    lattice, block, per_cell, axis
+        As :func:`planes`.
+    picture : callable
+        From a layer to the bytes of its picture.
     """
     if (lattice.kinds[block.slices] >= len(lattice.cells)).any():
         yield from (picture(plane.T) for plane in planes(lattice, block, per_cell=per_cell, axis=axis))
@@ -82,7 +99,13 @@ def pictures(
 
 
 def sample_bytes(lattice: Lattice, block: Block, per_cell: int, picture: Callable[[NDArray], bytes]) -> int:
-    """Size that a stack will about have, from one slice of it."""
+    """Size that a stack will about have, from one slice of it.
+
+    Parameters
+    ----------
+    lattice, block, per_cell, picture
+        As :func:`pictures`.
+    """
     middle = (block.lower[2] + block.upper[2]) // 2
     thin = Block((*block.lower[:2], middle), (*block.upper[:2], middle + 1))
     plane = next(islice(planes(lattice, thin, per_cell=per_cell, axis=2), per_cell // 4, None))
@@ -142,7 +165,16 @@ def write_slices(
 def manifest(
     lattice: Lattice, block: Block, shape: Sequence[int], pixel_mm: Sequence[float], layer_mm: float
 ) -> dict[str, Any]:
-    """What a stack's ``manifest.json`` says: ``shape`` are the pixels along x and y, and the layers."""
+    """What a stack's ``manifest.json`` says: ``shape`` are the pixels along x and y, and the layers.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    block : Block
+    shape : sequence of three int
+    pixel_mm : sequence of two floats
+    layer_mm : float
+    """
     return {
         "format": "multiscale-slices",
         "version": 2,

@@ -34,6 +34,11 @@ def write_svx(
     """Write a block's voxels as SVX, atomically; density 255 is solid, 0 void.
 
     Parameters and errors are those of :func:`multiscale.export.volume.slices.write_slices`.
+
+    Parameters
+    ----------
+    lattice, path, block, per_cell, progress
+        As :func:`multiscale.export.volume.slices.write_slices`.
     """
     block = Block.whole(lattice.shape) if block is None else block
     block.check_inside(lattice.shape)

@@ -22,7 +22,13 @@ _NAMES = ("openvdb", "pyopenvdb")
 
 
 def find_openvdb() -> Any:
-    """OpenVDB's Python module; InputError if there is none."""
+    """OpenVDB's Python module; InputError if there is none.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
     for name in _NAMES:
         try:
             return importlib.import_module(name)
@@ -48,6 +54,17 @@ def write_vdb(
     """Write a block's voxels as the float grid ``density`` (1 solid, background 0), in metres, atomically.
 
     Voxel (i, j, k) of the grid is the lattice's, counted from the lattice's corner.
+
+    Parameters
+    ----------
+    library : module
+        OpenVDB's, of :func:`find_openvdb`.
+    lattice : Lattice
+    path : path
+    block : Block
+    per_cell : int
+        Voxels along a cell's edge.
+    progress : Progress, optional
     """
     grid = library.FloatGrid()
     grid.name = "density"

@@ -189,7 +189,16 @@ def lattice_fields(lattice: Lattice) -> dict[str, NDArray]:
 def write_voxels(
     lattice: Lattice, path: str | os.PathLike[str], block: Block, *, per_cell: int | None = None
 ) -> None:
-    """Write a block's voxels as a VTI of uint8 ``solid`` (1) and void (0), in place in the lattice."""
+    """Write a block's voxels as a VTI of uint8 ``solid`` (1) and void (0), in place in the lattice.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    path : path
+    block : Block
+    per_cell : int, optional
+        Voxels along a cell's edge; the cells' own by default.
+    """
     voxels = lattice.voxels(block, per_cell=per_cell)
     edge = lattice.cell_size_m
     pitch = edge * block.shape[0] / voxels.shape[0]
