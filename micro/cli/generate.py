@@ -188,14 +188,17 @@ def train(
         typer.Option(help="A data set (default: the packaged one); may be given again.", show_default=False),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Weights to go on from, instead of from nothing.", show_default=False)
+        str | None,
+        typer.Option(help="Weights to go on from, not from nothing; `default`: the packaged ones."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Cells shown to the denoiser in all.")] = 3_500_000,
     surrogate_samples: Annotated[int, typer.Option(help="Cells shown to the surrogate.")] = 2_000_000,
     slopes: Annotated[int, typer.Option(help="Cells whose derivatives the surrogate learns from too.")] = 0,
     width: Annotated[int, typer.Option(help="Of the denoiser's layers.")] = 512,
     depth: Annotated[int, typer.Option(help="Number of the denoiser's layers.")] = 5,
-    dimension: Annotated[int, typer.Option(help="Coordinates of the shape space.")] = 256,
+    dimension: Annotated[
+        int, typer.Option(help="Coordinates of the shape space; more than --start has extend it.")
+    ] = 256,
     batch: Annotated[int, typer.Option(help="Cells in a batch.")] = 256,
     rate: Annotated[float, typer.Option(help="Learning rate.")] = 1.5e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
@@ -208,7 +211,7 @@ def train(
     """
     from micro.cell.cellset import CellSet
     from micro.data.packaged import load_dataset
-    from micro.diffusion.weights import Model
+    from micro.generator.generator import Generator
     from micro.training.data import Settings
     from micro.training.pipeline import train as run
 
@@ -231,7 +234,7 @@ def train(
         cells,
         out,
         settings,
-        start=None if start is None else Model.load(start),
+        start=None if start is None else Generator.load(start).model,
         device=device,
         report=lambda line: print(_brief(line), file=sys.stderr, flush=True),
         command=shlex.join(["micro", *sys.argv[1:]]),

@@ -93,13 +93,20 @@ class Denoiser(nn.Module):
         return keep * x + sigma[:, None] * keep.sqrt() * self.outlet(self.norm(h))
 
     def start_from(self, other: Denoiser) -> None:
-        """Take the weights of a network of the same size, which may know of fewer kinds of conditions.
+        """Take the weights of a network of the same layers, of fewer kinds of conditions or coordinates.
 
-        What it does not know it is deaf to at first: the weights of these numbers begin at zero.
+        To kinds that it does not know it is deaf at first: the weights of their numbers begin at zero. Of new
+        coordinates, which leave the others as they are, its estimate begins as that of white noise.
         """
         state = dict(other.state_dict())
         if other.kinds != self.kinds:
             state["embed.0.weight"] = self._with_new_columns(state["embed.0.weight"], other.kinds)
+        more = self.dimension - other.dimension
+        if more:
+            halves = state["inlet.weight"].chunk(2, dim=1)
+            state["inlet.weight"] = torch.cat([functional.pad(half, (0, more)) for half in halves], dim=1)
+            state["outlet.weight"] = functional.pad(state["outlet.weight"], (0, 0, 0, more))
+            state["outlet.bias"] = functional.pad(state["outlet.bias"], (0, more))
         self.load_state_dict(state)
 
     def _with_new_columns(self, weight: Tensor, kinds: int) -> Tensor:

@@ -38,6 +38,13 @@ class Surrogate(nn.Module):
         self.layers = nn.ModuleList(_Layer(width, dropout) for _ in range(depth))
         self.outlet = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3))
 
+    def start_from(self, other: Surrogate) -> None:
+        """Take the weights of one of the same layers, of as many coordinates or fewer; deaf to new ones."""
+        state = dict(other.state_dict())
+        more = self.dimension - other.dimension
+        state["inlet.weight"] = functional.pad(state["inlet.weight"], (0, more))
+        self.load_state_dict(state)
+
     def features(self, z: Tensor) -> Tensor:
         """The last hidden layer, (m, width)."""
         x = self.inlet(z)

@@ -144,12 +144,10 @@ def train_denoiser(
         yield average
 
 
-def _begin(network: nn.Module, start: nn.Module | None, data: Data) -> None:
+def _begin(network: Any, start: nn.Module | None, data: Data) -> None:
     """Weights to start from, if there are any, on the device of the data."""
-    if isinstance(network, Denoiser) and isinstance(start, Denoiser):
+    if start is not None:
         network.start_from(start)
-    elif start is not None:
-        network.load_state_dict(start.state_dict())
     network.to(data.z.device)
 
 

@@ -65,7 +65,8 @@ def train(
         Checkpoints, ``history.jsonl``, ``training.png`` and ``generator.safetensors``; the same call takes
         up what is there.
     settings : Settings
-        Sizes of networks that are started from are those of ``start``.
+        Sizes of networks that are started from are those of ``start``, but for a larger dimension, by which
+        its shape space is extended to carry the finest cells.
     report : callable
         Called with a dict at every checkpoint.
     start : Model, optional
@@ -96,7 +97,7 @@ def train(
     n = start.space.n if start else min(c.n for c in sets)
     parts = {name: [dataset.part(c, name) for c in sets] for name in ("train", "validation")}
     known = {name: _known(work, name, part, n) for name, part in parts.items()}
-    space = start.space if start else _space(work / "space.npz", known["train"][0], n, settings.dimension)
+    space = _space(work / "space.npz", known["train"][0], parts["train"], n, settings.dimension, start)
     if ranks.rank() == 0:
         ranks.wait()  # the others read what the first process has written
     data = {name: Data.encode(space, *columns).to(place) for name, columns in known.items()}
@@ -174,7 +175,7 @@ def _sized(settings: Settings, start: Model) -> Settings:
     """Settings with the sizes of the networks that are there."""
     return replace(
         settings,
-        dimension=start.space.dimension,
+        dimension=max(settings.dimension, start.space.dimension),
         width=start.denoiser.width,
         depth=start.denoiser.depth,
         surrogate_width=start.surrogate.width,
@@ -292,13 +293,23 @@ def _stored(folder: Path, space: ShapeSpace) -> dict[int, NDArray[np.float16]]:
     return found
 
 
-def _space(path: Path, distance: NDArray[np.float32], n: int, dimension: int) -> ShapeSpace:
-    """The shape space of the training part, fitted once."""
+def _space(
+    path: Path, distance: Singles, parts: list[CellSet], n: int, dimension: int, start: Model | None
+) -> ShapeSpace:
+    """The shape space of the training part, or that of ``start``, extended for the finest set."""
+    if start is not None and start.space.dimension == dimension:
+        return start.space
     if path.exists():
-        stored = read_arrays(path, ("mean", "basis"))
-        return ShapeSpace(n, stored["mean"], stored["basis"])
-    space = ShapeSpace.fit(distance, n, dimension)
+        with np.load(path, allow_pickle=False) as stored:
+            return ShapeSpace(n, stored["mean"], stored["basis"])
+    if start is None:
+        space = ShapeSpace.fit(distance, n, dimension)
+    else:
+        sizes = [part.n for part in parts]
+        fine = np.repeat(sizes, [len(part) for part in parts]) == max(sizes)
+        space = start.space.extended(distance[fine], dimension)
     # As it will be stored with the weights: what is learned in it stays right, slopes can be used again.
     space = ShapeSpace(n, space.mean, torch.from_numpy(space.basis).bfloat16().float().numpy())
-    write_arrays(path, {"mean": space.mean, "basis": space.basis}, pack=False)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, mean=space.mean, basis=space.basis)
     return space

@@ -34,6 +34,23 @@ def test_half_period_is_the_shift_of_the_octant():
     assert not np.array_equal(shifted, signed_distance(octant))
 
 
+def test_an_extended_space_keeps_its_coordinates_and_carries_other_cells_better():
+    first, others = signed_distance(octants(24, 8)), signed_distance(octants(40, 8, seed=9))
+    space = ShapeSpace.fit(first, 8, 12)
+    more = space.extended(others, 30)
+    assert more.dimension == 30
+    z = more.encode(first)
+    np.testing.assert_allclose(z[:, :12], space.encode(first), atol=1e-5)
+    off = [np.square(s.decode(s.encode(others)) - others).mean() for s in (space, more)]
+    assert off[1] < 0.5 * off[0]
+    # New coordinates are in the unit of the old ones: a component's spread falls on, it does not jump.
+    spread = more.encode(np.concatenate([others, others[:, half_period(8)]])).std(axis=0)
+    assert 0.3 < spread[12] / spread[11] < 3
+    assert space.extended(others, 12) is space
+    with pytest.raises(InputError, match="lies between 12"):
+        space.extended(others, 11)
+
+
 def test_half_period_map_shifts_coordinates():
     distance = signed_distance(octants(24, 8))
     space = ShapeSpace.fit(distance, 8, 12)

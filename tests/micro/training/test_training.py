@@ -132,6 +132,27 @@ def test_a_network_takes_over_one_that_knows_nothing_of_openness(trained, tmp_pa
     assert (free[0] - free[1]).abs().max() > 1e-3
 
 
+def test_training_goes_on_in_a_larger_space(trained, tmp_path):
+    model, _, data, _ = trained
+    wide = Denoiser(18, SMALL.width, SMALL.depth)
+    wide.start_from(model.denoiser)
+    x = torch.randn(4, 18, generator=torch.Generator().manual_seed(2))
+    sigma, asked = torch.ones(4), Conditions.of(data.C[:4], data.volume[:4])
+    with torch.no_grad():
+        old, new = model.denoiser(x[:, :12], x[:, :12], sigma, asked), wide(x, x, sigma, asked)
+    torch.testing.assert_close(new[:, :12], old, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(new[:, 12:], x[:, 12:] / 2)  # the estimate of white noise at sigma = 1
+    more = train(data, tmp_path, replace(SMALL, dimension=18), start=model, report=lambda line: None)
+    np.testing.assert_array_equal(more.space.basis[:12], model.space.basis)
+    assert more.space.dimension == more.denoiser.dimension == more.surrogate.dimension == 18
+    z = torch.from_numpy(more.space.encode(signed_distance(data.octants())))
+    with torch.no_grad():
+        C = torch.from_numpy(data.C).float()
+        assert float(error(more.surrogate(z), C).mean()) < 1.2 * float(
+            error(model.surrogate(z[:, :12]), C).mean()
+        )
+
+
 def test_slopes_are_learned_from(trained, tmp_path):
     _, _, data, _ = trained
     lines: list[dict] = []
