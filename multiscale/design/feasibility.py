@@ -1,4 +1,4 @@
-"""Feasible tensors: one aggregated constraint, and a projection that can be differentiated.
+"""Feasible tensors: one aggregated constraint, a penalty, and a projection that can be differentiated.
 
 **Constraint.** With v_e = margin - phi(C_e) the mean form of the Kreisselmeier-Steinhauser
 function (1979) ::
@@ -6,6 +6,8 @@ function (1979) ::
     g = max(v) + log(mean exp(sharpness (v - max v))) / sharpness
 
 approaches max(v) from below.
+
+**Penalty.** Where a constraint is not kept, ``mean max(0, v)^2``, of every element by itself.
 
 **Projection.** In the metric of the scaled moduli m = (K/K_s, mu'/G_s, G/G_s) the nearest
 feasible point p of m satisfies ``p = m + t grad phi(p)``, ``phi(p) = margin``. Differentiating both,
@@ -97,6 +99,20 @@ class FeasibilityConstraint:
         """The aggregate and its derivative dg/dC (N, 3)."""
         value, weight = aggregate(self.margin - self.gamut.phi(tensors), self.sharpness)
         return value, -weight[:, None] * self.gamut.gradient(tensors)
+
+
+class FeasibilityPenalty:
+    """The mean square by which phi of N tensors falls short of the margin."""
+
+    def __init__(self, gamut: FeasibleSet, margin: float):
+        self.gamut = gamut
+        self.margin = margin
+
+    def value_and_gradient(self, tensors: Floats) -> tuple[float, Floats]:
+        """The mean square and its derivative (N, 3)."""
+        short = np.maximum(0.0, self.margin - self.gamut.phi(tensors))
+        slope = -2.0 / len(tensors) * short
+        return float(np.mean(short**2)), slope[:, None] * self.gamut.gradient(tensors)
 
 
 #: d(C11, C12, C44) / d(scaled moduli), the chain rule between the two coordinates.

@@ -9,9 +9,10 @@ Stage 0 moves one tensor for the whole design region (three variables), which
 costs little and finds the right basin; the later stages move every element.
 
 What is evaluated is always feasible: the filtered tensors are projected onto the
-gamut and the projection is differentiated. One aggregated constraint keeps the
-unprojected tensors within ``slack`` of the gamut, where the projection is well
-behaved; after each stage the variables take over what the projection moved. The
+gamut and the projection is differentiated. One aggregated constraint, or with
+L-BFGS-B a penalty on each element, keeps the unprojected tensors within ``slack``
+of the gamut, where the projection is well behaved; after each stage the variables
+take over what the projection moved. The
 objective given to the optimiser is J / J at the start of the stage, squared if J is a
 norm: a sum of squares of displacement differences is smooth, their norm is not.
 """
@@ -33,6 +34,7 @@ from multiscale.design import quasi_newton
 from multiscale.design.evaluations import FOLDER, Evaluation, Evaluations
 from multiscale.design.feasibility import (
     FeasibilityConstraint,
+    FeasibilityPenalty,
     FeasibleProjection,
     FeasibleSet,
     count_violations,
@@ -44,8 +46,11 @@ from multiscale.objective.objective import Objective
 
 ALGORITHMS = ("lbfgs", "mma", "ccsaq")
 
-#: Weight of the quadratic penalty on phi beyond the slack, in L-BFGS-B.
+#: L-BFGS-B: weight of the penalty on phi, and the share of the slack that it leaves free. Beyond the gamut's
+#: radius of curvature (0.02 to 0.05 in scaled moduli) the nearest point jumps; a step to there makes the
+#: seventh digit of J the first one of the design (docs/method.md has the figures).
 _PENALTY = 100.0
+_FREE = 0.4
 
 #: The first stage only has to find the right basin: it ends at this relative change of J^2.
 _UNIFORM_TOLERANCE = 1e-3
@@ -174,7 +179,7 @@ class Optimiser:
         # Stage 0 is left to MMA: of three variables each means much, and its steps overshoot less.
         if settings.algorithm == "lbfgs" and not uniform:
             left = budget - state.evaluation
-            quasi_newton.minimise(search.objective, [(search.constraint, _PENALTY)], start, left, tolerance)
+            quasi_newton.minimise(search.objective, [search.penalty], start, left, tolerance)
             start = search.state.x.reshape(-1)
         left = budget - search.state.evaluation
         if left == 0:
@@ -267,6 +272,8 @@ class _Search:
         self.owner = owner
         self.state = state
         self.aggregate = constraint
+        settings = owner.settings
+        self._beyond = FeasibilityPenalty(owner.gamut, settings.margin - _FREE * settings.slack)
         self.uniform = uniform
         self._scale = 0.0
         self._seen: tuple[Floats, Floats, Floats] | None = None
@@ -315,6 +322,13 @@ class _Search:
         if gradient.size:
             gradient[:] = self._flat(space.backward(sensitivity))
         return value
+
+    def penalty(self, x: Floats, gradient: Floats) -> float:
+        """What L-BFGS-B has instead of the constraint."""
+        raw, _ = self._design(x)
+        value, sensitivity = self._beyond.value_and_gradient(raw)
+        gradient[:] = self._flat(self.owner.space.backward(_PENALTY * sensitivity))
+        return _PENALTY * value
 
     def _flat(self, gradient: Floats) -> Floats:
         return gradient.sum(axis=0) if self.uniform else gradient.reshape(-1)

@@ -40,11 +40,12 @@ def test_a_penalty_keeps_a_constraint_to_its_multiplier_over_twice_its_weight():
     target, weight = np.array([0.9, 0.8]), 1000.0
     call, seen = recorded(quadratic(np.ones(2), target))
 
-    def limit(x, gradient):
-        gradient[:] = 1.0
-        return float(x.sum() - 1.0)
+    def penalty(x, gradient):
+        beyond = max(0.0, x.sum() - 1.0)
+        gradient[:] = 2 * weight * beyond
+        return float(weight * beyond**2)
 
-    minimise(call, [(limit, weight)], np.zeros(2), 100, 1e-14)
+    minimise(call, [penalty], np.zeros(2), 100, 1e-14)
     x = seen[-1][1]
     # lambda = 0.7 (each x moves by 0.35), and the violation is lambda / (2 w).
     assert x - target == pytest.approx([-0.35, -0.35], abs=1e-3)

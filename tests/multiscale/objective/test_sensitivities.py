@@ -13,7 +13,7 @@ from micro.cell.tensor import SCALE
 from micro.runtime.gradient_check import check_gradient
 from multiscale.case.case import load_case
 from multiscale.case.settings import Kind
-from multiscale.design.feasibility import FeasibilityConstraint, FeasibleProjection
+from multiscale.design.feasibility import FeasibilityConstraint, FeasibilityPenalty, FeasibleProjection
 from multiscale.design.filter import cone_filter
 from multiscale.design.space import DesignSpace
 from multiscale.objective.combination import WORST_POWER, Combination
@@ -156,6 +156,18 @@ def test_gradient_of_the_feasibility_aggregate():
     sharp = FeasibilityConstraint(gamut, 0.01, 1e4).value(s.forward(x))
     assert sharp == pytest.approx(float(violation.max()), abs=1.01 * np.log(len(x)) / 1e4)
     assert check_gradient(lambda v: constraint.value(s.forward(v)), x, s.backward(gradient)).error < 1e-6
+
+
+def test_gradient_of_the_feasibility_penalty():
+    s, gamut = space(), Ellipsoid()
+    x = np.random.default_rng(2).uniform(size=(s.size, 3))
+    penalty = FeasibilityPenalty(gamut, -0.02)
+    value, gradient = penalty.value_and_gradient(s.forward(x))
+    short = np.maximum(0, -0.02 - gamut.phi(s.forward(x)))
+    assert 0 < np.count_nonzero(short) < len(short)
+    assert value == pytest.approx(np.sum(short**2) / len(short))
+    found = check_gradient(lambda v: penalty.value_and_gradient(s.forward(v))[0], x, s.backward(gradient))
+    assert found.error < 1e-6
 
 
 def test_gradient_through_the_projection():
