@@ -117,8 +117,18 @@ class CellSet:
     ) -> CellSet:
         """Pack octants (m, n, n, n), bool and symmetric, with their tensors (m, 3).
 
-        ``family`` is one name for all or one a cell; ``params`` (m, p) may be left out; ``poisson`` is the
-        ratio of the base material that the tensors were homogenised with.
+        Parameters
+        ----------
+        octants : bool array, shape (m, n, n, n)
+            Invariant under permutation of the axes.
+        C : array, shape (m, 3)
+            In units of E_s.
+        family : str or sequence of str
+            One name for all, or one a cell.
+        params : array, shape (m, p), optional
+        attrs : dict, optional
+        poisson : float
+            Ratio of the base material that the tensors were homogenised with.
         """
         solid = np.asarray(octants, dtype=bool)
         packed = pack(solid)
@@ -175,7 +185,13 @@ class CellSet:
 
     @staticmethod
     def concat(sets: Sequence[CellSet], attrs: dict[str, Any] | None = None) -> CellSet:
-        """One set after another; all of one resolution. ``attrs`` are the first set's unless given."""
+        """One set after another; all of one resolution. ``attrs`` are the first set's unless given.
+
+        Raises
+        ------
+        InputError
+            If there is nothing to join, or the sets differ in resolution or base material.
+        """
         if not sets:
             raise InputError("there is nothing to concatenate")
         if len({s.n for s in sets}) != 1:
@@ -326,6 +342,15 @@ def _check_header(attributes: dict[str, Any], source: Path) -> None:
 
 def require_poisson(what: str, own: float, wanted: float, file: str | PathLike[str] | None = None) -> None:
     """Refuse a base material that something made by homogenisation does not hold for.
+
+    Parameters
+    ----------
+    what : str
+        What was made, in the plural.
+    own, wanted : float
+        Poisson's ratios it was made with and is used with.
+    file : path, optional
+        Where it came from.
 
     Raises
     ------

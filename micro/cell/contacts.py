@@ -58,7 +58,13 @@ class Contacts:
 
 
 def pieces(solid: Bools, by: Literal["faces", "corners"] = "faces") -> Pieces:
-    """Pieces of a periodic cell (nx, ny, nz), joined by voxel faces, or by faces, edges and corners."""
+    """Pieces of a periodic cell (nx, ny, nz), joined by voxel faces, or by faces, edges and corners.
+
+    Raises
+    ------
+    InputError
+        If the cell is no array (nx, ny, nz).
+    """
     array = np.asarray(solid, dtype=bool)
     if array.ndim != 3 or array.size == 0:
         raise InputError("a cell is an array (nx, ny, nz)", value=array.shape)

@@ -22,7 +22,13 @@ _PERMUTATIONS = tuple(permutations(range(3)))
 
 
 def checked_octants(octants: ArrayLike) -> NDArray:
-    """Any array of octants (..., n, n, n) as it is; InputError for another shape."""
+    """Any array of octants (..., n, n, n) as it is.
+
+    Raises
+    ------
+    InputError
+        If its last three axes differ or are missing.
+    """
     array = np.asarray(octants)
     if array.ndim < 3 or len(set(array.shape[-3:])) != 1 or array.shape[-1] == 0:
         raise InputError("an octant is an array (..., n, n, n)", value=array.shape)
@@ -107,6 +113,11 @@ def similarity(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     array, shape (...)
+
+    Raises
+    ------
+    InputError
+        If the octants are of different sizes.
     """
     a, b = checked_octants(a).astype(bool), checked_octants(b).astype(bool)
     if a.shape[-3:] != b.shape[-3:]:
@@ -141,7 +152,13 @@ class Connectivity:
 
 
 def connectivity(octant: ArrayLike) -> Connectivity:
-    """Connectivity of one octant, bool (n, n, n)."""
+    """Connectivity of one octant, bool (n, n, n).
+
+    Raises
+    ------
+    InputError
+        If it is not a single octant.
+    """
     array = checked_octants(octant)
     if array.ndim != 3:
         raise InputError("connectivity is asked of one octant (n, n, n)", value=array.shape)

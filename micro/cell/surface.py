@@ -55,7 +55,14 @@ def read_triangles(path: Path, group: str | None = None) -> Floats:
 
 
 def inside(triangles: Floats, x: Floats, y: Floats, z: Floats) -> Bools:
-    """Which points lie in a closed surface: where :func:`winding` is not zero."""
+    """Which points lie in a closed surface: where :func:`winding` is not zero.
+
+    Parameters
+    ----------
+    triangles : array, shape (t, 3, 3)
+    x, y, z : arrays
+        Coordinates of the grid's planes.
+    """
     return winding(triangles, x, y, z) != 0
 
 

@@ -43,6 +43,11 @@ def isotropic(young: ArrayLike, poisson: ArrayLike) -> Floats:
     -------
     array, shape (..., 3)
 
+    Raises
+    ------
+    InputError
+        If a modulus is not positive, or a ratio out of its range.
+
     Examples
     --------
     >>> isotropic(1.0, 0.3).round(4)
@@ -273,6 +278,11 @@ def hashin_shtrikman(volume: ArrayLike, poisson: Any = 0.3) -> tuple[Floats, Flo
     Returns
     -------
     K_upper, G_upper : arrays, shape (...)
+
+    Raises
+    ------
+    InputError
+        If a volume fraction lies outside [0, 1].
     """
     volume = np.asarray(volume, dtype=np.float64)
     if np.any((volume < 0) | (volume > 1)):

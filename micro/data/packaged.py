@@ -42,7 +42,13 @@ def load_library() -> CellSet:
 
 @lru_cache(maxsize=2)
 def load_gamut(cells: Literal["library", "dataset"] = "dataset") -> Gamut:
-    """The gamut of the packaged data set or library, read once; its source is checked against theirs."""
+    """The gamut of the packaged data set or library, read once; its source is checked against theirs.
+
+    Raises
+    ------
+    InputError
+        If it was learned from other cells than the packaged ones.
+    """
     from micro.data.packaged import load_dataset, load_library
 
     name = "gamut.safetensors" if cells == "library" else "gamut_dataset.safetensors"

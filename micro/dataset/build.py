@@ -91,7 +91,17 @@ def build(
 
 
 def make_extremes(work: Path, recipe: Recipe, runs: int, team: Workers) -> None:
-    """Topology optimisations, and ``runs`` cells of library and early rounds pushed outwards."""
+    """Topology optimisations, and ``runs`` cells of library and early rounds pushed outwards.
+
+    Parameters
+    ----------
+    work : Path
+        Directory of finished work.
+    recipe : Recipe
+    runs : int
+        Cells to be pushed; 0 makes nothing at all.
+    team : Workers
+    """
     if runs == 0:
         return
     folder = work / recipe.key() / "extremes"

@@ -115,7 +115,13 @@ def grouped(stages: list[dataset_figures.Stage], size: int = 4) -> list[dataset_
 
 
 def resolution_study(cells: CellSet, shapes: int, resolutions: tuple[int, ...]) -> Study:
-    """Homogenise cells by formula at several resolutions: alike many of each family, drawn by hash."""
+    """Homogenise cells by formula at several resolutions: alike many of each family, drawn by hash.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two resolutions, they do not ascend, or no cell has a formula.
+    """
     if list(resolutions) != sorted(set(resolutions)) or len(resolutions) < 2:
         raise InputError("at least two, ascending", key="resolutions", value=resolutions)
     draw = np.argsort(fingerprints(cells.packed, cells.n), kind="stable")

@@ -56,6 +56,11 @@ def thin(C: ArrayLike, volume: ArrayLike, *, radius: float = 0.01, keep: int = 6
     -------
     int array
         Rows that stay, in ascending order.
+
+    Raises
+    ------
+    InputError
+        If the radius is not positive or ``keep`` less than one.
     """
     if not (radius > 0 and keep >= 1):
         raise InputError("a positive radius and at least one cell to keep are needed", value=(radius, keep))
@@ -106,7 +111,21 @@ def split(cells: CellSet, *, share: float = SHARE) -> NDArray[np.intp]:
 
 
 def with_provenance(cells: CellSet, source: Sequence[str], part: ArrayLike, attrs: dict[str, Any]) -> CellSet:
-    """The cells as a data set: with their sources (m names), parts (m numbers) and further attributes."""
+    """The cells as a data set: with their sources (m names), parts (m numbers) and further attributes.
+
+    Parameters
+    ----------
+    cells : CellSet
+    source : sequence of str, length m
+    part : int array, shape (m,)
+        Index in :data:`PARTS`.
+    attrs : dict
+
+    Raises
+    ------
+    InputError
+        If there are more sources than letters.
+    """
     names, codes = np.unique(np.asarray(source, dtype=np.str_), return_inverse=True)
     if len(names) > len(_SOURCE_LETTERS):
         raise InputError(f"at most {len(_SOURCE_LETTERS)} sources can be told apart", value=len(names))
@@ -137,7 +156,13 @@ def masks(cells: CellSet) -> dict[str, NDArray[np.bool_]]:
 
 
 def part(cells: CellSet, name: str) -> CellSet:
-    """The cells of one part, ``train``, ``validation`` or ``test``, with their sources."""
+    """The cells of one part, ``train``, ``validation`` or ``test``, with their sources.
+
+    Raises
+    ------
+    InputError
+        If there is no part of that name.
+    """
     if name not in PARTS:
         raise InputError(f"the parts are {', '.join(PARTS)}", key="part", value=name)
     return take(cells, np.flatnonzero(masks(cells)[name]))

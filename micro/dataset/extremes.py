@@ -136,6 +136,15 @@ def pushes(cells: CellSet, count: int, folder: Path, iterations: int = 15) -> li
 
     The starts are chosen by farthest-point sampling in scaled moduli (more runs leave the first ones as
     they are); half of the goals lie along the outward normal, the others also aside of it at random.
+
+    Parameters
+    ----------
+    cells : CellSet
+    count : int
+    folder : Path
+        For the files.
+    iterations : int
+        Homogenisations of a run at most.
     """
     gamut = Gamut.fit(cells.C)
     m = scaled_moduli(cells.C)

@@ -69,7 +69,17 @@ def rounds(cells: CellSet, stages: list[Stage], path: str | PathLike[str]) -> No
 
 
 def resolution(resolutions: list[int], C: Floats, families: list[str], path: str | PathLike[str]) -> None:
-    """Moduli (shapes, resolutions, 3) against the finest ones, a line for each shape."""
+    """Moduli (shapes, resolutions, 3) against the finest ones, a line for each shape.
+
+    Parameters
+    ----------
+    resolutions : list of int
+    C : array, shape (shapes, resolutions, 3)
+    families : list of str
+        Of the shapes.
+    path : path
+        Picture to write.
+    """
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     moduli = tensor.to_moduli(C)
     for ax, i, name in zip(figure.subplots(1, 3), range(3), ("K", "mu'", "G"), strict=True):

@@ -212,6 +212,11 @@ def united(blocks: Sequence[Block], first: CellSet, part: CellSet | None) -> Cel
     """The cells of all blocks from the first to the last without a gap, for a build to go on from.
 
     Attributes say which blocks of which first edition they are; parameters are (number, what, open).
+
+    Raises
+    ------
+    InputError
+        If no block is finished, or ``part`` belongs to another build.
     """
     count = _blocks_of(part, first, blocks[0].n)
     sets = [] if part is None else [part]

@@ -37,6 +37,11 @@ def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 
     -------
     Gamut
         Its ``attrs`` hold ``feasible``: the shares of training, validation and test cells with phi >= 0.
+
+    Raises
+    ------
+    InputError
+        If ``coverage`` is no share, or the set has no parts.
     """
     if not 0 < coverage <= 1:
         raise InputError("lies between 0 and 1", key="coverage", value=coverage)

@@ -52,6 +52,18 @@ class Conditions:
 
         Openness is 1 for a cell that encloses no void in a lattice of its own kind, 0 for one that does. NaN
         rows and entries ask for nothing. With all None, ``count`` says how many.
+
+        Parameters
+        ----------
+        C : array, shape (m, 3), optional
+        volume, open : arrays, shape (m,), optional
+        count : int, optional
+            How many, with nothing asked for.
+
+        Raises
+        ------
+        InputError
+            If the arrays do not agree in number.
         """
         sizes = [len(np.asarray(x)) for x in (C, volume, open) if x is not None]
         m = sizes[0] if sizes else count

@@ -43,6 +43,16 @@ class Denoiser(nn.Module):
 
     The second input is the previous estimate of x0 (self-conditioning, Chen et al. 2023), zero at first.
     ``kinds`` says of how many of :data:`micro.diffusion.conditions.KINDS` it knows; it is deaf to the others.
+
+    Parameters
+    ----------
+    dimension : int
+        Coordinates of a cell.
+    width, depth : int
+        Of the layers, and their number.
+    dropout : float
+    kinds : int
+        Of how many :data:`micro.diffusion.conditions.KINDS` it knows.
     """
 
     def __init__(self, dimension: int, width: int, depth: int, dropout: float = 0.0, kinds: int = len(KINDS)):
@@ -85,7 +95,14 @@ class Denoiser(nn.Module):
         return torch.stack([layer.modulate(e) for layer in layers], dim=1)
 
     def denoise(self, x: Tensor, estimate: Tensor, sigma: Tensor, modulations: Tensor) -> Tensor:
-        """As :meth:`forward`, by given :meth:`modulations` (m, depth, 3 width)."""
+        """As :meth:`forward`, by given :meth:`modulations` (m, depth, 3 width).
+
+        Parameters
+        ----------
+        x, estimate : Tensors, shape (m, d)
+        sigma : Tensor, shape (m,)
+        modulations : Tensor, shape (m, depth, 3 width)
+        """
         keep = 1 / (1 + sigma**2)[:, None]
         h = self.inlet(torch.cat([x * keep.sqrt(), estimate], dim=1))
         for layer, modulation in zip(self.layers, modulations.unbind(1), strict=True):

@@ -30,7 +30,13 @@ _RHO = 7.0
 
 
 def levels(steps: int) -> Tensor:
-    """Noise levels of a sampler with so many steps, largest first, 0 at the end; shape (steps + 1,)."""
+    """Noise levels of a sampler with so many steps, largest first, 0 at the end; shape (steps + 1,).
+
+    Raises
+    ------
+    InputError
+        If there is no step.
+    """
     if steps < 1:
         raise InputError("at least one step is needed", key="steps", value=steps)
     at = torch.linspace(0, 1, steps, dtype=torch.float64)
@@ -45,6 +51,15 @@ class Estimator:
     asked for the same: it is computed once for each of the ``conditions`` that differ, for all noise levels
     ``sigmas`` together.
     The unconditional network is called only if its share does not vanish: not at guidance 1.
+
+    Parameters
+    ----------
+    network : Denoiser
+    conditions : Conditions
+    sigmas : Tensor
+        Noise levels.
+    guidance : float
+        Above 1 the conditions count more.
     """
 
     def __init__(self, network: Denoiser, conditions: Conditions, sigmas: Tensor, guidance: float = 1.0):
@@ -99,6 +114,16 @@ def sample(
 
     ``pull`` maps every estimate of x0 (b, d) of the given rows (b,), and the noise level it was made at, to
     the one to go on with.
+
+    Parameters
+    ----------
+    network : Denoiser
+    noise : Tensor, shape (m, d)
+    conditions : Conditions
+        Of m cells.
+    steps : int
+    guidance : float
+    pull : callable, optional
     """
     sigmas = levels(steps)
     out = torch.empty_like(noise)
@@ -118,7 +143,16 @@ def sample(
 
 @torch.no_grad()
 def invert(network: Denoiser, x: Tensor, conditions: Conditions, *, steps: int) -> Tensor:
-    """The unit noise (m, d) from which :func:`sample` makes about x (m, d): its steps backwards."""
+    """The unit noise (m, d) from which :func:`sample` makes about x (m, d): its steps backwards.
+
+    Parameters
+    ----------
+    network : Denoiser
+    x : Tensor, shape (m, d)
+    conditions : Conditions
+        Of m cells.
+    steps : int
+    """
     sigmas = levels(steps).flip(0)[1:]
     out = torch.empty_like(x)
     for start in range(0, len(x), BLOCK):

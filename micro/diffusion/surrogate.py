@@ -29,6 +29,14 @@ class Surrogate(nn.Module):
     """C11, C12, C44 in units of E_s of coordinates (m, d); positive definite by construction.
 
     The network gives the logarithms of the scaled moduli K/K_s, mu'/G_s and G/G_s.
+
+    Parameters
+    ----------
+    dimension : int
+        Coordinates of a cell.
+    width, depth : int
+        Of the layers, and their number.
+    dropout : float
     """
 
     def __init__(self, dimension: int, width: int, depth: int, dropout: float = 0.0):

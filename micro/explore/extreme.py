@@ -145,7 +145,13 @@ class _Job:
 
 
 def conditions(goal: Goal, cells: CellSet, count: int) -> np.ndarray:
-    """Rows of the ``count`` cells nearest to a goal's extreme, at about its volume; the nearest first."""
+    """Rows of the ``count`` cells nearest to a goal's extreme, at about its volume; the nearest first.
+
+    Raises
+    ------
+    InputError
+        If the data set has no cell of about the goal's volume.
+    """
     rows = np.flatnonzero(np.abs(cells.volume - goal.volume) < _NEAR)
     if goal.isotropic:
         ratio = tensor.zener(cells.C[rows])

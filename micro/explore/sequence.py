@@ -269,7 +269,18 @@ def _level(octant: Bools) -> Floats:
 def drawn(
     generator: Generator, ends: CellSet, asked: Conditions, steps: int, extra: process.Pull | None = None
 ) -> Any:
-    """Coordinates (steps - 2, d) between two cells, guided towards likeness; ``extra`` is a further guide."""
+    """Coordinates (steps - 2, d) between two cells, guided towards likeness; ``extra`` is a further guide.
+
+    Parameters
+    ----------
+    generator : Generator
+    ends : CellSet
+        Two cells.
+    asked : Conditions
+        Of all steps, the ends included.
+    steps : int
+    extra : callable, optional
+    """
     model = generator.model
     octants = at_resolution(ends.octants(), model.space.n)
     z = torch.from_numpy(model.space.encode(signed_distance(octants)))

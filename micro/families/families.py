@@ -153,7 +153,13 @@ MINIMAL_SURFACES: dict[str, dict[tuple[int, int, int], float]] = {
 
 
 def minimal_surface(name: str) -> Floats:
-    """Wave coefficients of a minimal surface's nodal approximation at unit variance; shape (19,)."""
+    """Wave coefficients of a minimal surface's nodal approximation at unit variance; shape (19,).
+
+    Raises
+    ------
+    InputError
+        If there is no surface of that name.
+    """
     if name not in MINIMAL_SURFACES:
         raise InputError(f"known surfaces are {', '.join(MINIMAL_SURFACES)}", key="surface", value=name)
     terms = MINIMAL_SURFACES[name]
@@ -224,7 +230,13 @@ FAMILIES: dict[str, Family] = {
 
 
 def family(name: str) -> Family:
-    """The family called ``name``."""
+    """The family called ``name``.
+
+    Raises
+    ------
+    InputError
+        If there is no family of that name.
+    """
     if name not in FAMILIES:
         raise InputError(f"unknown family; known are {', '.join(FAMILIES)}", key="family", value=name)
     return FAMILIES[name]

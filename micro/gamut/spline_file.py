@@ -28,7 +28,22 @@ def save_spline(
     attrs: dict[str, Any],
     **more: str,
 ) -> None:
-    """Write a spline and where it comes from, atomically; ``more`` are entries of the kind's own."""
+    """Write a spline and where it comes from, atomically; ``more`` are entries of the kind's own.
+
+    Parameters
+    ----------
+    path : path
+    spline : TricubicSpline
+    kind : str
+        What the file holds.
+    version : int
+        Of its format.
+    source : str
+        Digest of the cells it was learned from.
+    attrs : dict
+        Plain values.
+    **more : str
+    """
     metadata = {
         "format": kind,
         "version": str(version),

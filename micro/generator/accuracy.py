@@ -22,6 +22,14 @@ def tensor_figures(
     Cells that have no tensor (not connected, or not converged) count as ``failed``, not in the means; the
     errors are None where nothing has one, or no tensor was asked for (targets of NaN). ``error`` is Eq. 4,
     ``relative_error`` what it hides in soft cells (:func:`micro.cell.tensor.relative_error`).
+
+    Parameters
+    ----------
+    C : array, shape (m, 3)
+    good : bool array, shape (m,)
+        Which cells were homogenised.
+    samples : Samples
+    targets : array_like, shape (q, 3)
     """
     wanted = np.asarray(targets, dtype=np.float64)[samples.target]
     count = int(np.bincount(samples.target).max())
@@ -81,7 +89,19 @@ def measure(
     seed: int = 0,
     **settings: Any,
 ) -> tuple[dict[str, Any], Samples, Floats]:
-    """Generate, homogenise and compare: figures, the samples and their tensors (m, 3)."""
+    """Generate, homogenise and compare: figures, the samples and their tensors (m, 3).
+
+    Parameters
+    ----------
+    generator : Generator
+    targets : array_like, shape (q, 3)
+    per_target : int
+    resolution : int
+    seed : int
+        Of the first target; the others count on.
+    **settings
+        Of :meth:`micro.generator.generator.Generator.sample`.
+    """
     wanted = np.asarray(targets, dtype=np.float64)
     seeds = seed + np.arange(len(wanted))
     samples = generator.sample(wanted, per_target, seed=seeds, resolution=resolution, **settings)

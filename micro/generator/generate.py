@@ -86,7 +86,13 @@ def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
 
 
 def check_targets(C: Floats, file: str | PathLike[str] | None = None) -> None:
-    """Refuse tensors (q, 3) that no elastic material has."""
+    """Refuse tensors (q, 3) that no elastic material has.
+
+    Raises
+    ------
+    InputError
+        Naming the first of them.
+    """
     bad = np.flatnonzero(~tensor.is_definite(C))
     if len(bad):
         reason = f"not positive definite: {', '.join(tensor.BORN)} are needed"
@@ -119,6 +125,33 @@ def generate(
     Writes ``cells.zarr.zip`` (a CellSet; parameters: row of the target, sample, homogenisations spent),
     ``generate.json`` and ``cells.png`` in the directory ``out``. Returns the report. The cells are the same
     for any number of ``workers`` or ranks (:mod:`micro.runtime.executor`).
+
+    Parameters
+    ----------
+    targets : array, shape (q, 3)
+        In units of E_s; NaN asks for no tensor.
+    volume : array, shape (q,)
+        Solid fractions; NaN asks for none.
+    out : path
+        Directory for what is written.
+    weights, device : str
+        As of :meth:`micro.generator.generator.Generator.load`.
+    per_target : int
+        Cells for each target.
+    resolution : int
+        Voxels along an octant's edge.
+    refined : bool
+        Whether cells are moved onto their targets by the homogeniser's slopes.
+    tolerance, relative : float
+        Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
+    workers : int, optional
+        Processes (default: all cores).
+    face : bool array, shape (r, r), optional
+    wishes : sequence of (str, str)
+    progress : Progress
+        Told how many cells are done.
+    **settings
+        Of :meth:`micro.generator.generator.Generator.sample`.
     """
     folder = Path(out)
     asked = Request(

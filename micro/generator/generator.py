@@ -177,6 +177,19 @@ class Generator:
         Returns a CellSet of the samples that could be homogenised, in their order, with the row of the
         target, the number of the sample and the homogenisations spent as parameters. With the ``faces``
         (q, r, r) that the samples continue, they are moved only so that these stay.
+
+        Parameters
+        ----------
+        samples : Samples
+        targets : array_like, shape (q, 3)
+            In units of E_s.
+        tolerance, relative : float
+            Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
+        trials : int
+            Homogenisations of a cell at most, the first one included.
+        faces : bool array, shape (q, r, r), optional
+        progress : callable, optional
+            Called with (trial, cells still above the bounds).
         """
         wanted = np.asarray(targets, dtype=np.float64).reshape(-1, 3)[samples.target]
         done = self.refined(
@@ -209,7 +222,15 @@ class Generator:
         faces: ArrayLike | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Refinement:
-        """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each."""
+        """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each.
+
+        Parameters
+        ----------
+        samples : Samples
+        targets : array, shape (m, 3)
+        tolerance, relative, trials, faces, progress
+            As of :meth:`refine`.
+        """
         free = None if faces is None else FaceGuide(self.model.space, faces).free
         return refine(
             self.model.space,

@@ -63,6 +63,13 @@ class Decoder:
 class Shape:
     """b estimates of cells, decoded; every tensor carries its gradient to ``z``.
 
+    Parameters
+    ----------
+    decoder : Decoder
+    z : Tensor, shape (b, d)
+    target : int Tensor, shape (b,)
+    noise : float
+
     Attributes
     ----------
     z : Tensor, shape (b, d)

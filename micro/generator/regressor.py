@@ -54,7 +54,20 @@ class _Head(nn.Module):
 
 
 class Correction(nn.Module):
-    """What a surrogate's scalar is off by, (b,), of coordinates (b, d); zero before it is trained."""
+    """What a surrogate's scalar is off by, (b,), of coordinates (b, d); zero before it is trained.
+
+    Parameters
+    ----------
+    dimension : int
+        Coordinates of a cell.
+    hidden : int
+        Width of the surrogate's last layer.
+    heads : int
+        Corrections, each trained by itself.
+    width : int
+        Of the layers.
+    dropout : float
+    """
 
     def __init__(
         self, dimension: int, hidden: int, heads: int = HEADS, width: int = WIDTH, dropout: float = 0.0
@@ -66,7 +79,14 @@ class Correction(nn.Module):
         self.heads = nn.ModuleList(_Head(size, width, dropout) for _ in range(heads))
 
     def forward(self, z: Tensor, surrogate: Surrogate, value: Tensor, volume: Tensor) -> Tensor:
-        """Corrections of the heads, (heads, b), for scalars ``value`` (b,) of cells of volumes (b,)."""
+        """Corrections of the heads, (heads, b), for scalars ``value`` (b,) of cells of volumes (b,).
+
+        Parameters
+        ----------
+        z : Tensor, shape (b, d)
+        surrogate : Surrogate
+        value, volume : Tensors, shape (b,)
+        """
         hidden = surrogate.features(z)
         logarithms = surrogate.of_features(hidden)
         x = torch.cat([z, self.norm(hidden), logarithms / 3 + 1, value[:, None], volume[:, None]], dim=1)

@@ -63,6 +63,19 @@ def steer(
     one model: its error for raw samples is 4 %, for settled ones 1.3 %). Steps are confined to the range of
     the projector ``free`` (d, d), and mind what is ``beside`` the tensor: a volume. Returns the coordinates
     and the surrogate's tensors.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+    z : array, shape (m, d)
+    targets : array, shape (m, 3)
+    settle : callable
+        What a step is followed by.
+    rounds : int
+        Steps at most.
+    free : array, shape (d, d), optional
+    beside : optional
+        What steps mind besides the tensor.
     """
 
     def seen(z: Singles) -> tuple[Floats, Floats, Floats, Floats]:

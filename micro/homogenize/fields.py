@@ -92,6 +92,18 @@ def solve_octants(
     """Solve both load cases of checked moduli (m, n, n, n), from the fluctuations ``start`` if given.
 
     ``path`` is chosen by the device unless told otherwise.
+
+    Parameters
+    ----------
+    moduli : array, shape (m, n, n, n)
+        In units of E_s.
+    nu, rtol : float
+        Poisson's ratio; wanted relative residual.
+    device : torch.device
+    threads : int
+    start : Tensor, optional
+    path : {"compiled", "torch"}, optional
+        Chosen by the device unless told otherwise.
     """
     n = moduli.shape[1]
     moduli, carries = _carrying_part(moduli)
@@ -143,6 +155,18 @@ def make_system(
     """The solver for cells on this device: compiled on the processor, torch elsewhere or where asked for.
 
     The compiled one is for cubes.
+
+    Parameters
+    ----------
+    rho : Tensor, shape (B, nx, ny, nz), float64
+        Moduli.
+    nu : float
+    grid : Grid
+    free : bool Tensor, shape (3, K, 1, X, Y, Z)
+        Free degrees of freedom of K load cases, or K = 1 if all are fixed alike.
+    path : {"compiled", "torch"}, optional
+    edges : tuple
+        A voxel's edges along x, y, z.
     """
     if path == "torch" or edges != CUBE or (path is None and rho.device.type != "cpu"):
         return pcg.System(rho, nu, grid, free, edges)

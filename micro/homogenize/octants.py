@@ -181,7 +181,13 @@ def _checked_moduli(array: NDArray, void: float) -> NDArray[np.float64]:
 
 
 def voxel_moduli(array: NDArray, void: float) -> NDArray[np.float64]:
-    """Moduli of voxels given as bool (solid or void) or as numbers."""
+    """Moduli of voxels given as bool (solid or void) or as numbers.
+
+    Raises
+    ------
+    InputError
+        If a modulus is negative or not finite, or the array holds neither bool nor numbers.
+    """
     if not 0 <= void < np.inf:
         raise InputError("the void's modulus must not be negative", key="void", value=void)
     if array.dtype == bool:

@@ -53,6 +53,13 @@ def broyden(slope: Floats, step: Floats, change: Floats, noise: float = 0.0) -> 
     """The slope (3, d) that explains the change (3,) which a step (d,) showed, and is nearest to the old one.
 
     ``noise`` is a length below which steps show more noise than slope: little is learned from them.
+
+    Parameters
+    ----------
+    slope : array, shape (3, d)
+    step : array, shape (d,)
+    change : array, shape (3,)
+    noise : float
     """
     length = float(step @ step) + noise**2
     return slope + np.outer(change - slope @ step, step) / max(length, 1e-12)

@@ -45,6 +45,19 @@ def binary_cell(density: Floats, n: int, volume: float, nu: float, rtol: float =
 
     Where the densest voxels up to the volume are in pieces, the next denser ones join them: what the volume
     then exceeds is for the surface to give back.
+
+    Parameters
+    ----------
+    density : array
+        On the octant's fundamental domain.
+    n : int
+        Voxels along the octant's edge.
+    volume : float
+        Solid fraction.
+    nu : float
+        Poisson's ratio of the base material.
+    rtol : float
+        Of the homogenisation.
     """
     for more in _MORE:
         octant = threshold(density, n, min(volume * more, 1.0))

@@ -189,7 +189,13 @@ class Result:
 
 
 def begin(settings: Settings) -> State:
-    """The state before the first stage."""
+    """The state before the first stage.
+
+    Raises
+    ------
+    InputError
+        If a given start is no octant of numbers.
+    """
     stage, volume = settings.stages()[0], settings.goal.volume
     if isinstance(settings.start, str):
         name, first = settings.start, 0
@@ -208,7 +214,16 @@ def begin(settings: Settings) -> State:
 def step(
     state: State, settings: Settings, *, keep: bool = False, progress: Callable[[State], None] | None = None
 ) -> State:
-    """Run the next stage; ``progress`` is called with the state after every evaluation."""
+    """Run the next stage; ``progress`` is called with the state after every evaluation.
+
+    Parameters
+    ----------
+    state : State
+    settings : Settings
+    keep : bool
+        Whether the stage's binary cell is kept in the state.
+    progress : callable, optional
+    """
     stage = settings.stages()[state.done]
     x = state.x
     if stage.n != state.n:

@@ -58,6 +58,15 @@ def polished(cell: BinaryCell, goal: Goal, nu: float, trials: int = 24) -> tuple
     """A cell that is nearer to the goal or as near, and the number of homogenisations.
 
     What is compared is the loss plus a penalty on what violates the constraints, the volume's among them.
+
+    Parameters
+    ----------
+    cell : BinaryCell
+    goal : Goal
+    nu : float
+        Poisson's ratio of the base material.
+    trials : int
+        Homogenisations at most.
     """
     result = sensitivities(cell.octant, nu=nu, rtol=1e-3)
     best, solves, radius, few = _Place.of(cell.octant, result, goal), 1, _RADIUS, _FEW

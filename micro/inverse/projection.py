@@ -70,7 +70,19 @@ class Design:
 
     @staticmethod
     def of(x: Floats, n: int, radius: float, beta: float, eta: float = 0.5) -> Design:
-        """Filter with ``radius`` voxels, project with sharpness ``beta`` about ``eta``."""
+        """Filter with ``radius`` voxels, project with sharpness ``beta`` about ``eta``.
+
+        Parameters
+        ----------
+        x : array
+            Variables on the octant's fundamental domain.
+        n : int
+            Voxels along the octant's edge.
+        radius : float
+            Of the cone filter, in voxels.
+        beta, eta : float
+            Sharpness and threshold of the projection.
+        """
         matrix = cone_filter(n, radius)
         filtered = matrix @ x
         density, slope = heaviside(filtered, beta, eta)

@@ -52,6 +52,15 @@ def optimality_criteria(x: Floats, evaluate: Evaluate, mean: Callable[[Floats], 
 
     For one constraint, the volume, and a loss that falls with every variable. ``mean`` gives the volume's
     constraint of variables without a solve.
+
+    Parameters
+    ----------
+    x : array
+        Variables.
+    evaluate : callable
+    mean : callable
+    limit : int
+        Evaluations at most.
     """
     losses: list[float] = []
     for _ in range(limit):

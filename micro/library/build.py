@@ -99,7 +99,13 @@ class Recipe:
     nu: float = POISSON
 
     def check(self) -> None:
-        """Refuse what cannot be built."""
+        """Refuse what cannot be built.
+
+        Raises
+        ------
+        InputError
+            Naming the value that is out of range.
+        """
         for key, low, high in (
             ("n", 4, 256),
             ("coarse", 4, 64),
@@ -135,6 +141,13 @@ def vary(name: str, params: Floats, seed: int, index: int) -> tuple[str, Floats]
     """A variation of a cell: new tilts, a volume up to a tenth away, and half the time a new shape.
 
     Shape parameters are multiplied by about one, so what is absent (zero) stays absent.
+
+    Parameters
+    ----------
+    name, params : str, array (p,)
+        The cell.
+    seed, index : int
+        Of its random stream.
     """
     rng = np.random.default_rng([seed, index])
     chosen, n, lead = family(name), FINE, len(LEADING)

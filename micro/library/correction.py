@@ -83,7 +83,20 @@ class Search:
         coordinates: int,
         bounds: tensor.Bounds,
     ) -> Search:
-        """A search in at most ``coordinates`` coordinates."""
+        """A search in at most ``coordinates`` coordinates.
+
+        Parameters
+        ----------
+        family : Family
+        params, C : arrays (p,), (3,)
+            The start.
+        target : array, shape (3,)
+        n : int
+            Voxels along the octant's edge.
+        coordinates : int
+        bounds : Bounds
+            At which the cell is left alone.
+        """
         params = np.array(params[: len(family.parameters)])
         coarse = chamber(_half(n))
         level = family.shape_level(params, coarse.n)
@@ -134,6 +147,15 @@ def run(
     """Advance all searches until they are within their bounds or ``steps`` trials are done.
 
     ``nu`` is the base material's Poisson's ratio.
+
+    Parameters
+    ----------
+    searches : list of Search
+    steps : int
+    nu : float
+        Poisson's ratio of the base material.
+    progress : callable, optional
+        Called with (step, searches still above their bounds).
     """
     _differences([s for s in searches if s.far], nu)
     for step in range(steps):

@@ -92,6 +92,16 @@ def label(names: Sequence[str], params: Floats, n: int, rtol: float, nu: float =
     """Evaluate candidates at resolution n and homogenise the good ones.
 
     A good cell is presentable at n or :data:`FINE`, whichever is finer, and connected at n.
+
+    Parameters
+    ----------
+    names : sequence of str, length m
+    params : array, shape (m, p)
+    n : int
+    rtol : float
+        Of the homogenisation.
+    nu : float
+        Poisson's ratio of the base material.
     """
     octants = np.stack([family(name).octant(row, n) for name, row in zip(names, params, strict=True)])
     good = np.array([cell.connectivity(octant).connected for octant in octants])
@@ -176,7 +186,18 @@ class ReachJob:
 def label_jobs(
     folder: Path, names: Sequence[str], params: Floats, *, n: int, rtol: float, nu: float
 ) -> list[LabelJob]:
-    """Candidates in shards of :data:`SHARD`."""
+    """Candidates in shards of :data:`SHARD`.
+
+    Parameters
+    ----------
+    folder : Path
+        For the shards.
+    names : sequence of str, length m
+    params : array, shape (m, p)
+    n : int
+    rtol, nu : float
+        Residual tolerance, Poisson's ratio of the base material.
+    """
     spans = [slice(i, i + SHARD) for i in range(0, len(names), SHARD)]
     return [
         LabelJob(folder / f"{s.start:06d}.npz", [str(f) for f in names[s]], params[s], n, rtol, nu)
@@ -190,7 +211,13 @@ def labels_of(jobs: Sequence[LabelJob | ReachJob]) -> Labels:
 
 
 def load_labels(path: Path) -> Labels:
-    """Read a shard; InputError if it is damaged."""
+    """Read a shard.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
     try:
         stored = read_arrays(path, Labels.__dataclass_fields__)
     except InputError as error:

@@ -34,6 +34,16 @@ def reach(name: str, params: Floats, goal: Floats, n: int, evaluate: Evaluate, i
 
     ``evaluate`` sees every cell tried, ``iterations`` batches of one more than the active parameters; what
     becomes of them is its affair. Volumes are met at resolution n.
+
+    Parameters
+    ----------
+    name, params : str, array (p,)
+        The start.
+    goal : array, shape (3,)
+    n : int
+    evaluate : callable
+        Parameters of some cells to their scaled moduli, and whether each is any good.
+    iterations : int
     """
     formula = family(name)
     search = _Coordinates(formula, params[: len(formula.parameters)], n)

@@ -34,6 +34,11 @@ def nearest(cells: CellSet, targets: ArrayLike, k: int = 1) -> tuple[NDArray[np.
         Rows of ``cells``, nearest first.
     error : array, shape (q, k)
         Their tensor errors.
+
+    Raises
+    ------
+    InputError
+        If the targets are no finite tensors, or there are not so many cells.
     """
     wanted = np.asarray(targets, dtype=np.float64)
     if wanted.ndim != 2 or wanted.shape[1] != 3 or not np.isfinite(wanted).all():
@@ -68,6 +73,11 @@ def correctable(
         Rows of ``cells``, the most promising first.
     error : array, shape (q, k)
         Their estimated tensor errors after correction.
+
+    Raises
+    ------
+    InputError
+        If there are not so many neighbours.
     """
     wanted = np.asarray(targets, dtype=np.float64)
     index, before = nearest(cells, wanted, min(neighbours, len(cells)))
@@ -157,6 +167,14 @@ def match(cells: CellSet, target: ArrayLike, *, neighbours: int = 6, steps: int 
     """One cell as close to one target as can be: a longer search from several neighbours.
 
     For a tensor that a whole region shares; until 0.01 % or ``steps`` trials.
+
+    Parameters
+    ----------
+    cells : CellSet
+    target : array_like, shape (3,)
+    neighbours : int
+        Cells that a search starts from.
+    steps : int
 
     Returns
     -------

@@ -45,7 +45,16 @@ _JSON_INTERVAL = 1.0
 
 
 class Task:
-    """One bar: ``advance`` it, or let library code :meth:`reach` its counts."""
+    """One bar: ``advance`` it, or let library code :meth:`reach` its counts.
+
+    Parameters
+    ----------
+    owner : Reporter
+    name : str
+    total, done : int
+    steady : bool
+        Whether steps take alike, so that the time left can be told.
+    """
 
     def __init__(self, owner: Reporter, name: str, total: int, done: int = 0, steady: bool = True):
         self._owner = owner
@@ -144,7 +153,15 @@ class Reporter:
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0, steady: bool = True) -> Iterator[Task]:
-        """A bar for ``total`` steps, ``done`` of them done before; ``steady`` ones foretell their end."""
+        """A bar for ``total`` steps, ``done`` of them done before; ``steady`` ones foretell their end.
+
+        Parameters
+        ----------
+        name : str
+        total, done : int
+        steady : bool
+            Whether steps take alike, so that the time left can be told.
+        """
         if self.verbose and self.style == "text" and self.console.is_terminal and self.live is None:
             self.live = Bars(
                 TextColumn("{task.description}"),

@@ -58,6 +58,11 @@ def signed_distance(octants: ArrayLike) -> Singles:
     -------
     array, shape (m, q), float32
         Cell edges; at most :data:`SATURATION` in size.
+
+    Raises
+    ------
+    InputError
+        If they are no array (m, n, n, n).
     """
     solid = np.asarray(octants, dtype=bool)
     if solid.ndim != 4:

@@ -168,6 +168,11 @@ class ShapeSpace:
             Signed distances of cells that it is to carry better.
         dimension : int
             Coordinates in all, as many as there are or more.
+
+        Raises
+        ------
+        InputError
+            If there were fewer coordinates than now, or more than voxels.
         """
         data = np.asarray(distance, dtype=np.float32)
         if not self.dimension <= dimension <= data.shape[1]:

@@ -35,7 +35,19 @@ class Averaged:
 
 
 class Run:
-    """State of one training phase: network, average, optimiser, step; saved and taken up as one."""
+    """State of one training phase: network, average, optimiser, step; saved and taken up as one.
+
+    Parameters
+    ----------
+    network : Module
+    settings : Settings
+    samples : int
+        What the phase learns from, counted with repetition.
+    folder : Path
+        For the checkpoint.
+    name : str
+        Of the phase.
+    """
 
     def __init__(self, network: nn.Module, settings: Settings, samples: int, folder: Path, name: str):
         self.network, self.settings = network, settings

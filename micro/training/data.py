@@ -72,7 +72,15 @@ class Data:
 
     @staticmethod
     def encode(space: ShapeSpace, distance: NDArray, C: NDArray, volume: NDArray, open: NDArray) -> Data:
-        """From signed distances (m, q), tensors (m, 3), volumes (m,) and openness (m,)."""
+        """From signed distances (m, q), tensors (m, 3), volumes (m,) and openness (m,).
+
+        Parameters
+        ----------
+        space : ShapeSpace
+        distance : array, shape (m, q)
+        C : array, shape (m, 3)
+        volume, open : arrays, shape (m,)
+        """
         z = np.concatenate([space.encode(distance), space.encode(distance[:, half_period(space.n)])])
         return Data(
             torch.from_numpy(z),
@@ -104,7 +112,15 @@ class Slopes:
 
     @staticmethod
     def encode(space: ShapeSpace, rows: NDArray, values: NDArray, count: int) -> Slopes:
-        """Those (k, 3, d) of cells ``rows`` (k,) of ``count``, and of their half-period shifts."""
+        """Those (k, 3, d) of cells ``rows`` (k,) of ``count``, and of their half-period shifts.
+
+        Parameters
+        ----------
+        space : ShapeSpace
+        rows : int array, shape (k,)
+        values : array, shape (k, 3, d)
+        count : int
+        """
         turn = torch.from_numpy(space.half_period_map())
         own, at = torch.from_numpy(np.asarray(values, dtype=np.float32)), torch.from_numpy(rows)
         return Slopes(torch.cat([at, at + count]), torch.cat([own, own @ turn.T]).half())

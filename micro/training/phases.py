@@ -45,6 +45,14 @@ def denoising_loss(
     """Loss of one batch, half of it self-conditioned; conditions are dropped here and there.
 
     With a ``share`` of its rows the loss of these alone, as they are in the whole batch.
+
+    Parameters
+    ----------
+    network : Denoiser
+    z : Tensor, shape (b, d)
+    conditions : Conditions
+    rng : torch.Generator
+    share : slice
     """
     m = len(z)
     draw = torch.rand(m, 2, generator=rng)
@@ -77,7 +85,21 @@ def train_surrogate(
     start: Surrogate | None = None,
     slopes: Slopes | None = None,
 ) -> Surrogate:
-    """The surrogate, trained to the end or taken up where it was; with ``slopes`` on them too."""
+    """The surrogate, trained to the end or taken up where it was; with ``slopes`` on them too.
+
+    Parameters
+    ----------
+    data, check : Data
+        Training and validation cells.
+    settings : Settings
+    folder : Path
+        For checkpoints.
+    report : callable
+        Called with a dict at every checkpoint.
+    start : Surrogate, optional
+        Weights to go on from.
+    slopes : Slopes, optional
+    """
     torch.manual_seed(settings.seed)
     network = Surrogate(settings.dimension, settings.surrogate_width, settings.surrogate_depth, 0.05)
     _begin(network, start, data)
@@ -115,7 +137,20 @@ def train_denoiser(
     report: Report,
     start: Denoiser | None = None,
 ) -> Iterator[Denoiser]:
-    """Yields the averaged denoiser at every checkpoint, the last time when it is done."""
+    """Yields the averaged denoiser at every checkpoint, the last time when it is done.
+
+    Parameters
+    ----------
+    data, check : Data
+        Training and validation cells.
+    settings : Settings
+    folder : Path
+        For checkpoints.
+    report : callable
+        Called with a dict at every checkpoint.
+    start : Denoiser, optional
+        Weights to go on from.
+    """
     torch.manual_seed(settings.seed + 1)
     network = Denoiser(settings.dimension, settings.width, settings.depth, settings.dropout)
     _begin(network, start, data)
@@ -178,7 +213,15 @@ def _line(phase: str, run: Run, value: float, off: float) -> dict[str, Any]:
 
 
 def assemble(space: ShapeSpace, denoiser: Denoiser, surrogate: Surrogate, card: dict[str, Any]) -> Model:
-    """A model that samples as it will after being saved: its weights are rounded to bfloat16 here already."""
+    """A model that samples as it will after being saved: its weights are rounded to bfloat16 here already.
+
+    Parameters
+    ----------
+    space : ShapeSpace
+    denoiser : Denoiser
+    surrogate : Surrogate
+    card : dict
+    """
     networks: list[Any] = []
     for network in (denoiser, surrogate):
         rounded = copy.deepcopy(network).eval().requires_grad_(False)

@@ -124,6 +124,21 @@ class System:
 
         Load cases of a group are solved together, the groups of a cell one after another. Threads share out
         the cells, or a single cell's groups. ``progress`` is called with the number of load cases done.
+
+        Parameters
+        ----------
+        b : Tensor, shape (3, L, B, X, Y, Z), float64
+        rtol : float
+            Wanted norm of the residual relative to b.
+        floor : Tensor, shape (L, B)
+            Norm of the forces behind b.
+        groups : list of slice
+            Load cases to be solved together.
+        threads : int
+        start : Tensor, optional
+            First iterate.
+        max_iterations : int
+        progress : callable, optional
         """
         shape = tuple(b.shape[1:3])
         u = np.zeros(b.shape) if start is None else np.array(start.numpy(), order="C")

@@ -242,7 +242,16 @@ class Multigrid:
 
     @classmethod
     def build(cls, moduli: Tensor, stiffness: Tensor, grid: Grid, free: Tensor) -> Multigrid:
-        """Set up for voxel moduli (B, nx, ny, nz) and free degrees of freedom (3, L, 1, X, Y, Z) of bool."""
+        """Set up for voxel moduli (B, nx, ny, nz) and free degrees of freedom (3, L, 1, X, Y, Z) of bool.
+
+        Parameters
+        ----------
+        moduli : Tensor, shape (B, nx, ny, nz)
+        stiffness : Tensor, shape (24, 24)
+            Of a voxel of unit modulus.
+        grid : Grid
+        free : bool Tensor, shape (3, L, 1, X, Y, Z)
+        """
         blocks = diagonal_blocks(moduli, stiffness, grid)
         inverse = invert_blocks(blocks, free)
         radius = element_bound(stiffness.double().cpu().numpy().tobytes())

@@ -130,7 +130,14 @@ def diagonal_blocks(moduli: Tensor, stiffness: Tensor, grid: Grid) -> Tensor:
 
 
 def element_energy(u: Tensor, v: Tensor, stiffness: Tensor, grid: Grid) -> Tensor:
-    """u_e^T K v_e of every element at unit modulus: (L, B, nx, ny, nz)."""
+    """u_e^T K v_e of every element at unit modulus: (L, B, nx, ny, nz).
+
+    Parameters
+    ----------
+    u, v : Tensors, shape (3, L, B, X, Y, Z)
+    stiffness : Tensor, shape (24, 24)
+    grid : Grid
+    """
     full_u, full_v = grid.unfold(u), grid.unfold(v)
     energies = []
     for b in range(u.shape[2]):

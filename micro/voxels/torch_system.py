@@ -198,6 +198,21 @@ class System:
 
         Load cases of a group are solved together, and at most ``threads`` groups at once. ``progress`` is
         called with the number of load cases done.
+
+        Parameters
+        ----------
+        b : Tensor, shape (3, L, B, X, Y, Z), float64
+        rtol : float
+            Wanted norm of the residual relative to b.
+        floor : Tensor, shape (L, B)
+            Norm of the forces behind b.
+        groups : list of slice
+            Load cases to be solved together.
+        threads : int
+        start : Tensor, optional
+            First iterate.
+        max_iterations : int
+        progress : callable, optional
         """
         k = unit_stiffness(self.nu, edges=self.edges).to(self.moduli)
         multigrid = Multigrid.build(self.moduli.float(), k.float(), self.grid, self.free)

@@ -100,7 +100,17 @@ def smooth(inverse, layout, a, b, r, step):
 
 @entry
 def defect(operator, loads, free, b, u, out, norms):
-    """out = b - A u on the free degrees of freedom (kinds, three rows), and its norms (L,)."""
+    """out = b - A u on the free degrees of freedom (kinds, three rows), and its norms (L,).
+
+    Parameters
+    ----------
+    operator : Operator
+        The voxels', in float64.
+    loads : Loads
+    free : uint8 array (kinds, three rows)
+    b, u, out : arrays (L, three rows)
+    norms : array (L,)
+    """
     for load in range(len(loads.active)):
         if loads.active[load]:
             copy(b[load], out[load])
@@ -117,6 +127,16 @@ def sweep(down, level, loads, fields, below, coarse):
 
     Down: smooth from zero and restrict what is left to the grid of layout ``below``, whose ``coarse`` fields
     get it. Up: add the correction from there and smooth.
+
+    Parameters
+    ----------
+    down : bool
+    level : Level
+    loads : Loads
+    fields : Fields
+    below : Layout
+    coarse : Fields
+        Of the grid below.
     """
     layout, active, periodic = level.operator.layout, loads.active, loads.periodic
     r, u, rest, step = fields.r, fields.u, fields.rest, fields.step
@@ -153,7 +173,15 @@ def sweep(down, level, loads, fields, below, coarse):
 
 @entry
 def coarsest(direct, layout, loads, r, u):
-    """Solve directly on the coarsest layout."""
+    """Solve directly on the coarsest layout.
+
+    Parameters
+    ----------
+    direct : Direct
+    layout : Layout
+    loads : Loads
+    r, u : arrays (L, three rows)
+    """
     for load in range(len(loads.active)):
         if loads.active[load]:
             x, y, k = u[load], r[load], loads.kind[load]
@@ -169,7 +197,19 @@ def coarsest(direct, layout, loads, r, u):
 
 @entry
 def advance(operator, loads, free, fields, search, steps):
-    """A step of conjugate gradients; ``fields.u`` is the preconditioned residual ``fields.r``."""
+    """A step of conjugate gradients; ``fields.u`` is the preconditioned residual ``fields.r``.
+
+    Parameters
+    ----------
+    operator : Operator
+        The voxels', in float32.
+    loads : Loads
+    free : uint8 array (kinds, three rows)
+    fields : Fields
+        Of the finest grid.
+    search : Search
+    steps : Steps
+    """
     z, r, p, ap = fields.u, fields.r, search.p, search.ap
     for load in range(len(loads.active)):
         if not loads.active[load]:

@@ -153,10 +153,18 @@ def _voxel_matrix(moduli, x, y, z, table, m):
 def galerkin(moduli, table, matrices, assembly, below, parents):
     """Matrices of a coarse grid's elements, summed in its stencil and node blocks, and handed to parents.
 
-    Parameters: ``moduli`` (nx, ny, nz) of the voxels if they are the grid above, else of size 0, and
-    ``table`` (27, 576) the contribution of a unit voxel by its place in x, y, z (:func:`_place`);
-    ``matrices`` (elements, 576), numbered like their lowest nodes, which are filled in here if the grid is
-    the coarsest and above it are voxels; ``parents`` like ``matrices``, on the grid ``below``, or of size 0.
+    Parameters
+    ----------
+    moduli : array (nx, ny, nz)
+        Of the voxels if they are the grid above, else of size 0.
+    table : array (27, 576)
+        Contribution of a unit voxel by its place in x, y, z (:func:`_place`).
+    matrices : array (elements, 576)
+        Numbered like their lowest nodes; filled in here if the grid is the coarsest and above it are voxels.
+    assembly : Assembly
+    below : Layout
+    parents : array
+        Like ``matrices``, on the grid below, or of size 0.
     """
     layout = assembly.layout
     m, scratch = np.zeros(576, matrices.dtype), np.zeros(576, matrices.dtype)
@@ -185,7 +193,18 @@ def galerkin(moduli, table, matrices, assembly, below, parents):
 
 @entry
 def voxel_diagonal(moduli, unit, layout, diagonal):
-    """Node blocks of the voxels, six rows; ``moduli`` numbered like their lowest nodes, ``unit`` (576,)."""
+    """Node blocks of the voxels, six rows; ``moduli`` numbered like their lowest nodes, ``unit`` (576,).
+
+    Parameters
+    ----------
+    moduli : array
+        Numbered like the voxels' lowest nodes.
+    unit : array (576,)
+        Stiffness of a voxel of unit modulus.
+    layout : Layout
+    diagonal : array (six rows)
+        Added to.
+    """
     stride, count = layout.stride, layout.size
     for node in range(8):
         shift = node // 4 * layout.sx + node // 2 % 2 * layout.sy + node % 2
@@ -198,7 +217,19 @@ def voxel_diagonal(moduli, unit, layout, diagonal):
 
 @entry
 def invert_blocks(diagonal, free, layout, periodic, factor, inverse):
-    """Smoothers (kinds, six rows) of node blocks (six rows) for each kind of free degrees of freedom."""
+    """Smoothers (kinds, six rows) of node blocks (six rows) for each kind of free degrees of freedom.
+
+    Parameters
+    ----------
+    diagonal : array (six rows)
+    free : uint8 array (kinds, three rows)
+    layout : Layout
+    periodic : bool
+    factor : float
+        What the inverses are multiplied by.
+    inverse : array (kinds, six rows)
+        Filled in.
+    """
     if periodic:
         fold(diagonal, layout)
     for kind in range(len(free)):
