@@ -236,7 +236,7 @@ def summary_figure(
     quantity: str = "distortion",
     unit: str = "",
 ) -> Path:
-    """Distortion of void, design, refined design and lattice as bars; in groups for several loads.
+    """Distortions (void, design, refined design, lattice, full scale) as bars; in groups for several loads.
 
     Parameters
     ----------

@@ -163,6 +163,10 @@ def _write_figures(
         load: {label: values[key] for key, label in bars.items()}
         for load, values in directory.metrics[quantity]["per_load"].items()
     }
+    built = directory.metrics.get("full_scale", {}).get("per_load", {})
+    for load, values in per_load.items():
+        if quantity in built.get(load, {}):
+            values["full scale"] = built[load][quantity]
     drawn.append(
         chart_figures.summary_figure(
             folder / f"{purpose.picture}.png",

@@ -12,6 +12,11 @@ That is the balancing preconditioner (Mandel 1993) with R in place of a coarse s
 the residual the iteration starts from is zero in R (Tang, Nabben, Vuik and Erlangga 2009, "Comparison of
 two-level preconditioners derived from deflation, domain decomposition and multigrid methods", A-DEF2), which
 :meth:`LocalSolves.start` sees to. Regions don't touch, so they are solved one by one, in any order.
+
+Where ranks hold slabs, many regions lie across a cut, since unlike cells meet at cell planes. Both ranks see
+a window of layers on either side of it. What they have to know of each other there, the residual and the
+cycle's outcome, is exchanged before every solve; both then solve the same regions from the same numbers, and
+each keeps what lies on its planes (:class:`SlabSolves`). All other regions are a rank's own.
 """
 
 from __future__ import annotations
@@ -23,18 +28,18 @@ from typing import Any
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
 
 from micro.runtime.errors import NotConverged
 from micro.voxels.hexahedron import CORNERS
 from multiscale.solve import local_kernels
+from multiscale.solve.team import Field, Team
 
 Bools = NDArray[np.bool_]
-Field = NDArray[Any]
 
 #: Edge of the blocks of voxels that are judged, and how far a region reaches beyond them, in voxels.
-_EDGE, _GROW = 4, 2
+_EDGE, GROW = 4, 2
 #: Plain cycles on noise, then steps of Chebyshev's iteration that damp modes whose Rayleigh quotient under
 #: the cycle lies between these bounds and leave those below.
 _PLAIN, _STEPS, _DAMPED = 3, 7, (0.12, 1.0)
@@ -44,6 +49,8 @@ SEARCH_CYCLES = _PLAIN + _STEPS
 _ABOVE, _SHARE = 10.0, 0.04
 #: Nodes of a region; a larger one is cut in two where that takes fewest.
 _LARGEST = 20000
+#: Layers of voxels on each side of a cut between ranks that a window shows, at most.
+_WINDOW = 16
 #: Columns of a dense panel of a factor.
 _PANEL = 32
 #: Regions factorised before their memory is looked at.
@@ -198,6 +205,111 @@ class LocalSolves:
         self.team.run(work, len(self._order))
 
 
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """The planes around one cut: the regions across it, and which planes are this rank's, here and there."""
+
+    side: int
+    solves: LocalSolves
+    nodes: Bools
+    mine: slice
+    own: slice
+
+
+class SlabSolves:
+    """The regions of a lattice that ranks share; called by all of them at once.
+
+    Parameters
+    ----------
+    nodes : bool (X, Y, Z)
+        Nodes of this slab to be solved exactly; changed in place.
+    active : bool (X, Y, Z)
+        Nodes that touch solid.
+    solid : uint8 (nx, ny, nz)
+        This slab's voxels.
+    fixed : int64 array
+        Constrained degrees of freedom, flat in (X, Y, 3, Z).
+    stiffness : float64 (24, 24)
+    team : Team
+    limit : float
+        Bytes that factors may take.
+    """
+
+    def __init__(
+        self,
+        nodes: Bools,
+        active: Bools,
+        solid: NDArray[np.uint8],
+        fixed: NDArray[np.int64],
+        stiffness: Any,
+        team: Team,
+        limit: float,
+    ):
+        self.team = team
+        layers = len(solid)
+        self.depth = min(_WINDOW, int(-team.largest(-layers)) // 2 - 1)
+        self._windows: list[_Window] = []
+        if self.depth > 0:
+            marks = nodes.astype(np.uint8)
+            team.add_shared(marks)
+            held = np.zeros((layers + 1, nodes.shape[1], 3, nodes.shape[2]), dtype=np.uint8)
+            held.reshape(-1)[fixed] = 1
+            seen = [self._around(a, len(a) - layers) for a in (marks, active.astype(np.uint8), held, solid)]
+            for side, (mark, there, bound, voxels) in enumerate(zip(*seen, strict=True)):
+                if mark is not None:
+                    window = self._window(side, mark > 0, there > 0, bound, voxels, stiffness, limit / 4)
+                    near = ndimage.binary_dilation(window.nodes, np.ones((3, 3, 3)))
+                    nodes[window.own] &= ~near[window.mine]  # regions do not touch
+                    self._windows.append(window)
+        nodes[list(team.ends(len(nodes)))] = False
+        rest = limit - sum(window.solves.nbytes for window in self._windows)
+        self.own = LocalSolves(nodes, solid, fixed, stiffness, team.alone, rest)
+
+    @property
+    def regions(self) -> list[Region]:
+        """What this rank keeps."""
+        return [r for part in (self.own, *(w.solves for w in self._windows)) for r in part.regions]
+
+    def finish(self, r: Field, z: Field, *, subtract: bool = True) -> None:
+        """As :meth:`LocalSolves.finish`."""
+        seen = [self._around(a, 1) for a in (r, z)] if self.depth > 0 else []
+        self.own.finish(r, z, subtract=subtract)
+        for window in self._windows:
+            residual, outcome = (a[window.side] for a in seen)
+            window.solves.finish(residual, outcome, subtract=subtract)
+            inside = window.nodes[window.mine][:, :, None]
+            np.copyto(z[window.own], outcome[window.mine], where=inside)
+
+    def _around(self, field: NDArray[Any], shared: int) -> list[Any]:
+        """What lies around the cut below and the one above; None where there is no cut.
+
+        ``shared`` is 1 for planes of nodes, of which a cut is one, and 0 for layers of voxels.
+        """
+        d, end = self.depth, len(field) - shared
+        below, above = self.team.swap(field[shared : d + shared], field[end - d : end])
+        return [
+            None if below is None else np.concatenate([below, field[: d + shared]]),
+            None if above is None else np.concatenate([field[end - d :], above]),
+        ]
+
+    def _window(
+        self, side: int, nodes: Bools, active: Bools, held: Any, solid: Any, stiffness: Any, limit: float
+    ) -> _Window:
+        """The regions across a cut, of the marked ``nodes`` around it: the same on both ranks."""
+        d = self.depth
+        for k in range(1, min(GROW, d) + 1):
+            nodes[d - k] |= nodes[d]
+            nodes[d + k] |= nodes[d]
+        labels = cc3d.connected_components((nodes & active).astype(np.uint8), connectivity=26)
+        across = np.isin(labels, np.setdiff1d(labels[d], 0))
+        across[[0, -1]] = False
+        fixed = np.flatnonzero(held)
+        solves = LocalSolves(across.copy(), solid, fixed, stiffness, self.team.alone, limit)
+        if side == 0:
+            return _Window(side, solves, across, slice(d, None), slice(0, d + 1))
+        return _Window(side, solves, across, slice(0, d + 1), slice(-d - 1, None))
+
+
 def slow_nodes(
     levels: list[Any],
     stiffness: NDArray[np.float64],
@@ -261,7 +373,7 @@ def slow_nodes(
         marked[solid] |= mean > max(_ABOVE * median, float(np.quantile(mean, 1 - _SHARE)))
     nodes = np.zeros(finest.inverse.shape[:2] + finest.inverse.shape[3:], dtype=bool)
     for block in np.argwhere(marked):
-        box = tuple(slice(max(_EDGE * b - _GROW, 0), _EDGE * (b + 1) + _GROW + 1) for b in block)
+        box = tuple(slice(max(_EDGE * b - GROW, 0), _EDGE * (b + 1) + GROW + 1) for b in block)
         nodes[box] = True
     nodes &= finest.inverse[:, :, 0] > 0
     return nodes if nodes.any() else None

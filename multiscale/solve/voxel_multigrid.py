@@ -23,7 +23,7 @@ from scipy import linalg
 from micro.voxels.galerkin import _CHUNK, element_radius, interpolation
 from micro.voxels.hexahedron import CORNERS, element_matrices
 from multiscale.solve import voxel_kernels as kernels
-from multiscale.solve.local_solves import LocalSolves, slow_nodes
+from multiscale.solve.local_solves import LocalSolves, SlabSolves, slow_nodes
 from multiscale.solve.team import Field, Team
 
 #: Smoothing steps before and after each coarse correction.
@@ -167,7 +167,7 @@ class Multigrid:
 
     def __init__(self, solid: NDArray[np.uint8], tensor: Any, fixed: Sequence[NDArray[np.bool_]], team: Team):
         self.team = team
-        self.local: LocalSolves | None = None
+        self.local: LocalSolves | SlabSolves | None = None
         self.searched = False
         self.stiffness = stiffness = np.tensordot(
             np.asarray(tensor, dtype=np.float64), element_matrices(), axes=1
@@ -211,12 +211,15 @@ class Multigrid:
         if 0 < self.team.shared_levels < 3:
             return  # the blocks of voxels that are judged are not held in slabs
         nodes = slow_nodes(self.levels, self.stiffness, self.precondition, self.team, room)
-        if self.team.size > 1:  # all ranks go on in the same way
-            nodes = np.zeros(np.array(self.levels[0].index.shape) + 1, bool) if nodes is None else nodes
-            nodes[list(self.team.ends(len(nodes)))] = False
-        if nodes is not None:
-            finest = self.levels[0]
-            limit = FACTOR_BYTES * float(finest.index.size)
+        finest = self.levels[0]
+        limit = FACTOR_BYTES * float(finest.index.size)
+        if self.team.size > 1:
+            active = finest.inverse[:, :, 0] > 0
+            nodes = np.zeros_like(active) if nodes is None else nodes  # all ranks go on in the same way
+            self.local = SlabSolves(
+                nodes, active, finest.index, finest.fixed, self.stiffness, self.team, limit
+            )
+        elif nodes is not None:
             self.local = LocalSolves(nodes, finest.index, finest.fixed, self.stiffness, self.team, limit)
 
     def precondition(self, r: Field, out: Field) -> None:
