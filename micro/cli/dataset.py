@@ -32,6 +32,7 @@ def build(
     n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 32,
     pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 16000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 2,
+    nu: Annotated[float, typer.Option(help="Poisson's ratio of the base material.")] = tensor.POISSON,
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 1000,
     extremes: Annotated[
         int, typer.Option(help="Cells pushed over the edge by inverse homogenisation; 0: no extremes.")
@@ -47,7 +48,7 @@ def build(
     from micro.library.build import Recipe
 
     workers = among(workers)
-    recipe = Recipe(n=n, count=pool, seed=seed, coarse=n, pool=pool, round_size=round_size, reach=0)
+    recipe = Recipe(n=n, count=pool, seed=seed, coarse=n, pool=pool, round_size=round_size, reach=0, nu=nu)
     recipe.check()
     folder = dataset_directory() if work is None else work
     if extremes < 0:

@@ -70,8 +70,12 @@ def interpolate(
     first, last = given_cell(a, loaded, n, seed), given_cell(b, loaded, n, seed)
     if first.n != last.n:
         raise InputError("both cells need the same number of voxels", key="B", value=(first.n, last.n))
+    last.require_poisson(first.poisson)
     ends = CellSet.from_octants(
-        [first.octants()[0], last.octants()[0]], [first.C[0], last.C[0]], family="given"
+        [first.octants()[0], last.octants()[0]],
+        [first.C[0], last.C[0]],
+        family="given",
+        poisson=first.poisson,
     )
     found = run(loaded, ends, steps, along=along, maximise=maximise, tolerance=tolerance, trials=trials)
     report = found.report()

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import pack, packed_bytes
 from micro.data.packaged import load_library
@@ -105,7 +107,7 @@ def make_extremes(work: Path, recipe: Recipe, runs: int, team: Workers) -> None:
     if runs == 0:
         return
     folder = work / recipe.key() / "extremes"
-    team.finish("extremes", designs(recipe.n, folder))
+    team.finish("extremes", designs(recipe.n, folder, recipe.nu))
     early = [f"pool {number:03d}" for number in range(EARLY)]
     parts = [cells for name, cells in gather(work, recipe, early) if len(cells)]
     team.finish("extremes", pushes(CellSet.concat(parts), runs, folder))
@@ -141,7 +143,7 @@ def assemble(work: str | PathLike[str], recipe: Recipe = POOL, *, command: str |
     attrs = {
         "title": "Cubic cells for training",
         "command": command or shlex.join(["micro", "dataset", "build", *pool_arguments(recipe)]),
-        "poisson": 0.3,
+        "poisson": cells.poisson,
         "gathered": len(cells),
     }
     return with_provenance(cells.subset(rows), source[rows].tolist(), part, attrs)
@@ -153,13 +155,13 @@ def gather(work: Path, recipe: Recipe, only: Sequence[str] | None = None) -> Ite
     ``only`` names the sources that are wanted beside the library (default: all).
     """
     packaged = load_library()
-    if packaged.n == recipe.n:
+    if packaged.n == recipe.n and packaged.poisson == recipe.nu:
         yield "library", packaged
     for name, folder in _sources(work, recipe):
         if only is not None and name not in only:
             continue
         if name.startswith("pool"):
-            yield name, pool_cells(folder, recipe.n)
+            yield name, pool_cells(folder, recipe.n, recipe.nu)
         else:
             yield name, clean(_of_resolution(folder, recipe.n))
 
@@ -175,14 +177,14 @@ def _sources(work: Path, recipe: Recipe) -> Iterator[tuple[str, Path]]:
         yield f"active {path.name[5:8]}", path
 
 
-def pool_cells(folder: Path, n: int) -> CellSet:
+def pool_cells(folder: Path, n: int, nu: float = tensor.POISSON) -> CellSet:
     """The good candidates of a round's finished shards, evaluated at n; they were checked when labelled.
 
     Evaluating takes longer than all the rest, so the cells are kept beside the shards.
     """
     shards = sorted(folder.glob("*.npz"))
     if not shards:
-        return CellSet.from_octants(np.empty((0, n, n, n), bool), np.empty((0, 3)))
+        return CellSet.from_octants(np.empty((0, n, n, n), bool), np.empty((0, 3)), poisson=nu)
     kept = folder / f"cells-of-{len(shards)}.zarr.zip"
     if not kept.exists():
         good = Labels.concat([load_labels(path) for path in shards])
@@ -192,7 +194,7 @@ def pool_cells(folder: Path, n: int) -> CellSet:
             for name, params in zip(good.names.tolist(), good.params, strict=True)
         ]
         bits = np.concatenate([np.empty((0, packed_bytes(n)), np.uint8), *packed])
-        CellSet(n, bits, good.C, good.volume, good.names, good.params).save(kept)
+        CellSet(n, bits, good.C, good.volume, good.names, good.params, poisson=nu).save(kept)
     return CellSet.load(kept)
 
 
@@ -205,7 +207,7 @@ def clean(cells: CellSet) -> CellSet:
     kept = cells.subset(np.array(good, dtype=np.intp))
     if set(kept.family.tolist()) <= set(FAMILIES):
         return kept
-    return CellSet(kept.n, kept.packed, kept.C, kept.volume, kept.family, np.empty((len(kept), 0)))
+    return replace(kept, params=np.empty((len(kept), 0)), attrs={})
 
 
 def distinct(cells: CellSet) -> NDArray[np.intp]:
@@ -215,7 +217,7 @@ def distinct(cells: CellSet) -> NDArray[np.intp]:
 
 def pool_arguments(recipe: Recipe) -> list[str]:
     """The command's options that give this recipe."""
-    keys = ("n", "pool", "seed", "round_size")
+    keys = ["n", "pool", "seed", "round_size", *(["nu"] if recipe.nu != tensor.POISSON else [])]
     return [f"--{key.replace('_', '-')}={getattr(recipe, key)}" for key in keys]
 
 

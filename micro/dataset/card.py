@@ -134,7 +134,7 @@ def resolution_study(cells: CellSet, shapes: int, resolutions: tuple[int, ...]) 
     C, volume = np.empty((len(rows), len(resolutions), 3)), np.empty((len(rows), len(resolutions)))
     for column, n in enumerate(resolutions):
         octants = np.stack([family(str(cells.family[i])).octant(cells.params[i], n) for i in rows])
-        result = homogenize_octants(octants, rtol=1e-4)
+        result = homogenize_octants(octants, nu=cells.poisson, rtol=1e-4)
         C[:, column], volume[:, column] = result.C, result.volume
     return Study(resolutions, cells.family[rows].tolist(), C, volume)
 
@@ -149,7 +149,7 @@ def _head(cells: CellSet, file: Path) -> str:
             "",
             f"{len(cells)} cubic cells, octants of n = {cells.n} ({2 * cells.n}³ voxels a cell), each",
             "connected (one 6-connected piece that meets all six faces), without dust, and homogenised at",
-            f"this resolution (base material: nu = {cells.attrs['poisson']}).",
+            f"this resolution (base material: nu = {cells.poisson:g}).",
             f"{cells.attrs['gathered']} cells were gathered; exact copies are left out, and dense regions of "
             "(C11, C12, C44, V) thinned",
             f"(`micro.dataset.dataset.thin`). `{file.name}`: {size:.1f} MB, digest `{cells.digest()[:16]}`.",
@@ -235,7 +235,7 @@ def _extremes(cells: CellSet) -> str:
         f"- In the box C11 {low[0]} .. {high[0]}, C12 {low[1]} .. {high[1]}, C44 {low[2]} .. {high[2]}: "
         f"{int(inside.sum())} cells."
     )
-    bound = np.maximum(tensor.hashin_shtrikman(cells.volume)[0], 1e-12)
+    bound = np.maximum(tensor.hashin_shtrikman(cells.volume, cells.poisson)[0], 1e-12)
     ratio = tensor.bulk(cells.C) / bound
     rows = []
     for start in np.arange(0, 10):

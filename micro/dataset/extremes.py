@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from micro.cell.cellset import CellSet
-from micro.cell.tensor import from_scaled_moduli, scaled_moduli
+from micro.cell.tensor import POISSON, from_scaled_moduli, scaled_moduli
 from micro.data.packaged import load_library
 from micro.gamut.gamut import Gamut
 from micro.inverse import Goal, Settings, match_target, optimise
@@ -69,16 +69,19 @@ class Push:
         C11, C12, C44 in units of E_s; it need not be reachable.
     iterations : int
         Homogenisations at most.
+    nu : float
+        Poisson's ratio of the base material.
     """
 
     path: Path
     octant: Bools
     goal: Floats
     iterations: int
+    nu: float = POISSON
 
     def cells(self) -> CellSet:
         """The cells passed, the start left out."""
-        return _way(self.octant, self.goal, self.iterations, "inverse")
+        return _way(self.octant, self.goal, self.iterations, "inverse", self.nu)
 
     def make(self) -> None:
         """Write the cells."""
@@ -101,24 +104,25 @@ class Design:
 
     def cells(self) -> CellSet:
         """The result, its last stages and the way back to the library; none if it does not converge."""
-        n, name = self.settings.n, f"inverse-{self.settings.goal.name}"
+        n, name, nu = self.settings.n, f"inverse-{self.settings.goal.name}", self.settings.nu
         try:
             result = optimise(self.settings, keep=True)
         except NotConverged:
             # A start that leads to no connected cell is an outcome, not to be tried again on resuming.
-            return _set(n, [], [], name)
+            return _set(n, [], [], name, nu)
         same = [c for c in result.state.cells if len(c.octant) == n]
-        made = _set(n, [result.octant, *(c.octant for c in same)], [result.C, *(c.C for c in same)], name)
+        octants, C = [result.octant, *(c.octant for c in same)], [result.C, *(c.C for c in same)]
+        made = _set(n, octants, C, name, nu)
         library = load_library()
         home = library.C[nearest(library, result.C[None])[0][0, 0]]
-        return CellSet.concat([made, _way(result.octant, home, 8, name)])
+        return CellSet.concat([made, _way(result.octant, home, 8, name, nu)])
 
     def make(self) -> None:
         """Write the cells."""
         self.cells().save(self.path)
 
 
-def designs(n: int, folder: Path) -> list[Design]:
+def designs(n: int, folder: Path, nu: float = POISSON) -> list[Design]:
     """The runs of :data:`OBJECTIVES` at resolution n."""
     out = []
     for name, isotropic, volumes, starts in OBJECTIVES:
@@ -127,7 +131,7 @@ def designs(n: int, folder: Path) -> list[Design]:
                 kind = "isotropic" if isotropic else "cubic"
                 path = folder / f"{name}-{kind}-{start}-{round(100 * volume):02d}.zarr.zip"
                 goal = Goal(name, volume, isotropic=isotropic)
-                out.append(Design(path, Settings(goal, n=n, start=start, effort=EFFORT)))
+                out.append(Design(path, Settings(goal, n=n, start=start, effort=EFFORT, nu=nu)))
     return out
 
 
@@ -159,16 +163,17 @@ def pushes(cells: CellSet, count: int, folder: Path, iterations: int = 15) -> li
             outward = outward + 0.7 * aside / np.linalg.norm(aside)
         goal = np.maximum(m[row] + AHEAD * outward, LEAST * m[row])
         path = folder / f"push{number:04d}.zarr.zip"
-        out.append(Push(path, cells.octants(row), from_scaled_moduli(np.minimum(goal, 1.0)), iterations))
+        wanted = from_scaled_moduli(np.minimum(goal, 1.0))
+        out.append(Push(path, cells.octants(row), wanted, iterations, cells.poisson))
     return out
 
 
-def _way(octant: Bools, goal: Floats, iterations: int, family: str) -> CellSet:
+def _way(octant: Bools, goal: Floats, iterations: int, family: str, nu: float) -> CellSet:
     """The cells from an octant toward a tensor, without the first."""
-    found = match_target(octant, goal, iterations=iterations, rtol=COARSE_RTOL, keep=True)
-    return _set(len(octant), [o for o, _ in found.trail[1:]], [C for _, C in found.trail[1:]], family)
+    found = match_target(octant, goal, iterations=iterations, nu=nu, rtol=COARSE_RTOL, keep=True)
+    return _set(len(octant), [o for o, _ in found.trail[1:]], [C for _, C in found.trail[1:]], family, nu)
 
 
-def _set(n: int, octants: list[Bools], C: list[Floats], family: str) -> CellSet:
+def _set(n: int, octants: list[Bools], C: list[Floats], family: str, nu: float) -> CellSet:
     solid = np.array(octants, dtype=bool).reshape(-1, n, n, n)
-    return CellSet.from_octants(solid, np.array(C).reshape(-1, 3), family=family)
+    return CellSet.from_octants(solid, np.array(C).reshape(-1, 3), family=family, poisson=nu)

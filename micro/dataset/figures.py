@@ -42,7 +42,7 @@ def coverage(cells: CellSet, kinds: NDArray[np.str_], path: str | PathLike[str])
         for kind in (k for k in COLOURS if (kinds == k).any()):
             rows = kinds == kind
             ax.plot(view[2][rows], view[3][rows], ".", ms=1.6, mew=0, color=COLOURS[kind], label=kind)
-        _decorate(ax, view[0], view[1])
+        _decorate(ax, view[0], view[1], cells.poisson)
     handles, labels = axes.flat[2].get_legend_handles_labels()
     axes.flat[5].axis("off")
     axes.flat[5].legend(handles, labels, loc="center", markerscale=6, frameon=False)
@@ -59,7 +59,7 @@ def rounds(cells: CellSet, stages: list[Stage], path: str | PathLike[str]) -> No
             # What lies where cells were before is hidden by them: red is new ground.
             ax.plot(view[2][added], view[3][added], ".", ms=2, mew=0, color=COLOURS["extremes"])
             ax.plot(view[2][before], view[3][before], ".", ms=2, mew=0, color="#c9c9c9")
-            _decorate(ax, view[0], view[1])
+            _decorate(ax, view[0], view[1], cells.poisson)
             ax.tick_params(labelsize=6)
             if row < len(stages) - 1:
                 ax.set_xlabel("")
@@ -94,7 +94,7 @@ def resolution(resolutions: list[int], C: Floats, families: list[str], path: str
     _write(figure, path)
 
 
-def _decorate(ax: Axes, x: str, y: str) -> None:
+def _decorate(ax: Axes, x: str, y: str, nu: float) -> None:
     """Labels, the same limits in every picture, and the Hashin-Shtrikman bounds over the volume."""
     ax.set_xlabel(x, labelpad=1)
     ax.set_ylabel(y, labelpad=1)
@@ -110,7 +110,7 @@ def _decorate(ax: Axes, x: str, y: str) -> None:
     ax.set(xlim=limits[x], ylim=limits[y])
     if x == "V":
         volume = np.linspace(0, 1, 101)
-        K, G = tensor.hashin_shtrikman(volume)
+        K, G = tensor.hashin_shtrikman(volume, nu)
         # Poisson's ratio of an isotropic material at both bounds; each alone leaves -1 .. 1/2 open.
         both = tensor.poisson(tensor.from_moduli(np.stack([K, G, G], axis=-1))[1:])
         y_values = {"K": K, "G": G, "nu": np.concatenate([[np.nan], both])}[y]

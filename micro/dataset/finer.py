@@ -15,7 +15,7 @@ can be gathered in one file (:func:`united`), which a build goes on from whereve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -101,14 +101,16 @@ class Block:
     path: Path
     n: int
     jobs: tuple[Job, ...]
+    nu: float = tensor.POISSON
 
     def cells(self) -> CellSet:
         """All cells of the jobs; parameters are (number, what, open)."""
-        made = [row for job in self.jobs for row in make(job, self.n)]
+        made = [row for job in self.jobs for row in make(job, self.n, self.nu)]
         octants = np.array([m[0] for m in made], dtype=bool).reshape(-1, *(self.n,) * 3)
         C = np.array([m[1] for m in made]).reshape(-1, 3)
         params = np.array([m[3] for m in made], dtype=np.float64).reshape(-1, 3)
-        return CellSet.from_octants(octants, C, family=[m[2] for m in made], params=params)
+        names = [m[2] for m in made]
+        return CellSet.from_octants(octants, C, family=names, params=params, poisson=self.nu)
 
     def make(self) -> None:
         """Write the cells."""
@@ -125,20 +127,20 @@ def schedule(first: CellSet, n: int, folder: Path) -> list[Block]:
     rows = range(0, len(first), 512)
     closed = np.concatenate([encloses(first.octants(slice(i, i + 512))) for i in rows])
     points = np.column_stack([tensor.scaled_moduli(first.C), first.volume])
-    shut = np.flatnonzero(closed)
-    rank = np.empty(len(shut))
-    rank[farthest_first(points[shut])] = np.arange(len(shut))
-    middle = (first.volume[shut] > _MIDDLE[0]) & (first.volume[shut] < _MIDDLE[1])
-    shut = shut[np.argsort(np.where(middle, rank, _LATER * rank), kind="stable")]
-    free = np.flatnonzero(~closed)
-    free = free[farthest_first(points[free])]
-    count = max(-(-len(shut) // _CLOSED), -(-len(free) // _OPEN))
+    closed_rows = np.flatnonzero(closed)
+    rank = np.empty(len(closed_rows))
+    rank[farthest_first(points[closed_rows])] = np.arange(len(closed_rows))
+    middle = (first.volume[closed_rows] > _MIDDLE[0]) & (first.volume[closed_rows] < _MIDDLE[1])
+    closed_rows = closed_rows[np.argsort(np.where(middle, rank, _LATER * rank), kind="stable")]
+    open_rows = np.flatnonzero(~closed)
+    open_rows = open_rows[farthest_first(points[open_rows])]
+    count = max(-(-len(closed_rows) // _CLOSED), -(-len(open_rows) // _OPEN))
     blocks = []
     for b in range(count):
-        own = [*shut[_CLOSED * b : _CLOSED * (b + 1)], *free[_OPEN * b : _OPEN * (b + 1)]]
+        own = [*closed_rows[_CLOSED * b : _CLOSED * (b + 1)], *open_rows[_OPEN * b : _OPEN * (b + 1)]]
         jobs = [Job(int(r), first.octants(int(r)), str(first.family[r]), first.params[r]) for r in own]
         jobs += [Job(-1 - k, None, "", np.empty(0)) for k in range(_THIN * b, _THIN * (b + 1))]
-        blocks.append(Block(folder / f"block{b:05d}.zarr.zip", n, tuple(jobs)))
+        blocks.append(Block(folder / f"block{b:05d}.zarr.zip", n, tuple(jobs), first.poisson))
     return blocks
 
 
@@ -155,29 +157,29 @@ def farthest_first(points: Floats) -> NDArray[np.intp]:
     return order
 
 
-def make(job: Job, n: int) -> list[Made]:
+def make(job: Job, n: int, nu: float = tensor.POISSON) -> list[Made]:
     """The job's cell, and its opened twin if it is closed; nothing if it is not presentable at n."""
     found = _thin(-1 - job.number, n) if job.octant is None else _finer(job, n)
     if found is None:
         return []
     octant, level, name = found
     if is_open(octant):
-        C = _tensor(octant)
+        C = _tensor(octant, nu)
         return [] if C is None else [(octant, C, name, (job.number, ORIGINAL, True))]
-    solved = sensitivities(octant, rtol=RTOL)
+    solved = sensitivities(octant, nu=nu, rtol=RTOL)
     if solved.status[0] != Status.OK or not is_stiff(solved.C[0]):
         return []
     rows: list[Made] = [(octant, solved.C[0], name, (job.number, ORIGINAL, False))]
     twin = opened(octant, level, solved.gradient[0])
-    C = None if twin is None else _tensor(twin)
+    C = None if twin is None else _tensor(twin, nu)
     if twin is not None and C is not None:
         rows.append((twin, C, name, (job.number, TWIN, True)))
     return rows
 
 
-def _tensor(octant: Bools) -> Floats | None:
+def _tensor(octant: Bools, nu: float) -> Floats | None:
     """A cell's own tensor; None if it carries no load worth a name."""
-    result = homogenize_octants(octant[None], rtol=RTOL)
+    result = homogenize_octants(octant[None], nu=nu, rtol=RTOL)
     return result.C[0] if result.status[0] == Status.OK and is_stiff(result.C[0]) else None
 
 
@@ -254,12 +256,10 @@ def assembled(cells: CellSet, attrs: dict[str, Any]) -> CellSet:
     rows, part = rows[order], part[order]
     source = np.array(SOURCES)[(2 * (number[rows] < 0) + what[rows]).astype(int)]
     chosen = cells.subset(rows)
-    bare = CellSet(
-        chosen.n, chosen.packed, chosen.C, chosen.volume, chosen.family, np.empty((len(rows), 0)), {}
-    )
+    bare = replace(chosen, params=np.empty((len(rows), 0)), attrs={})
     more = {
         "title": "Cubic cells for training, open and closed",
-        "poisson": 0.3,
+        "poisson": cells.poisson,
         "gathered": len(cells),
         "open": "".join(np.where(free[rows] == 1, "o", "c")),
     }

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from micro.cell import tensor
-from micro.cell.cellset import CellSet
+from micro.cell.cellset import CellSet, require_poisson
 from micro.cell.chamber import pack, unpack
 from micro.data.packaged import load_dataset
 from micro.diffusion import process
@@ -100,7 +100,7 @@ class Plan:
 
     def settings(self, field: Floats | str, seed: int = 0) -> Settings:
         """Of one optimisation from a field (n, n, n) or a named start."""
-        return Settings(self.goal, n=self.n, start=field, seed=seed, effort=self.effort)
+        return Settings(self.goal, n=self.n, start=field, seed=seed, effort=self.effort, nu=self.goal.nu)
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,12 @@ def explore(
     Raises
     ------
     InputError
-        If the folder holds another plan's runs.
+        If the folder holds another plan's runs, or the generator or the data set another base material.
     """
-    _open(plan, out)
     generator = Generator.load() if generator is None else generator
+    require_poisson("generated cells", generator.model.poisson, plan.goal.nu)
+    load_dataset().require_poisson(plan.goal.nu)
+    _open(plan, out)
     jobs = [
         _Job(out / "runs" / f"generated{i:04d}.npz", "generated", plan.settings(field))
         for i, field in enumerate(generated(plan, generator))
@@ -258,7 +260,8 @@ def ends(plan: Plan, runs: Sequence[Run]) -> CellSet:
     octants = np.array([r.octant for r in connected], dtype=bool).reshape(-1, n, n, n)
     C = np.array([r.C for r in connected]).reshape(-1, 3)
     params = np.array([[KINDS.index(r.kind), r.met] for r in connected], dtype=np.float64).reshape(-1, 2)
-    return CellSet.from_octants(octants, C, family=f"extreme-{plan.goal.name}", params=params)
+    name = f"extreme-{plan.goal.name}"
+    return CellSet.from_octants(octants, C, family=name, params=params, poisson=plan.goal.nu)
 
 
 def summary(plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
@@ -289,7 +292,7 @@ def summary(plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
 
 def bound(goal: Goal) -> float | None:
     """The Hashin-Shtrikman bound of the objective at the goal's volume where there is one."""
-    K, G = tensor.hashin_shtrikman(goal.volume)
+    K, G = tensor.hashin_shtrikman(goal.volume, goal.nu)
     known = {"bulk": K}
     if goal.isotropic:
         known |= {"shear": G, "young": 9 * K * G / (3 * K + G)}
@@ -298,6 +301,8 @@ def bound(goal: Goal) -> float | None:
 
 def _description(plan: Plan) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
+    if plan.goal.nu == tensor.POISSON:  # of which folders of older versions say nothing
+        del plain["goal"]["nu"]
     return plain
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,10 @@ def given_cell(text: str, generator: Generator, n: int, seed: int = 0) -> CellSe
     octant = read_octant(Path(text))
     if octant.dtype != bool or not connectivity(octant).connected:
         raise InputError("is no connected cell of solid and void", file=text)
-    result = homogenize_octants(octant)
+    result = homogenize_octants(octant, nu=generator.model.poisson)
     if result.status[0] != Status.OK:
         raise InputError("carries no load", file=text)
-    return CellSet.from_octants(octant[None], result.C, family="given")
+    return CellSet.from_octants(octant[None], result.C, family="given", poisson=generator.model.poisson)
 
 
 def read_octant(path: Path) -> NDArray:
@@ -90,4 +91,4 @@ def _generated(text: str, generator: Generator, n: int, seed: int) -> CellSet:
         raise InputError("no connected cell was found for this tensor", key="cell", value=text)
     error = np.abs(cells.C - target).sum(axis=1)
     best = cells.subset([int(error.argmin())])
-    return CellSet(best.n, best.packed, best.C, best.volume, best.family, np.zeros((1, 0)), {})
+    return replace(best, params=np.zeros((1, 0)), attrs={})

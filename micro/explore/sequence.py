@@ -99,7 +99,7 @@ class Sequence:
 
     @property
     def _bound(self) -> Floats:
-        return np.asarray(tensor.hashin_shtrikman(self.cells.volume)[0])
+        return np.asarray(tensor.hashin_shtrikman(self.cells.volume, self.cells.poisson)[0])
 
     @property
     def monotone(self) -> bool:
@@ -184,7 +184,8 @@ def interpolate(
     Raises
     ------
     InputError
-        If there are not two cells, or too many or too few steps.
+        If there are not two cells, or too many or too few steps, or the cells' base material is not the
+        generator's.
     """
     if len(ends) != 2:
         raise InputError("two cells are needed", key="ends", value=len(ends))
@@ -194,6 +195,7 @@ def interpolate(
         raise InputError(f"is {' or '.join(OVER_BOUND)}", key="maximise", value=maximise)
     if along not in ("tensor", "noise"):
         raise InputError("is tensor or noise", key="along", value=along)
+    ends.require_poisson(generator.model.poisson)
     ends, shifted = in_phase(ends)
     if maximise is not None:
         return replace(_stiffest(generator, ends, steps, maximise, trials), shifted=shifted)
@@ -214,6 +216,7 @@ def interpolate(
             np.concatenate([first[None], octants, last[None]]),
             np.concatenate([ends.C[:1], C, ends.C[1:]]),
             family="interpolated",
+            poisson=ends.poisson,
         ),
         targets,
         count,
@@ -227,7 +230,8 @@ def in_phase(ends: CellSet) -> tuple[CellSet, bool]:
     moved = half_period_shift(last)
     if not similarity(first, moved) > similarity(first, last):
         return ends, False
-    return CellSet.from_octants(np.stack([first, moved]), ends.C, family=[str(f) for f in ends.family]), True
+    names = [str(f) for f in ends.family]
+    return CellSet.from_octants(np.stack([first, moved]), ends.C, family=names, poisson=ends.poisson), True
 
 
 def _stiffest(generator: Generator, ends: CellSet, steps: int, name: str, trials: int) -> Sequence:
@@ -244,19 +248,22 @@ def _stiffest(generator: Generator, ends: CellSet, steps: int, name: str, trials
     fields = model.space.levels(z, n).reshape(len(z), -1)[:, fundamental_domain(n)[0]]
     octants, C, count = [ends.octants()[0]], [ends.C[0]], 0
     for field, volume in zip(fields, volumes[1:-1], strict=True):
-        goal = Goal(name, float(volume))
+        goal = Goal(name, float(volume), nu=ends.poisson)
         # A drawn cell may have lost its thinnest walls: the one before it, grown, is the other candidate.
-        both = [binary_cell(level, n, goal.volume, 0.3) for level in (field, _level(octants[-1]))]
+        both = [binary_cell(level, n, goal.volume, ends.poisson) for level in (field, _level(octants[-1]))]
         candidates = [cell for cell in both if cell is not None]
         if not candidates:
             raise NotConverged(f"no connected cell of volume {volume:.3f}; take ends of a finer resolution")
         best = min(candidates, key=lambda cell: goal.loss(cell.C))
-        found, solves = polished(best, goal, 0.3, trials)
+        found, solves = polished(best, goal, trials)
         octants.append(found.octant)
         C.append(found.C)
         count += solves + len(candidates)
     cells = CellSet.from_octants(
-        np.stack([*octants, ends.octants()[1]]), np.stack([*C, ends.C[1]]), family="interpolated"
+        np.stack([*octants, ends.octants()[1]]),
+        np.stack([*C, ends.C[1]]),
+        family="interpolated",
+        poisson=ends.poisson,
     )
     return Sequence(cells, nothing, count)
 
@@ -354,7 +361,9 @@ def _moved(
         error = tensor.tensor_error(found[i], targets[i + 1])
         if np.isfinite(error) and error <= tolerance:
             continue
-        match = match_target(start, targets[i + 1], tolerance=tolerance, iterations=trials, rtol=1e-4)
+        match = match_target(
+            start, targets[i + 1], tolerance=tolerance, iterations=trials, nu=ends.poisson, rtol=1e-4
+        )
         octants[i], found[i], count = match.octant, match.C, count + match.homogenisations
     return octants, found, count
 

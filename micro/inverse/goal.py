@@ -41,6 +41,8 @@ class Goal:
         Whether the Zener ratio is bound.
     stiffness : float
         Least Young's modulus (``poisson`` only; without it a cell would dissolve).
+    nu : float
+        Poisson's ratio of the base material.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Goal:
     target: tuple[float, float, float] | None = None
     isotropic: bool = False
     stiffness: float = 0.005
+    nu: float = tensor.POISSON
 
     def __post_init__(self) -> None:
         if self.name not in OBJECTIVES:
@@ -127,7 +130,7 @@ class Goal:
 
     @property
     def _scale(self) -> float:
-        K, G = tensor.hashin_shtrikman(self.volume)
+        K, G = tensor.hashin_shtrikman(self.volume, self.nu)
         return {"bulk": float(K), "shear": float(G), "young": self.volume}[self.name]
 
 

@@ -65,7 +65,7 @@ class Settings:
     effort : float
         Factor on the number of evaluations.
     nu : float
-        Poisson's ratio of the base material.
+        Poisson's ratio of the base material, the goal's too.
     """
 
     goal: Goal
@@ -81,6 +81,7 @@ class Settings:
     nu: float = 0.3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "goal", replace(self.goal, nu=self.nu))
         if not 4 <= self.n <= 256:
             raise InputError("lies between 4 and 256", key="n", value=self.n)
         if self.method not in ("auto", "oc", "mma"):
@@ -260,7 +261,7 @@ def finish(state: State, settings: Settings, seconds: float = 0.0) -> Result:
         )
     solves = state.solves + 1
     if goal.target is None:
-        found, more = polished(found, goal, settings.nu)
+        found, more = polished(found, goal)
         solves += more
     octant = found.octant
     if goal.target is not None:

@@ -54,7 +54,7 @@ class _Place:
         return _Place(BinaryCell(octant, C), surface, goal.merit(C, float(octant.mean())))
 
 
-def polished(cell: BinaryCell, goal: Goal, nu: float, trials: int = 24) -> tuple[BinaryCell, int]:
+def polished(cell: BinaryCell, goal: Goal, trials: int = 24) -> tuple[BinaryCell, int]:
     """A cell that is nearer to the goal or as near, and the number of homogenisations.
 
     What is compared is the loss plus a penalty on what violates the constraints, the volume's among them.
@@ -63,12 +63,10 @@ def polished(cell: BinaryCell, goal: Goal, nu: float, trials: int = 24) -> tuple
     ----------
     cell : BinaryCell
     goal : Goal
-    nu : float
-        Poisson's ratio of the base material.
     trials : int
         Homogenisations at most.
     """
-    result = sensitivities(cell.octant, nu=nu, rtol=1e-3)
+    result = sensitivities(cell.octant, nu=goal.nu, rtol=1e-3)
     best, solves, radius, few = _Place.of(cell.octant, result, goal), 1, _RADIUS, _FEW
     model = np.hstack([np.eye(3), np.eye(3)])
     attempt, by_flips = 0, False
@@ -81,7 +79,7 @@ def polished(cell: BinaryCell, goal: Goal, nu: float, trials: int = 24) -> tuple
             displacement = _displacement(best, goal, model, radius, attempt)
         octant, better = best.surface.moved(displacement), False
         if not np.array_equal(octant, best.cell.octant) and connectivity(octant).connected:
-            trial = sensitivities(octant, nu=nu, rtol=1e-3)
+            trial = sensitivities(octant, nu=goal.nu, rtol=1e-3)
             solves += 1
             if trial.status[0] == Status.OK:
                 model = _learned(model, best, displacement, trial.C[0])

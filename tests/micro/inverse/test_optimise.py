@@ -210,7 +210,7 @@ def test_polishing_moves_only_uphill() -> None:
     n = 16
     round_walls = binary_cell(((0.5 - chamber(n).points) ** 4).sum(axis=0), n, 0.35, 0.3)
     assert round_walls is not None
-    better, solves = polished(round_walls, Goal("bulk", 0.35), 0.3, trials=8)
+    better, solves = polished(round_walls, Goal("bulk", 0.35), trials=8)
     assert solves <= 8
     assert better.volume <= 0.35
     upper, _ = hashin_shtrikman(better.volume)
