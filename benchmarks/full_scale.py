@@ -9,7 +9,7 @@ times the memory of the design's own.
     python benchmarks/full_scale.py runs/cloak_slab --picture docs/images/full-scale-error.png
 
 Rows that the file has are kept, and solutions are kept beside it: the same command goes on. `--round 0` is
-the first lattice. The picture shows where corners are off, predicted and at full scale, first and last.
+the first lattice. The picture shows where corners are off, homogenised and at full scale, first and last.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def draw(run: RunDirectory, path: Path) -> None:
     panels = []
     for number in (0, best):
         arrays = read_arrays(run.path / "rounds" / str(number) / "full_scale.npz")
-        for end, said in ((".homogenised", "predicted"), ("", "at full scale")):
+        for end, said in ((".homogenised", "homogenised"), ("", "at full scale")):
             reference, built = (arrays[f"{load}.{name}{end}"] for name in ("reference", "lattice"))
             size = np.sqrt((reference[run.problem.observed_nodes] ** 2).sum(axis=-1).mean())
             off = 100 * np.linalg.norm(built - reference, axis=-1) / size
