@@ -28,7 +28,7 @@ from tally import Tally
 from micro.runtime.files import content_digest
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAIN = 10
+CHAIN = 5
 _START = "import sys; from multiscale.cli.main import main; sys.argv[0] = 'multiscale'; sys.exit(main())"
 _ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 #: Of metrics, what need not come back: how long, on what, and what was written when.
