@@ -16,7 +16,7 @@ from rich.table import Table
 
 from micro.runtime.errors import InputError
 from micro.runtime.executor import among
-from micro.runtime.files import check_writable
+from micro.runtime.files import check_free
 from micro.runtime.progress import stage_bar
 
 GeneratorOption = Annotated[
@@ -78,6 +78,9 @@ def generate(
     bare: Annotated[
         bool, typer.Option("--bare", help="The diffusion model alone: one draw, no screening, no steering.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over an earlier result in --out.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="A cell depends on its target and its seed alone.")] = 0,
     generator: GeneratorOption = "default",
     device: DeviceOption = "cpu",
@@ -115,7 +118,7 @@ def generate(
         raise InputError("needs target tensors", key="--refine")
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed, "open": open}
     settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
-    check_writable(out, "--out")
+    check_free(out, ("cells.zarr.zip", "generate.json", "cells.png"), overwrite=overwrite, key="--out")
     outer = None if face is None else given_cell(face, Generator.load(generator, device), n).faces()[0]
     wishes = [("raise", text) for text in raises or []] + [("lower", text) for text in lowers or []]
     for _, text in wishes:

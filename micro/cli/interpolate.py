@@ -14,7 +14,7 @@ from rich.table import Table
 
 from micro.cli.generate import GeneratorOption
 from micro.runtime.errors import InputError
-from micro.runtime.files import check_writable, write_json
+from micro.runtime.files import check_free, write_json
 
 
 def interpolate(
@@ -44,6 +44,9 @@ def interpolate(
     trials: Annotated[int, typer.Option(min=1, help="Homogenisations of a cell at most.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of generated ends.")] = 0,
     generator: GeneratorOption = "default",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over an earlier result in --out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Cells that lead from one to another: graded in stiffness, alike from step to step.
@@ -65,7 +68,7 @@ def interpolate(
     from micro.explore.sequence_figure import save_figure
     from micro.generator.generator import Generator
 
-    check_writable(out, "--out")
+    check_free(out, ("cells.zarr.zip", "sequence.json", "sequence.png"), overwrite=overwrite, key="--out")
     loaded = Generator.load(generator)
     first, last = given_cell(a, loaded, n, seed), given_cell(b, loaded, n, seed)
     if first.n != last.n:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,40 @@ def check_writable(directory: str | os.PathLike[str], key: str | None = None) ->
         raise InputError(f"{reason}; give a directory", key=key, value=str(path))
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"can't be written to: no permission in {nearest}", key=key, value=str(path))
+
+
+def check_free(
+    directory: str | os.PathLike[str],
+    names: Iterable[str],
+    *,
+    overwrite: bool = False,
+    key: str | None = None,
+) -> None:
+    """Refuse a directory that can't be written to, or holds an earlier result.
+
+    Parameters
+    ----------
+    directory : path
+    names : iterable of str
+        Files of a result.
+    overwrite : bool
+        Whether an earlier result may be written over.
+    key : str, optional
+        The option to name.
+
+    Raises
+    ------
+    InputError
+        Naming what is there of the files ``names``.
+    """
+    check_writable(directory, key)
+    held = [name for name in names if os.path.lexists(Path(directory) / name)]
+    if held and not overwrite:
+        raise InputError(
+            f"holds {', '.join(held)} already: give a new directory, or --overwrite",
+            key=key,
+            value=str(directory),
+        )
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -29,6 +29,11 @@ def test_cells_report_and_picture(run_cli, tmp_path):
     wanted = np.array([line["target"] for line in report["cells"]])[cells.params[:, 0].astype(int)]
     assert tensor_error(cells.C, wanted).mean() < 0.05
     assert (out / "cells.png").read_bytes()[:4] == b"\x89PNG"
+    # They are not written over, unless that is said.
+    again = run_cli("micro", "generate", "--volume", "0.3", "--out", out)
+    assert again.returncode == 2
+    assert "holds cells.zarr.zip, generate.json, cells.png already" in again.stderr
+    assert json.loads((out / "generate.json").read_text()) == report
 
 
 def test_a_volume_that_no_cell_of_the_tensor_has_is_said(run_cli, tmp_path):
