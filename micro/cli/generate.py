@@ -205,12 +205,18 @@ def train(
     batch: Annotated[int, typer.Option(help="Cells in a batch.")] = 256,
     rate: Annotated[float, typer.Option(help="Learning rate.")] = 1.5e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    regress: Annotated[
+        str | None,
+        typer.Option(help="Train a regressor of this scalar instead, such as 'K / K_HS', for --start."),
+    ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Train a generator; the same command goes on where a killed one stopped.
 
     On several devices start it with `torchrun --nproc-per-node=N -m micro train ...`. The weights are
     written to `OUT/generator.safetensors` at every checkpoint, the figures to `OUT/history.jsonl`.
+
+    With `--regress` it trains `OUT/regressor.safetensors`: a scalar of tensor and volume to guide by.
     """
     from micro.cell.cellset import CellSet
     from micro.data.packaged import load_dataset
@@ -233,6 +239,20 @@ def train(
         if value < 1:
             raise InputError("at least 1", key=key, value=value)
     cells = [CellSet.load(path) for path in data] if data else [load_dataset()]
+    if regress is not None:
+        from micro.training.regression import FILE, train_regressor
+
+        model = Generator.load("default" if start is None else start).model
+        found = train_regressor(
+            cells,
+            out,
+            regress,
+            model,
+            settings,
+            report=lambda line: print(_brief(line), file=sys.stderr, flush=True),
+        )
+        print(f"{out / FILE}: R2 {found.card['r2']:.4f} on the test part")
+        return
     run(
         cells,
         out,
@@ -246,8 +266,8 @@ def train(
 
 
 def _brief(line: dict[str, Any]) -> str:
-    if line["phase"] == "check":
-        return "check: " + json.dumps({k: v for k, v in line.items() if k != "phase"})
+    if line["phase"] == "check" or "r2" in line:
+        return f"{line['phase']}: " + json.dumps({k: v for k, v in line.items() if k != "phase"})
     left = line["seconds_left"] / 60
     if line["phase"] == "slopes":
         return f"slopes of {line['cells']} cells, {left:.0f} min left"

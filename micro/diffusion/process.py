@@ -8,6 +8,7 @@ from one noise level to the next along dx/dsigma = (x - x0(x)) / sigma by Euler 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.network import Denoiser
 from micro.runtime.errors import InputError
+from micro.runtime.threads import one_thread, run
 
 BLOCK = 16
 """Cells sampled at once: a fixed number, so that a cell does not depend on its neighbours in a batch."""
@@ -100,7 +102,6 @@ class _Modulations:
         return self._table[self._of, number]
 
 
-@torch.no_grad()
 def sample(
     network: Denoiser,
     noise: Tensor,
@@ -111,6 +112,9 @@ def sample(
     pull: Pull | None = None,
 ) -> Tensor:
     """Coordinates (m, d) from unit noise (m, d); each row depends on itself alone.
+
+    Blocks of rows are sampled at once on as many threads as torch has, each on one: a product that is divided
+    among threads is rounded otherwise.
 
     ``pull`` maps every estimate of x0 (b, d) of the given rows (b,), and the noise level it was made at, to
     the one to go on with.
@@ -126,8 +130,9 @@ def sample(
     pull : callable, optional
     """
     sigmas = levels(steps)
-    out = torch.empty_like(noise)
-    for start in range(0, len(noise), BLOCK):
+
+    @torch.no_grad()
+    def block(start: int) -> Tensor:
         rows = _block(start, len(noise), noise.device)
         estimator = Estimator(network, conditions.rows(rows), sigmas[:-1], guidance)
         x, clean = noise[rows] * sigmas[0], None
@@ -136,9 +141,11 @@ def sample(
             if pull is not None:
                 clean = pull(clean, rows, float(sigmas[number]))
             x = clean + (x - clean) * (sigmas[number + 1] / sigmas[number]).item()
-        count = min(BLOCK, len(noise) - start)
-        out[start : start + count] = x[:count]
-    return out
+        return x[: min(BLOCK, len(noise) - start)]
+
+    with one_thread(noise.device) as threads:
+        parts = run([partial(block, start) for start in range(0, len(noise), BLOCK)], threads)
+    return torch.cat(parts) if parts else torch.empty_like(noise)
 
 
 @torch.no_grad()
@@ -153,6 +160,11 @@ def invert(network: Denoiser, x: Tensor, conditions: Conditions, *, steps: int) 
         Of m cells.
     steps : int
     """
+    with one_thread(x.device):
+        return _inverted(network, x, conditions, steps)
+
+
+def _inverted(network: Denoiser, x: Tensor, conditions: Conditions, steps: int) -> Tensor:
     sigmas = levels(steps).flip(0)[1:]
     out = torch.empty_like(x)
     for start in range(0, len(x), BLOCK):

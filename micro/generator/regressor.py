@@ -87,9 +87,23 @@ class Correction(nn.Module):
         surrogate : Surrogate
         value, volume : Tensors, shape (b,)
         """
+        return self.of_inputs(self.inputs(z, surrogate, value, volume))
+
+    def inputs(self, z: Tensor, surrogate: Surrogate, value: Tensor, volume: Tensor) -> Tensor:
+        """All that the heads are told, (b, k); no weights of theirs are in it.
+
+        Parameters
+        ----------
+        z : Tensor, shape (b, d)
+        surrogate : Surrogate
+        value, volume : Tensors, shape (b,)
+        """
         hidden = surrogate.features(z)
         logarithms = surrogate.of_features(hidden)
-        x = torch.cat([z, self.norm(hidden), logarithms / 3 + 1, value[:, None], volume[:, None]], dim=1)
+        return torch.cat([z, self.norm(hidden), logarithms / 3 + 1, value[:, None], volume[:, None]], dim=1)
+
+    def of_inputs(self, x: Tensor) -> Tensor:
+        """Corrections of the heads, (heads, b), of inputs (b, k)."""
         return _SPREAD * torch.stack([head(x) for head in self.heads])
 
 

@@ -33,9 +33,6 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,
 }
 
-NAMES = ("C11", "C12", "C44", "K", "mu", "G", "E", "nu", "A", "V", "K_HS", "G_HS")
-"""What an expression may name."""
-
 OVER_BOUND = {"bulk": "K / K_HS"}
 """Moduli over their bound at the cell's volume, by the name of the modulus."""
 
@@ -74,7 +71,7 @@ class Scalar:
 
     def __call__(self, C: Any, volume: Any) -> Any:
         """Values (m,) of tensors (m, 3) and volumes (m,)."""
-        return _value(self._tree, _named(C, volume))  # type: ignore[attr-defined]
+        return _value(self._tree, C, volume)  # type: ignore[attr-defined]
 
     def same(self, other: Scalar) -> bool:
         """Whether another one is written alike but for spaces and brackets that change nothing."""
@@ -93,35 +90,43 @@ class Scalar:
             raise InputError("only numbers, names, + - * / ** and brackets", key="scalar", value=self.text)
 
 
-def _named(C: Any, volume: Any) -> dict[str, Any]:
-    """What the names stand for."""
-    C11, C12, C44 = C[..., 0], C[..., 1], C[..., 2]
-    K, mu = (C11 + 2 * C12) / 3, (C11 - C12) / 2
-    K_s, G_s = float(tensor.bulk(tensor.SOLID)), float(tensor.SOLID[2])
-    share = 6 * (K_s + 2 * G_s) / (5 * (3 * K_s + 4 * G_s))
-    return {
-        "C11": C11,
-        "C12": C12,
-        "C44": C44,
-        "K": K,
-        "mu": mu,
-        "G": C44,
-        "E": 9 * K * mu / (3 * K + mu),
-        "nu": C12 / (C11 + C12),
-        "A": C44 / mu,
-        "V": volume,
-        # As micro.cell.tensor.hashin_shtrikman, differentiable.
-        "K_HS": 4 * K_s * G_s * volume / (4 * G_s + 3 * K_s * (1 - volume)),
-        "G_HS": G_s * (1 - (1 - volume) / (1 - share * volume)),
-    }
+def _bulk_bound(C: Any, V: Any) -> Any:
+    """As :func:`micro.cell.tensor.hashin_shtrikman`, differentiable."""
+    return 4 * _K_S * _G_S * V / (4 * _G_S + 3 * _K_S * (1 - V))
 
 
-def _value(node: ast.AST, names: dict[str, Any]) -> Any:
+def _shear_bound(C: Any, V: Any) -> Any:
+    share = 6 * (_K_S + 2 * _G_S) / (5 * (3 * _K_S + 4 * _G_S))
+    return _G_S * (1 - (1 - V) / (1 - share * V))
+
+
+_K_S, _G_S = float(tensor.bulk(tensor.SOLID)), float(tensor.SOLID[2])
+
+_MEANING: dict[str, Callable[[Any, Any], Any]] = {
+    "C11": lambda C, V: C[..., 0],
+    "C12": lambda C, V: C[..., 1],
+    "C44": lambda C, V: C[..., 2],
+    "K": lambda C, V: (C[..., 0] + 2 * C[..., 1]) / 3,
+    "mu": lambda C, V: (C[..., 0] - C[..., 1]) / 2,
+    "G": lambda C, V: C[..., 2],
+    "E": lambda C, V: (C[..., 0] - C[..., 1]) * (C[..., 0] + 2 * C[..., 1]) / (C[..., 0] + C[..., 1]),
+    "nu": lambda C, V: C[..., 1] / (C[..., 0] + C[..., 1]),
+    "A": lambda C, V: 2 * C[..., 2] / (C[..., 0] - C[..., 1]),
+    "V": lambda C, V: V,
+    "K_HS": _bulk_bound,
+    "G_HS": _shear_bound,
+}
+
+NAMES = tuple(_MEANING)
+"""What an expression may name."""
+
+
+def _value(node: ast.AST, C: Any, volume: Any) -> Any:
     if isinstance(node, ast.BinOp):
-        return _OPERATORS[type(node.op)](_value(node.left, names), _value(node.right, names))
+        return _OPERATORS[type(node.op)](_value(node.left, C, volume), _value(node.right, C, volume))
     if isinstance(node, ast.UnaryOp):
-        return -_value(node.operand, names)
+        return -_value(node.operand, C, volume)
     if isinstance(node, ast.Name):
-        return names[node.id]
+        return _MEANING[node.id](C, volume)
     assert isinstance(node, ast.Constant)
     return node.value

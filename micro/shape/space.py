@@ -24,6 +24,7 @@ from scipy.sparse import csr_array
 from micro.cell.chamber import chamber, fundamental_domain
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
+from micro.runtime.threads import one_thread
 from micro.shape.distance import signed_distance
 
 BLOCK = 8
@@ -33,13 +34,15 @@ BLOCK = 8
 def in_blocks(function: Callable[[Singles], NDArray], rows: Singles) -> NDArray:
     """``function`` of the rows (m, ...), always :data:`BLOCK` of them at once; the last block is padded.
 
-    Matrix products round differently for other numbers of rows.
+    Matrix products round differently for other numbers of rows, and divided among other numbers of threads:
+    torch's run on one.
     """
     parts = []
-    for start in range(0, max(len(rows), 1), BLOCK):
-        block = rows[start : start + BLOCK]
-        padding = [(0, BLOCK - len(block))] + [(0, 0)] * (rows.ndim - 1)
-        parts.append(function(np.pad(block, padding))[: len(block)])
+    with one_thread(torch.device("cpu")):
+        for start in range(0, max(len(rows), 1), BLOCK):
+            block = rows[start : start + BLOCK]
+            padding = [(0, BLOCK - len(block))] + [(0, 0)] * (rows.ndim - 1)
+            parts.append(function(np.pad(block, padding))[: len(block)])
     return np.concatenate(parts)
 
 

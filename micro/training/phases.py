@@ -119,12 +119,12 @@ def train_surrogate(
         at = data.z[slopes.rows[some]]
         return value + settings.slope_weight * network.slope_loss(at, slopes.values[some].to(at), mix)
 
-    for value in _drive(run, loss, _PAUSES["surrogate"]):
+    for value in drive(run, loss, _PAUSES["surrogate"]):
         network_now = run.average.network
         assert isinstance(network_now, Surrogate)
         with torch.no_grad():
             off = float(network_now.loss(check.z, check.C))
-        report(_line("surrogate", run, value, off))
+        report(progress_line("surrogate", run, value, off))
     assert isinstance(run.average.network, Surrogate)
     return run.average.network
 
@@ -168,14 +168,14 @@ def train_denoiser(
         loss = denoising_loss(network, data.z[rows], conditions.rows(rows), rng, share)
         return loss * ranks.weight(batch)
 
-    for value in _drive(run, loss, _PAUSES["denoiser"]):
+    for value in drive(run, loss, _PAUSES["denoiser"]):
         average = run.average.network
         assert isinstance(average, Denoiser)
         with torch.no_grad():
             # The same noise each time, so that the curve is smooth.
             rng = torch.Generator().manual_seed(0)
             off = float(np.mean([float(denoising_loss(average, check.z, asked, rng)) for _ in range(4)]))
-        report(_line("denoiser", run, value, off))
+        report(progress_line("denoiser", run, value, off))
         yield average
 
 
@@ -186,7 +186,7 @@ def _begin(network: Any, start: nn.Module | None, data: Data) -> None:
     network.to(data.z.device)
 
 
-def _drive(run: Run, loss: Callable[[torch.Generator], Tensor], pause: float) -> Iterator[float]:
+def drive(run: Run, loss: Callable[[torch.Generator], Tensor], pause: float) -> Iterator[float]:
     """Advance to the end; about every ``pause`` seconds save and yield the mean loss since the last time."""
     values: list[Tensor] = []
     last = time.perf_counter()
@@ -198,7 +198,16 @@ def _drive(run: Run, loss: Callable[[torch.Generator], Tensor], pause: float) ->
             values, last = [], time.perf_counter()
 
 
-def _line(phase: str, run: Run, value: float, off: float) -> dict[str, Any]:
+def progress_line(phase: str, run: Run, value: float, off: float) -> dict[str, Any]:
+    """What is reported at a checkpoint.
+
+    Parameters
+    ----------
+    phase : str
+    run : Run
+    value, off : float
+        Losses of training since the last checkpoint, and of validation.
+    """
     left = (run.steps - run.step) * run.seconds / max(1, run.step)
     return {
         "phase": phase,

@@ -91,7 +91,7 @@ def train(
     if start is not None:
         settings = _sized(settings, start)
     if ranks.rank() == 0:
-        _claim(work, sets, settings)
+        claim(work, sets, settings)
     else:
         ranks.wait()
     n = start.space.n if start else min(c.n for c in sets)
@@ -183,9 +183,15 @@ def _sized(settings: Settings, start: Model) -> Settings:
     )
 
 
-def _claim(work: Path, sets: list[CellSet], settings: Settings) -> None:
-    """Tie the folder to its data and settings."""
-    mine = {"data": "+".join(c.digest() for c in sets), "settings": asdict(settings)}
+def claim(work: Path, sets: Sequence[CellSet], settings: Settings, **more: str) -> None:
+    """Tie the folder to its data and settings, and to what else it is for.
+
+    Raises
+    ------
+    InputError
+        If it is tied to others.
+    """
+    mine = {"data": "+".join(c.digest() for c in sets), "settings": asdict(settings), **more}
     path = work / "run.json"
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -200,7 +206,7 @@ def _claim(work: Path, sets: list[CellSet], settings: Settings) -> None:
 
 def _known(work: Path, name: str, parts: list[CellSet], n: int) -> tuple[Singles, Floats, Floats, Bools]:
     """Signed distances at n (computed once), tensors, volumes and openness of a part of all sets."""
-    distance = [_distances(work / f"distance-{name}-{k}.npy", part, n) for k, part in enumerate(parts)]
+    distance = [distances(work / f"distance-{name}-{k}.npy", part, n) for k, part in enumerate(parts)]
     return (
         np.concatenate(distance),
         np.concatenate([part.C for part in parts]),
@@ -216,8 +222,8 @@ def _open(cells: CellSet) -> Bools:
     return np.array([is_open(cells.octants(row)) for row in range(len(cells))], dtype=bool)
 
 
-def _distances(path: Path, cells: CellSet, n: int) -> Singles:
-    """Signed distances of a part at n, computed once."""
+def distances(path: Path, cells: CellSet, n: int) -> Singles:
+    """Signed distances (m, q) of a part on the grid of n, computed once and kept in the file."""
     if path.exists():
         return np.load(path, allow_pickle=False)
     rows = [distance_at(cells.octants(slice(i, i + 200)), n) for i in range(0, len(cells), 200)]
