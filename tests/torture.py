@@ -196,7 +196,7 @@ def mutate_inputs(folder: Path, trials: int) -> Tally:
     for name, (data, work) in seeds.items():
 
         @settings(
-            max_examples=max(1, trials // len(seeds)),
+            max_examples=-(-trials // len(seeds)),
             deadline=None,
             database=None,
             derandomize=True,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 
 import pytest
 from examples import MINIMAL
 from kills import kill_and_resume, small_run
 from run_directories import made_up_run
+from tally import Tally, table
 from torture import (
     damage_every_file,
     fill_the_disk,
@@ -56,3 +58,11 @@ def test_a_run_killed_again_and_again_ends_the_same(tmp_path):
         survived(tally)
     assert tally.right == tally.tried == 4
     assert sum(tally.where.values()) == 4
+
+
+def test_the_page_shows_the_table_of_the_last_torture(root):
+    record = json.loads((root / "benchmarks" / "results" / "torture.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    tallies = [Tally(**part) for part in record.values()]
+    assert table(tallies) in page
+    assert not any(t.wrong or t.tracebacks for t in tallies)
