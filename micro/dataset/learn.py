@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from micro.cell.cellset import CellSet
+from micro.cell.tensor import POISSON
 from micro.dataset.dataset import part
 from micro.gamut.gamut import Gamut
 from micro.gamut.least_volume import LeastVolume
@@ -70,9 +71,15 @@ def learn_least_volume(cells: CellSet, **options: Any) -> LeastVolume:
         A data set with its parts.
     **options
         For :meth:`LeastVolume.fit`.
+
+    Raises
+    ------
+    InputError
+        If the set has no parts, or is of another base material than the bound that v is measured from.
     """
     from micro.dataset.dataset import PARTS, part
 
+    cells.require_poisson(POISSON)
     parts = {name: part(cells, name) for name in PARTS}
     train = parts["train"]
     fitted = LeastVolume.fit(train.C, train.volume, source=cells.digest(), **options)
