@@ -15,6 +15,7 @@ from multiscale.case.case import load_case
 from multiscale.case.purpose import UNIFORM
 from multiscale.case.settings import DesignSettings
 from multiscale.design.feasibility import count_violations
+from multiscale.objective.combination import Value
 from multiscale.problem.given_field import read_field
 from multiscale.problem.size import require_memory
 from multiscale.run.session import Session, value_table
@@ -31,7 +32,10 @@ def evaluate_case(
     *,
     all_elements: bool = False,
 ) -> dict[str, Any]:
-    """Distortion of any tensor field on a case's grid, whoever made it; writes ``metrics.json``.
+    """What any tensor field on a case's grid is worth, whoever made it; writes ``metrics.json``.
+
+    Beside the objective stand the measures that others use (:mod:`multiscale.objective.field_measures`), so
+    that a design published elsewhere can be compared in its authors' terms and in these.
 
     Parameters
     ----------
@@ -78,10 +82,16 @@ def evaluate_case(
     fields = {"design": field}
     if session.purpose.baseline != UNIFORM:
         fields = {session.purpose.baseline.name: session.plain_field, **fields}
-    results = {name: session.evaluate(f)[0] for name, f in fields.items()}
+    results: dict[str, Value] = {}
+    details: dict[str, dict[str, Any]] = {}
+    for name, f in fields.items():
+        results[name], displacements = session.evaluate(f)
+        for section, values in objective.details(f, displacements).items():
+            details.setdefault(section, {})[name] = values
     results["design_refined"] = session.evaluate_refined(field)
     phi = gamut.phi(given[problem.design])
     metrics = {
+        **details,
         objective.quantity: value_table(results),
         "feasibility": {
             "violations": count_violations(phi, session.case.gamut.margin),
@@ -104,4 +114,6 @@ def evaluate_case(
             f"{phi.min():.3g}): no known cell has them[/]"
         )
     reporter.say(f"{objective.quantity} " + ", ".join(f"{k} {v.total:.4g}" for k, v in results.items()))
+    for load, measures in details.get("measures", {}).get("design", {}).items():
+        reporter.say(f"{load}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in measures.items()))
     return metrics

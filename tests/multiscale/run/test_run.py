@@ -155,9 +155,10 @@ def test_running_again_does_nothing(finished, case, run_cli):
 
 
 def test_evaluate_agrees_with_the_run(finished, case, run_cli, tmp_path):
-    """On one rank and on two, to 1e-6."""
+    """On one rank and on two, to 1e-6, in the measures that others use as well."""
     out, _, _ = finished
     d = metrics_of(out)["distortion"]
+    measures = metrics_of(out)["measures"]
     for ranks in (None, 2):
         where = tmp_path / f"evaluation{ranks}"
         done = run_cli(
@@ -167,6 +168,10 @@ def test_evaluate_agrees_with_the_run(finished, case, run_cli, tmp_path):
         e = metrics_of(where)
         assert e["distortion"]["void"] == pytest.approx(d["void"], rel=1e-6)
         assert e["distortion"]["design"] == pytest.approx(d["design"], rel=1e-6)
+        for name in ("void", "design"):
+            for load, expected in measures[name].items():
+                assert e["measures"][name][load] == pytest.approx(expected, rel=1e-6)
+        assert "strain deviation" in done.stdout
         assert e["feasibility"]["violations"] == 0
         assert e["ranks"] == (ranks or 1)
     again = run_cli("multiscale", "evaluate", case, "--tensors", out / "design.npz", "--out", where)
