@@ -10,8 +10,8 @@ and its mean over the ellipsoid a.R a = 1 (all combinations that move the refere
 eigenvalues. Loads of different parities about the mirror planes are orthogonal, so D and R fall into blocks,
 and loads of one block share supports and operator.
 
-The optimiser is given ``J = (c sum lambda^p)^(1/(2p))``: p = 6 and c = 1 for the worst (the p-norm of the
-distortions with p = 12, as in :mod:`multiscale.objective.combination`), p = 1 and c = 1/m for the mean. J is
+The optimiser is given ``J = (c sum lambda^p)^(1/(2p))``: p = 18 and c = 1 for the worst (the p-norm of the
+distortions with p = 36, as in :mod:`multiscale.objective.combination`), p = 1 and c = 1/m for the mean. J is
 a trace of a power of ``A = L^-1 D L^-T`` (R = L L^T), so that it is smooth where eigenvalues meet:
 with orthonormal eigenvectors q_k and a_k = L^-T q_k ::
 

@@ -3,10 +3,10 @@
 =============== ========================================== =================================
 ``mean_square`` ``(sum w v^2 / sum w)^(1/2)``               the default: no load is forgotten
 ``sum``         ``sum w v / sum w``                         the weighted mean
-``worst``       ``(sum (w' v)^p)^(1/p)``, p = 12            a smooth maximum; w' = w / max w
+``worst``       ``(sum (w' v)^p)^(1/p)``, p = 36            a smooth maximum; w' = w / max w
 =============== ========================================== =================================
 
-The p-norm lies above the true maximum, by at most ``L^(1/p) - 1`` for L loads (9.6 % for three equal
+The p-norm lies above the true maximum, by at most ``L^(1/p) - 1`` for L loads (3.1 % for three equal
 ones), and its derivative exists where two loads are equally bad.
 """
 
@@ -19,8 +19,9 @@ import numpy as np
 from micro.runtime.arrays import Floats
 from multiscale.case.settings import Kind
 
-#: Exponent of the smooth maximum: larger is nearer to the maximum and harder to optimise.
-WORST_POWER = 12.0
+#: Exponent of the smooth maximum: larger is nearer to the maximum and harder to optimise. L-BFGS copes with
+#: this one: on the cylinder in 20^3 under any stress 12 ends at 0.0696, 24 at 0.0685, 36 at 0.0681.
+WORST_POWER = 36.0
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,10 @@ def test_quarter_model_equals_the_whole(loads):
 
 
 def test_combinations_of_loads():
-    values, weights = np.array([0.2, 0.3, 0.1]), (1.0, 2.0, 1.0)
-    assert Combination("sum", weights).value(values) == pytest.approx((0.2 + 2 * 0.3 + 0.1) / 4)
+    values, weights = np.array([0.5, 0.3, 0.1]), (1.0, 2.0, 1.0)
+    assert Combination("sum", weights).value(values) == pytest.approx((0.5 + 2 * 0.3 + 0.1) / 4)
     assert Combination("mean_square", weights).value(values) == pytest.approx(
-        np.sqrt((0.04 + 2 * 0.09 + 0.01) / 4)
+        np.sqrt((0.25 + 2 * 0.09 + 0.01) / 4)
     )
     # The smooth maximum counts the second load fully, the others half, and lies a little above the worst.
     worst = Combination("worst", weights).value(values)
