@@ -40,18 +40,40 @@ def read_triangles(path: Path, group: str | None = None) -> Floats:
     InputError
         If the file can't be read as a mesh, or its surface is not closed or not oriented.
     """
+    points, faces = _joined(*_read(path, group))
+    return _closed(points, faces, path, group)
+
+
+def read_faces(path: Path) -> tuple[Floats, NDArray[np.integer]]:
+    """Points (p, 3) and triangles (t, 3) of a surface in a mesh file, closed or not, in the file's units.
+
+    Points of the same place are one, but for 3MF, whose objects may touch.
+
+    Raises
+    ------
+    InputError
+        If the file can't be read as a mesh.
+    """
+    points, faces = _read(path, None)
+    if path.suffix.lower() != ".3mf":
+        points, faces = _joined(points, faces)
+    points = np.asarray(points, dtype=np.float64)
+    if not len(faces) or not np.isfinite(points).all():
+        raise InputError("holds no surface", file=path)
+    return points, faces
+
+
+def _read(path: Path, group: str | None) -> tuple[Floats, NDArray]:
     kind = path.suffix.lower()
     if kind not in FORMATS:
         raise InputError(f"must be a mesh file ({', '.join(FORMATS)})", file=path, value=kind or path.name)
     if not path.is_file():
         raise InputError("is a directory" if path.is_dir() else "there is no such mesh file", file=path)
     if kind in MESH_FORMATS:
-        points, faces = read_mesh(path, group)
-    elif group is not None:
+        return read_mesh(path, group)
+    if group is not None:
         raise InputError(f"{kind} files have no groups", file=path, key="group", value=group)
-    else:
-        points, faces = _READERS[kind](path)
-    return _closed(*_joined(points, faces), path, group)
+    return _READERS[kind](path)
 
 
 def inside(triangles: Floats, x: Floats, y: Floats, z: Floats) -> Bools:
@@ -160,7 +182,7 @@ def _closed(points: Floats, faces: NDArray, path: Path, group: str | None = None
     """The triangles' corners, if every edge joins two that agree on which side is out."""
     if not len(faces) or not np.isfinite(points).all():
         raise InputError("holds no surface", file=path)
-    open_edges, turned = _edges(faces)
+    open_edges, turned, _ = edge_faults(faces)
     if open_edges:
         whose = "" if group is None else f" of group '{group}'"
         raise InputError(
@@ -168,7 +190,7 @@ def _closed(points: Floats, faces: NDArray, path: Path, group: str | None = None
         )
     if turned:
         faces = _turned(points, faces)
-        if _edges(faces)[1]:
+        if edge_faults(faces)[1]:
             raise InputError(
                 f"the triangles disagree on which side is outside, along {turned} edges: mend the normals in "
                 "the program that wrote it",
@@ -177,14 +199,21 @@ def _closed(points: Floats, faces: NDArray, path: Path, group: str | None = None
     return points[faces]
 
 
-def _edges(faces: NDArray) -> tuple[int, int]:
-    """Edges with an odd number of triangles, and those whose triangles run along them the same way."""
+def edge_faults(faces: NDArray) -> tuple[int, int, int]:
+    """What is wrong with the edges of triangles (t, 3).
+
+    Returns
+    -------
+    open, turned, crowded : int
+        Edges with an odd number of triangles; the others whose triangles don't run along them as often one
+        way as the other; and those with more than two.
+    """
     start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
     key = np.minimum(start, end) * (int(faces.max()) + 1) + np.maximum(start, end)
     _, index, count = np.unique(key, return_inverse=True, return_counts=True)
     balance = np.bincount(index.reshape(-1), weights=np.where(start < end, 1.0, -1.0))
     odd = count % 2 == 1
-    return int(odd.sum()), int((balance[~odd] != 0).sum())
+    return int(odd.sum()), int((balance[~odd] != 0).sum()), int((count > 2).sum())
 
 
 def _turned(points: Floats, faces: NDArray) -> NDArray:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import check_writable
 from multiscale.cli.shell import console, first_rank, reporter, reporting
+
+if TYPE_CHECKING:
+    from multiscale.printability.exported import Exported
+    from multiscale.printability.printability import Printability
 
 
 def export(
@@ -31,7 +35,7 @@ def export(
             "--format",
             metavar="NAME",
             show_default="by FILE's ending",
-            help="stl, ply, obj, 3mf, glb, slices, svx, vti, vtu, inp or vdb.",
+            help="stl, ply, obj, 3mf, glb, slices, svx, vti, vtu, inp, msh or vdb.",
         ),
     ] = None,
     region: Annotated[
@@ -191,7 +195,7 @@ def printability(
     ],
     direction: Annotated[
         tuple[float, float, float],
-        typer.Option("--direction", metavar="X Y Z", help="Build direction, for the overhangs."),
+        typer.Option("--direction", metavar="X Y Z", help="Build direction, for overhangs and layers."),
     ] = (0.0, 0.0, 1.0),
     density: Annotated[
         float | None,
@@ -211,29 +215,63 @@ def printability(
             help="The printer's smallest wall and gap: how much is thinner, and the cell size that suits.",
         ),
     ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            metavar="I0:I1,J0:J1,K0:K1",
+            show_default="the whole lattice, if it is small",
+            help="Elements to measure layer by layer, as they are cut: what --exported holds.",
+        ),
+    ] = None,
+    exported: Annotated[
+        Path | None,
+        typer.Option(
+            "--exported",
+            metavar="FILE",
+            show_default=False,
+            help="Measure this file of `export` (stl, ply, obj, 3mf, slices) beside its voxels.",
+        ),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
-    """Can it be printed? Smallest features, enclosed cavities, overhangs, mass.
+    """Can it be printed? Walls and gaps, cavities, islands, bridges, overhangs, mass; lengths in mm.
 
-    What it finds is added to the run's metrics.json as well; docs/export.md says what is exact.
+    What it finds is added to the run's metrics.json as well; docs/export.md says what is exact. What ships
+    is measured with --exported. For example
+
+        multiscale printability runs/cloak --least 0.4
+
+        multiscale printability runs/cloak --exported part.stl
     """
     with reporting("multiscale printability"):
-        from multiscale.printability.printability import assess_run, described
+        from multiscale.printability import exported as files, printability as whole
 
         if not first_rank():
             return
+        if exported is not None and (density is not None or least is not None):
+            raise InputError("are of the whole lattice, not of a file", key="--density, --least")
+        found: Printability | Exported
         with reporter("quiet" if json_output else "text").task("printability", 1) as task:
-            found = assess_run(
-                run_dir,
-                direction=direction,
-                density_kg_m3=density,
-                least_mm=least,
-                progress=task.reach,
-            )
+            if exported is None:
+                found = whole.assess_run(
+                    run_dir,
+                    direction=direction,
+                    density_kg_m3=density,
+                    least_mm=least,
+                    region=region,
+                    progress=task.reach,
+                )
+                lines = whole.described(found)
+            else:
+                found = files.assess_exported(
+                    run_dir, exported, region, direction=direction, progress=task.reach
+                )
+                lines = files.described(found)
         if json_output:
             typer.echo(json.dumps(asdict(found), indent=2))
         else:
-            for line in described(found):
+            for line in lines:
                 console().print(line, soft_wrap=True, markup=False)
 
 

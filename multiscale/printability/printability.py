@@ -21,8 +21,10 @@ from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.cell_mesh import octant_surface
+from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
 from multiscale.printability.cavities import Cavities, find_cavities
+from multiscale.printability.grid import GridMeasures, along_axis, measure, require_memory, table
 from multiscale.printability.printer import LOST, Suited, check_least, suited
 from multiscale.rundir.directory import RunDirectory, find_lattice
 from multiscale.rundir.record import NAME
@@ -31,6 +33,7 @@ STEEP = np.cos(np.pi / 4)
 """A facet overhangs if its normal leans down by more than this: less than 45 degrees to the horizontal."""
 
 _THICKEST = 8  # voxels; beyond it a feature is no problem
+_UNASKED = 3e7  # voxels that are measured layer by layer without being asked for: a quarter of a minute
 _BLUR = 0.6
 _LEVEL = 0.505
 
@@ -97,6 +100,11 @@ class Printability:
         None if no density is known.
     printer : Suited or None
         Against a printer's smallest wall and gap, if that was given.
+    region : str or None
+        The elements that ``grid`` is of.
+    grid : GridMeasures or None
+        What the voxels are as they are cut and built, layer by layer: of a region, or of a lattice of at most
+        3e7 voxels; the build direction is along an axis.
     """
 
     voxel_mm: float
@@ -109,6 +117,8 @@ class Printability:
     solid_mm3: float
     mass_g: float | None
     printer: Suited | None = None
+    region: str | None = None
+    grid: GridMeasures | None = None
 
 
 def assess(
@@ -117,6 +127,7 @@ def assess(
     direction: ArrayLike = (0.0, 0.0, 1.0),
     density_kg_m3: float | None = None,
     least_mm: float | None = None,
+    region: str | None = None,
     progress: Progress = unheard,
 ) -> Printability:
     """Printability of a lattice.
@@ -130,12 +141,15 @@ def assess(
         Of the base material, for the mass.
     least_mm : float, optional
         The printer's smallest wall and gap.
+    region : str, optional
+        ``i0:i1,j0:j1,k0:k1``: elements whose voxels are measured layer by layer.
     progress : Progress, optional
 
     Raises
     ------
     InputError
-        If the direction has no length, the density or ``least_mm`` is not positive, or nothing is solid.
+        If the direction has no length, the density or ``least_mm`` is not positive, nothing is solid, or the
+        region is not one, too large, or built in a direction that is not along an axis.
     """
     vector = np.asarray(direction, dtype=np.float64)
     length = float(np.linalg.norm(vector)) if vector.shape == (3,) else 0.0
@@ -148,6 +162,7 @@ def assess(
     if least_mm is not None:
         check_least(least_mm)  # before the work, not after it
     vector = vector / length
+    block = _measured(lattice, region, vector)
     used, count = np.unique(lattice.index[lattice.solid], return_counts=True)
     thin = np.zeros((2, len(used), _THICKEST + 1))
     down, area = np.zeros(len(used)), np.zeros(len(used))
@@ -179,7 +194,21 @@ def assess(
         solid_mm3=lattice.solid_volume_m3 * 1e9,
         mass_g=None if density_kg_m3 is None else 1e3 * lattice.solid_volume_m3 * density_kg_m3,
         printer=None if least_mm is None else suited(lattice, least_mm, thin),
+        region=None if block is None else str(block),
+        grid=None if block is None else measure(lattice.voxels(block), (pitch,) * 3, vector, progress),
     )
+
+
+def _measured(lattice: Lattice, region: str | None, direction: NDArray[np.float64]) -> Block | None:
+    """The elements whose voxels are measured layer by layer, if any."""
+    block = Block.parse(region, lattice.shape)
+    shape = [count * lattice.voxels_per_cell for count in block.shape]
+    if region is None and (np.prod(shape) > _UNASKED or not along_axis(direction)):
+        return None
+    if not along_axis(direction):
+        raise InputError("layers are measured along an axis only", key="direction", value=direction)
+    require_memory(shape, f"region {block}")
+    return block
 
 
 def thinner_than(octant: Bools, most: int) -> NDArray[np.float64]:
@@ -258,6 +287,7 @@ def assess_run(
     direction: ArrayLike = (0.0, 0.0, 1.0),
     density_kg_m3: float | None = None,
     least_mm: float | None = None,
+    region: str | None = None,
     progress: Progress = unheard,
 ) -> Printability:
     """Printability of a run's lattice, added to its ``metrics.json`` as ``printability``.
@@ -283,7 +313,12 @@ def assess_run(
         if density_kg_m3 is None:
             density_kg_m3 = run.settings["base_material"].get("density_kg_m3")
     report = assess(
-        lattice, direction=direction, density_kg_m3=density_kg_m3, least_mm=least_mm, progress=progress
+        lattice,
+        direction=direction,
+        density_kg_m3=density_kg_m3,
+        least_mm=least_mm,
+        region=region,
+        progress=progress,
     )
     if run is not None:
         run.add("printability", asdict(report), reads=("lattice.zarr",))
@@ -318,6 +353,10 @@ def described(report: Printability) -> list[str]:
         f"overhanging below 45° (build direction {direction}): {o.share:.1%} of the inner surface, "
         f"at most {o.worst_share:.1%} (cell {o.worst_cell})"
     )
+    if report.grid is None:
+        lines.append("walls as cut, openings, islands and bridges by layer: of a part, with --region")
+    else:
+        lines += table({f"voxels {report.region}": report.grid})
     return lines
 
 

@@ -101,10 +101,24 @@ def thinner(octant: NDArray[np.bool_], k: int) -> float:
     total = 8 * int(octant.sum())
     if not total or k < 2:
         return 0.0
-    opened = cell_from_octant(octant).astype(np.uint8)
-    k = min(k, len(opened))
-    for axis in range(3):  # true where a cube begins
-        opened = minimum_filter1d(opened, k, axis=axis, mode="wrap", origin=-(k // 2))
-    for axis in range(3):
-        opened = maximum_filter1d(opened, k, axis=axis, mode="wrap", origin=(k - 1) // 2)
-    return 1 - int(opened.sum()) / total
+    cell = cell_from_octant(octant)
+    kept = opened(cell, (min(k, len(cell)),) * 3, outside=None)
+    return 1 - int(np.count_nonzero(kept)) / total
+
+
+def opened(array: NDArray[np.bool_], size: tuple[int, ...], *, outside: bool | None) -> NDArray[np.bool_]:
+    """True voxels (nx, ny, nz) that a box of ``size`` true voxels covers, an axis after another.
+
+    ``outside`` is what surrounds the array; None for its own images again and again.
+    """
+    if outside:  # boxes may begin before the array and end behind it
+        margin = [(k - 1, k - 1) for k in size]
+        inner = tuple(slice(k - 1, k - 1 + n) for k, n in zip(size, array.shape, strict=True))
+        return opened(np.pad(array, margin, constant_values=True), size, outside=False)[inner]
+    mode = "wrap" if outside is None else "constant"
+    out = array.astype(np.uint8)
+    for axis, k in enumerate(size):  # true where a box begins
+        out = minimum_filter1d(out, k, axis=axis, mode=mode, origin=-(k // 2))
+    for axis, k in enumerate(size):
+        out = maximum_filter1d(out, k, axis=axis, mode=mode, origin=(k - 1) // 2)
+    return np.asarray(out > 0)

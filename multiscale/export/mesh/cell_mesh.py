@@ -21,6 +21,7 @@ from multiscale.export.mesh.surface import clear_of_level, find_level
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice, coarsen, solid_fractions
 
+_THIN = 0.12  # of the way from void to solid
 _NEAR = 0.02  # relative volume error that an offset may make up: about a twentieth of a voxel
 _LOST = 0.1  # a coarse surface farther off is no picture of the cell: it is taken finer
 _NEWTON_STEPS = 3
@@ -142,19 +143,26 @@ def _mesh_at(
     """The surface at one resolution; empty if the cell is lost at it."""
     # A whole cell is an octant of twice the size, without mirror images.
     field = solid_fractions(voxels[None], 2 * size if whole else size)[0]
+    solid = field >= 0.5
     if options.smooth:
         # Mirroring is what continues an octant on all its sides.
         field = gaussian_filter(field, options.smooth, mode="reflect", truncate=3.0)
     n = size // 2
     shown = 8 if whole else 1  # octants
 
+    def surface_at(level: float) -> tuple[NDArray, NDArray]:
+        # Where the blur alone would wipe out a wall or a gap of a voxel, the voxel keeps its side.
+        low, high = np.float32(level - _THIN), np.float32(level + _THIN)
+        kept = np.where(solid & (field <= level), high, np.where(~solid & (field > level), low, field))
+        return octant_surface(kept, level, closed=whole)
+
     def error(level: float) -> float:
-        return _volume(*octant_surface(field, level, closed=whole), n) / shown / wanted - 1
+        return _volume(*surface_at(level), n) / shown / wanted - 1
 
     def completed(points: NDArray, triangles: NDArray) -> tuple[NDArray, NDArray]:
         return (points, triangles) if whole else _mirrored(points, triangles, n)
 
-    surface = octant_surface(field, find_level(error, _NEAR), closed=whole)
+    surface = surface_at(find_level(error, _NEAR))
     points, triangles = completed(*decimate(*surface, options.decimate))
     if not _closed(triangles):
         points, triangles = completed(*surface)

@@ -258,7 +258,8 @@ def test_a_solid_lattice_has_no_smallest_feature():
 def test_progress_of_every_part_rises_to_one():
     heard = Counted()
     assess(mixed(), progress=heard)
-    assert list(heard.shares) == ["features and overhangs", "void of the cells", "interfaces"]
+    layered = ["pieces", "voids", "walls and gaps", "layers"]
+    assert list(heard.shares) == ["features and overhangs", "void of the cells", "interfaces", *layered]
     assert heard.rise()
     assert heard.shares["features and overhangs"][-1] == heard.shares["void of the cells"][-1] == 1.0
 
