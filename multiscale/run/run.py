@@ -85,12 +85,24 @@ def run_case(
         f"{', '.join('xyz'[a] for a in problem.mirror_axes) or 'none'}; "
         f"cells from {cells.name}, gamut of {gamut.attrs.get('cells', '?')}; results in {escape(str(out))}"
     )
-    if tensorboard and _is_done(directory, "design"):
+    try:
+        metrics = _go_through(session, directory)
+    finally:  # a script may go on, and come here again
+        directory.release()
+    if metrics:
+        _summary(session.purpose, metrics, reporter)
+    return metrics
+
+
+def _go_through(session: Session, directory: RunDirectory) -> dict[str, Any]:
+    """Every stage that is not done, and the report; returns the metrics on rank 0."""
+    reporter = session.reporter
+    if session.tensorboard and _is_done(directory, "design"):
         parallel.on_root(lambda: board.write_history(directory.path))
     stages: list[tuple[str, Callable[[Session, RunDirectory], None]]] = [
         ("design", design_stage),
         ("fill", fill_stage),
-        *([("full_scale", full_scale_stage)] if case.full_scale.voxels_per_cell else []),
+        *([("full_scale", full_scale_stage)] if session.case.full_scale.voxels_per_cell else []),
         ("evaluate", evaluate_stage),
         ("export", export_stage),
     ]
@@ -103,10 +115,7 @@ def run_case(
             _say_notes(directory, reporter)
             work(session, directory)
     parallel.on_root(lambda: _report(directory, reporter))
-    metrics = parallel.on_root(lambda: directory.metrics) or {}
-    if metrics:
-        _summary(session.purpose, metrics, reporter)
-    return metrics
+    return parallel.on_root(lambda: directory.metrics) or {}
 
 
 def _is_done(directory: RunDirectory, stage: str) -> bool:
