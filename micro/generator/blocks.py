@@ -1,10 +1,15 @@
-"""Cells for many targets as independent jobs: drawn, homogenised or refined, a few targets at a time."""
+"""Cells for many targets as independent jobs, a few targets at a time.
+
+:func:`sample` and :func:`refined` do what the generator's methods of the same names do, :func:`make` both and
+the homogenising between them; ranks and processes share the jobs (:mod:`micro.runtime.executor`). How targets
+are parted does not depend on who works, so neither do the cells.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -14,10 +19,13 @@ from micro.cell.cellset import CellSet
 from micro.diffusion.surrogate import Surrogate
 from micro.generator.generator import Generator
 from micro.generator.guidance import Wish, raised
+from micro.generator.refinement import Refinement
 from micro.generator.regressor import regressor
-from micro.generator.samples import Samples
+from micro.generator.samples import Samples, joined
 from micro.homogenize.fields import Status
 from micro.runtime.arrays import Bools, Floats
+from micro.runtime.executor import executor
+from micro.runtime.progress import Progress, unheard
 
 _CELLS = 32
 """Cells of a block: what the sampler takes at once, few enough for processes to share the work evenly."""
@@ -94,11 +102,102 @@ class Made:
     solving: float
 
 
+def sample(
+    generator: Generator,
+    targets: Floats,
+    n: int,
+    *,
+    faces: Bools | None = None,
+    progress: Progress = unheard,
+    **settings: Any,
+) -> Samples:
+    """As :meth:`micro.generator.generator.Generator.sample`, with one seed for all targets.
+
+    Parameters
+    ----------
+    generator : Generator
+    targets : array, shape (q, 3)
+    n : int
+        Cells for each target.
+    faces : bool array, shape (q, r, r), optional
+        Faces that the cells of each target are to continue.
+    progress : Progress
+        Told how many cells are done.
+    **settings
+        Further arguments of the generator's method.
+    """
+    jobs = [
+        (generator, first, targets[span], n, None if faces is None else faces[span], settings)
+        for first, span in _spans(len(targets), max(1, _CELLS // n))
+    ]
+    parts: list[Samples] = []
+    with executor(1) as processes:
+        for part in processes.run(_sample, jobs):
+            parts.append(part)
+            progress(sum(map(len, parts)), len(targets) * n)
+    return joined(parts, parts[0].n)
+
+
+def _sample(job: tuple[Generator, int, Floats, int, Bools | None, dict[str, Any]]) -> Samples:
+    generator, first, targets, n, faces, settings = job
+    return generator.sample(targets, n, faces=faces, **settings).moved(first)
+
+
+def refined(
+    generator: Generator,
+    samples: Samples,
+    targets: Floats,
+    *,
+    faces: Bools | None = None,
+    progress: Progress = unheard,
+    **settings: Any,
+) -> Refinement:
+    """As :meth:`micro.generator.generator.Generator.refined`.
+
+    Parameters
+    ----------
+    generator : Generator
+    samples : Samples
+    targets : array, shape (m, 3)
+        Of each sample.
+    faces : bool array, shape (m, r, r), optional
+        Faces that the samples continue and keep.
+    progress : Progress
+        Told how many cells are done.
+    **settings
+        Further arguments of the generator's method.
+    """
+    jobs = [
+        (
+            generator,
+            samples.rows(np.arange(span.start, span.stop)),
+            targets[span],
+            None if faces is None else faces[span],
+            settings,
+        )
+        for _, span in _spans(len(samples), _CELLS)
+    ]
+    parts: list[Refinement] = []
+    with executor(1) as processes:
+        for part in processes.run(_refined, jobs):
+            parts.append(part)
+            progress(sum(len(p.z) for p in parts), len(samples))
+    return Refinement(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refinement)))
+
+
+def _refined(job: tuple[Generator, Samples, Floats, Bools | None, dict[str, Any]]) -> Refinement:
+    generator, samples, targets, faces, settings = job
+    return generator.refined(samples, targets, faces=faces, **settings)
+
+
+def _spans(count: int, size: int) -> Iterator[tuple[int, slice]]:
+    for first in range(0, max(count, 1), size):
+        yield first, slice(first, min(first + size, count))
+
+
 def blocks(request: Request, targets: Floats, volume: Floats) -> Iterator[Block]:
     """The jobs for targets (q, 3) and volumes (q,), which do not depend on who will do them."""
-    size = max(1, _CELLS // request.per_target)
-    for first in range(0, len(targets), size):
-        span = slice(first, first + size)
+    for first, span in _spans(len(targets), max(1, _CELLS // request.per_target)):
         yield Block(request, first, targets[span], volume[span])
 
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,13 @@ class Generator:
     def __init__(self, model: Model, device: str | torch.device = "cpu"):
         self.model = model.to(device)
         self.device = torch.device(device)
+        self._loaded_from: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes load weights for themselves, once, instead of being sent them with every job."""
+        if self._loaded_from is None:
+            return Generator, (self.model, str(self.device))
+        return _loaded, (self._loaded_from, str(self.device))
 
     @staticmethod
     def load(name: str | PathLike[str] = DEFAULT, device: str | torch.device = "cpu") -> Generator:
@@ -81,7 +89,9 @@ class Generator:
             If the file is missing, damaged or of another kind.
         """
         model = _packaged() if name == DEFAULT else Model.load(Path(name))
-        return Generator(model, device)
+        generator = Generator(model, device)
+        generator._loaded_from = DEFAULT if name == DEFAULT else str(Path(name).absolute())
+        return generator
 
     def sample(
         self,
@@ -353,6 +363,11 @@ class Generator:
         predicted = predict(self.model.surrogate, z)
         connected = touches & kept.any(axis=(1, 2, 3))
         return Samples(n, z, pack(kept), row, predicted, clean, connected, self.model.poisson, open)
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, device: str) -> Generator:
+    return Generator.load(name, device)
 
 
 def _checked(

@@ -28,6 +28,12 @@ from micro.runtime.progress import Progress, counted, unheard
 _BATCH_VOXELS = 2**18
 """Voxels of a batch unless told otherwise: enough to hide overheads, few enough for the cache."""
 
+_DEVICE_VOXELS = 2**23
+"""The same on other devices, which have to be filled: 256 octants of n = 32."""
+
+DEVICE_BYTES = 2500
+"""Bytes a voxel that the torch path takes at most: fields in two precisions, and setting up coarse grids."""
+
 _TRIMMED = 32
 """Batches after which free memory is given back."""
 
@@ -114,7 +120,8 @@ def homogenize_octants(
         _checked_moduli(array[chunk], void)
     target = torch.device(device)
     with parallel.one_thread(target) as threads:
-        size = batch or min(max(1, _BATCH_VOXELS // n**3), -(-m // threads))
+        together = _BATCH_VOXELS if target.type == "cpu" else _device_voxels(n, target)
+        size = batch or min(max(1, together // n**3), -(-m // threads))
         starts = range(0, m, size)
         inner = threads if len(starts) == 1 else 1
         count = counted(progress, m)
@@ -131,6 +138,21 @@ def homogenize_octants(
     C, residual, iterations, status = (np.concatenate(column) for column in zip(*parts, strict=True))
     volume = np.concatenate([(array[chunk] > 0).mean(axis=(1, 2, 3)) for chunk in chunks])
     return OctantResult(C, volume, residual, iterations, status)
+
+
+def _device_voxels(n: int, device: torch.device) -> int:
+    """Voxels that a device with memory of its own takes at once.
+
+    Raises
+    ------
+    InputError
+        If not even one octant fits.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else DEVICE_BYTES * _DEVICE_VOXELS
+    memory.require(
+        DEVICE_BYTES * n**3, f"an octant of {n}^3 voxels on {device}", "take a coarser one", limit=0.8 * free
+    )
+    return min(_DEVICE_VOXELS, int(0.8 * free) // DEVICE_BYTES)
 
 
 def homogenize_shared(

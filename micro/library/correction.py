@@ -9,7 +9,6 @@ evaluated at the cell's own resolution, must be connected, and replaces the cell
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,9 +140,7 @@ class Search:
             self.jacobian = np.where(free, broyden(self.jacobian, z, change), 0.0)
 
 
-def run(
-    searches: list[Search], steps: int, nu: float, progress: Callable[[int, int], None] | None = None
-) -> None:
+def run(searches: list[Search], steps: int, nu: float) -> None:
     """Advance all searches until they are within their bounds or ``steps`` trials are done.
 
     ``nu`` is the base material's Poisson's ratio.
@@ -158,10 +155,8 @@ def run(
         Called with (step, searches still above their bounds).
     """
     _differences([s for s in searches if s.far], nu)
-    for step in range(steps):
+    for _ in range(steps):
         active = [s for s in searches if s.far and s.radius > 1e-2]
-        if progress:
-            progress(step, len(active))
         if not active:
             return
         _advance(active, nu)

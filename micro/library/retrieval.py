@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +15,11 @@ from micro.families.families import family
 from micro.library.correction import Search, run
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
+from micro.runtime.executor import executor
+from micro.runtime.progress import Progress, unheard
+
+_TOGETHER = 64
+"""Cells corrected in one job."""
 
 
 def nearest(cells: CellSet, targets: ArrayLike, k: int = 1) -> tuple[NDArray[np.intp], Floats]:
@@ -107,7 +111,7 @@ def correct(
     steps: int = 3,
     tolerance: float = 1e-3,
     relative: float = np.inf,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unheard,
 ) -> CellSet:
     """Move cells made by formula toward target tensors (:mod:`micro.library.correction`).
 
@@ -124,8 +128,8 @@ def correct(
         Trials at full resolution for each cell, at most.
     tolerance, relative : float
         Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
-    progress : callable, optional
-        Called with (step, cells still above the bounds).
+    progress : Progress
+        Told how many cells are done.
 
     Returns
     -------
@@ -145,13 +149,28 @@ def correct(
         raise InputError("at least one is needed", key="parameters", value=parameters)
     start = cells.subset(rows)
     bounds = tensor.Bounds(tolerance, relative)
+    jobs = [
+        (start.subset(np.arange(i, min(i + _TOGETHER, len(rows)))), wanted[i : i + _TOGETHER], parameters)
+        for i in range(0, len(rows), _TOGETHER)
+    ]
+    parts = []
+    with executor(1) as processes:
+        for part in processes.run(_corrected, [(*job, steps, bounds) for job in jobs]):
+            parts.append(part)
+            progress(sum(map(len, parts)), len(rows))
+    return CellSet.concat(parts, attrs=start.attrs) if parts else start
+
+
+def _corrected(job: tuple[CellSet, Floats, int, int, tensor.Bounds]) -> CellSet:
+    """Some of the cells of :func:`correct`: a job of its own, the same whoever does it."""
+    start, wanted, parameters, steps, bounds = job
     searches = [
         Search.begin(
-            family(str(start.family[i])), start.params[i], start.C[i], wanted[i], cells.n, parameters, bounds
+            family(str(start.family[i])), start.params[i], start.C[i], wanted[i], start.n, parameters, bounds
         )
-        for i in range(len(rows))
+        for i in range(len(start))
     ]
-    run(searches, steps, cells.poisson, progress)
+    run(searches, steps, start.poisson)
     packed, C = start.packed.copy(), start.C.copy()
     params, volume = start.params.copy(), start.volume.copy()
     for i, search in enumerate(searches):

@@ -122,7 +122,7 @@ def on_ranks(command: Callable[[], int]) -> int:
         If ``mpiexec`` started several processes that cannot see each other: mpi4py is missing or belongs to
         another MPI. On rank 0; the others return its exit code.
     """
-    size = _started()
+    size = started()
     if size == 1:
         return command()
     try:
@@ -131,23 +131,41 @@ def on_ranks(command: Callable[[], int]) -> int:
         if _first(_RANKS) != 0:
             return error.exit_code
         raise
-    from mpi4py.futures import MPICommExecutor
-
     _one_thread()
     code = 1
     try:
-        # The others are inside while rank 0 leads, and come out with None.
-        joined: AbstractContextManager[Any] = MPICommExecutor(comm, root=0)
-        with joined as pool:
-            if pool is not None:
-                token = _ranks.set(Executor(size, pool, True))
-                try:
-                    code = command()
-                finally:
-                    _ranks.reset(token)
+        with lent(comm) as leads:
+            if leads:
+                code = command()
     finally:
         code = comm.bcast(code)
     return code
+
+
+@contextmanager
+def lent(comm: Any) -> Iterator[bool]:
+    """The other ranks of an mpi4py communicator do the jobs of rank 0 (:func:`executor`) while it is inside.
+
+    Yields True on rank 0, at once, and False on the others, when rank 0 has left.
+    """
+    from mpi4py.futures import MPICommExecutor
+
+    joined: AbstractContextManager[Any] = MPICommExecutor(comm, root=0)
+    with joined as pool:
+        if pool is not None:
+            with _working_for(Executor(comm.Get_size(), pool, True)):
+                yield True
+    if pool is None:
+        yield False
+
+
+@contextmanager
+def _working_for(ranks: Executor | None) -> Iterator[None]:
+    token = _ranks.set(ranks)
+    try:
+        yield
+    finally:
+        _ranks.reset(token)
 
 
 def _shared(pool: Pool, others: int, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
@@ -187,13 +205,14 @@ def _finished(work: Callable[[Job], Result], job: Job) -> Future[Result]:
     """A job done here; what it raised waits for its turn."""
     future: Future[Result] = Future()
     try:
-        future.set_result(work(job))
+        with _working_for(None):  # a job within a job is done where it is
+            future.set_result(work(job))
     except Exception as error:
         future.set_exception(error)
     return future
 
 
-def _started() -> int:
+def started() -> int:
     """Number of processes that an mpiexec or srun started together with this one."""
     return max(1, _first(_SIZES) or 1)
 

@@ -5,6 +5,10 @@ lengths and its own end. The recursive float32 residual is replaced by the true
 float64 one now and then, keeping the search direction
 (:mod:`micro.voxels.replacement`): the accuracy is that of float64, the cost that of
 float32. Cells whose systems are all done leave the batch.
+
+An iteration waits for nothing: the host queues it and goes on. It *looks* at the residuals, which makes it
+wait for the device, only when one of them may have fallen far enough to be replaced, as reckoned from its
+fall so far.
 """
 
 from __future__ import annotations
@@ -14,14 +18,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from micro.runtime import threads as parallel
 from micro.voxels.hexahedron import CUBE, Edges, unit_stiffness
-from micro.voxels.replacement import Replacement, Solution
+from micro.voxels.replacement import EARLY, REPLACE, Replacement, Solution
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
+
+_FALL = 0.3
+"""Factor an iteration by which a residual is taken to fall before any is known: few fall faster."""
 
 _COMPACT = 0.9
 """Share of a batch still at work below which the rest is copied out; that costs half an iteration."""
@@ -35,6 +44,42 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _spread(s: Tensor) -> Tensor:
     return s[..., None, None, None]
+
+
+def _seen(*tensors: Tensor) -> list[NDArray]:
+    """Small tensors of one shape as arrays of the host, which waits for the device: one transfer for all."""
+    return list(torch.stack([t.double() for t in tensors]).cpu().numpy())
+
+
+class _Looks:
+    """When the host looks at the residuals of some systems next."""
+
+    def __init__(self, rtol: float):
+        self.next = 0
+        self._rtol = rtol
+        self._last: tuple[int, NDArray] | None = None
+
+    def plan(self, iteration: int, norms: NDArray, anchor: NDArray, done: NDArray) -> None:
+        """After a look at ``norms``: when a quarter of those not done can come to their next replacement.
+
+        Each is taken to fall by the same factor an iteration as since the last look. Two iterations at least
+        lie between looks: a replacement that comes one late costs less than the wait.
+        """
+        rate = np.full(norms.shape, _FALL)
+        if self._last is not None and self._last[1].shape == norms.shape and iteration > self._last[0]:
+            with np.errstate(all="ignore"):
+                rate = (norms / self._last[1]) ** (1 / (iteration - self._last[0]))
+            rate = np.where(np.isfinite(rate), np.clip(rate, 0.05, 0.9), _FALL)
+        goal = np.maximum(EARLY * self._rtol, REPLACE * anchor)
+        with np.errstate(all="ignore"):
+            left = np.log(goal / norms) / np.log(rate)
+        left = np.where(np.isfinite(left) & (left > 0), left, 1.0)[~done]
+        self.next = iteration + max(2, int(np.quantile(left, 0.25)) if left.size else 2)
+        self._last = (iteration, norms)
+
+    def forget(self) -> None:
+        """The norms were replaced, or systems left: nothing is known of their fall."""
+        self._last = None
 
 
 def solve(
@@ -82,6 +127,7 @@ def solve(
     iterations = torch.zeros(norm.shape, dtype=torch.int64, device=b.device)
     converged = trivial.clone()
 
+    looks = _Looks(rtol)
     alive = torch.arange(cells, device=b.device)
     m = pad_moduli(moduli)
     bb = b / _spread(scale)  # unit right-hand sides: float32 cannot over- or underflow
@@ -100,12 +146,17 @@ def solve(
     done = trivial.clone()
 
     for iteration in range(max_iterations + 1):
-        rr = _dot(r, r).sqrt()
-        check = ~done if iteration == max_iterations else ~done & rule.due(rr)
-        if bool(check.any()):
+        look = iteration in (looks.next, max_iterations)
+        if look:
+            rr = _dot(r, r).sqrt()
+            check = ~done if iteration == max_iterations else ~done & rule.due(rr)
+            norms, checked, anchor, over = _seen(rr, check, rule.anchor, done)
+            looks.plan(iteration, norms, anchor, over > 0)
+        if look and checked.any():
             # A stretch that went wrong (overflow, breakdown) is thrown away; the last float64 iterate stands.
             usable = torch.isfinite(dx).all(dim=0).flatten(2).all(dim=-1)
-            who = check.any(dim=0).nonzero()[:, 0]  # cells; the float64 product is for them only
+            # Cells; the float64 product is for them only.
+            who = torch.from_numpy(np.flatnonzero(checked.any(axis=0))).to(b.device)
             add = (check & usable)[:, who]
             part = x[:, :, who] + torch.where(_spread(add), dx[:, :, who], 0).double()
             x[:, :, who] = part
@@ -118,15 +169,23 @@ def solve(
             p = torch.where(_spread(worn), torch.zeros_like(p), p)
             ap = torch.where(_spread(worn), torch.zeros_like(ap), ap)
             ended = ended if iteration < max_iterations else check
-            if bool(ended.any()):
-                residual[:, alive] = torch.where(ended, size, residual[:, alive])
-                converged[:, alive] |= good
-                done = done | ended
-                true *= _spread(scale[:, alive[who]])
-                defect[:, :, alive[who]] = torch.where(_spread(ended[:, who]), true, defect[:, :, alive[who]])
-        over = done.all(dim=0)
-        if bool(over.any()) and (bool(over.all()) or int((~over).sum()) <= _COMPACT * len(over)):
-            leave, keep = over.nonzero()[:, 0], (~over).nonzero()[:, 0]
+            residual[:, alive] = torch.where(ended, size, residual[:, alive])
+            converged[:, alive] |= good
+            iterations[:, alive] = torch.where(ended, iteration, iterations[:, alive])
+            done = done | ended
+            true *= _spread(scale[:, alive[who]])
+            defect[:, :, alive[who]] = torch.where(_spread(ended[:, who]), true, defect[:, :, alive[who]])
+            looks.forget()
+            if iteration == max_iterations or not (norms[checked > 0] > EARLY * rtol).all():
+                # Some may have ended. Of others the next look tells; until then their float32 norms serve.
+                true_norms, anchor, over = _seen(size, rule.anchor, done)
+                norms = np.where(checked, true_norms, norms)
+            else:
+                anchor = np.where(checked, norms, anchor)
+            looks.plan(iteration, norms, anchor, over > 0)
+        gone = np.asarray((over > 0).all(axis=0) if look else [False])
+        if gone.any() and (gone.all() or (~gone).sum() <= _COMPACT * len(gone)):
+            leave, keep = (torch.from_numpy(np.flatnonzero(some)).to(b.device) for some in (gone, ~gone))
             result[:, :, alive[leave]] = x[:, :, leave] * _spread(scale[:, alive[leave]])
             alive = alive[keep]
             if len(alive) == 0:
@@ -136,6 +195,7 @@ def solve(
             bb, x, dx, r, p, ap = (t.index_select(2, keep) for t in (bb, x, dx, r, p, ap))
             pap, first, done = (t.index_select(1, keep) for t in (pap, first, done))
             rule.select(keep)
+            looks.forget()
         z = multigrid.precondition(r)
         # Conjugacy to the last direction is imposed as such, which survives residual replacement.
         beta = torch.where(first, torch.zeros_like(pap), -_dot(z, ap) / pap)
@@ -150,7 +210,6 @@ def solve(
         step = _spread(alpha).to(work)
         dx.addcmul_(p, step)
         r.addcmul_(ap, -step)
-        iterations[:, alive] += ~done
     return Solution(result, defect, residual, iterations, converged)
 
 

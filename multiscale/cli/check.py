@@ -19,7 +19,7 @@ from multiscale.design.feasibility import case_gamut
 from multiscale.fill.files import check_source
 from multiscale.problem.given_field import read_field
 from multiscale.problem.problem import Problem, Role, build_problem, parity
-from multiscale.problem.size import sizes
+from multiscale.problem.size import predict, sizes
 
 PARITY_WORDS = {1: "even", -1: "odd", None: "-"}
 
@@ -80,9 +80,9 @@ def summary(case: Case, problem: Problem) -> Group:
     """The tables that ``check`` prints."""
     edge = problem.cell_size_m * 1e3
     head = f"[bold]{escape(case.name)}[/bold]  {escape(case.case.description)}"
-    return Group(
-        head, "", _grid_table(problem, edge), "", _region_table(problem), "", _load_table(problem), ""
-    )
+    tables = (_grid_table(problem, edge), _region_table(problem), _load_table(problem))
+    costs = _cost_table(case, problem)
+    return Group(head, "", *(part for table in (*tables, costs) for part in (table, "")))
 
 
 def _grid_table(problem: Problem, edge: float) -> Table:
@@ -148,6 +148,21 @@ def _load_table(problem: Problem) -> Table:
             " / ".join(PARITY_WORDS[parity(load, axis)] for axis in range(3)),
         )
     return table
+
+
+def _cost_table(case: Case, problem: Problem) -> Table:
+    table = _table("Cost, predicted for one rank", ("stage", "of"), ("time", "memory (GB)"))
+    for stage, cost in predict(case, problem).items():
+        name = "objective and gradient" if stage == "evaluation" else stage.replace("_", " ")
+        table.add_row(name, cost.what, _duration(cost.seconds), f"{cost.bytes / 1e9:.1f}")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
 from micro.cell.tensor import Bounds, tensor_error
+from micro.generator import blocks
 from micro.generator.generator import Generator
 from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples
@@ -19,7 +22,6 @@ from multiscale.fill.source import (
     Candidates,
     Faced,
     Finished,
-    by_rounds,
 )
 
 _REFINEMENTS = 4
@@ -89,7 +91,8 @@ class GeneratorSource:
     def candidates(self, targets: Floats, progress: Progress) -> Candidates:
         """As :class:`CellSource`; tensors are the surrogate's."""
         m, count = len(targets), self.count
-        samples = self.generator.sample(
+        samples = blocks.sample(
+            self.generator,
             targets,
             count,
             seed=self.seed,
@@ -124,14 +127,15 @@ class GeneratorSource:
             As :meth:`CellSource.finish`.
         """
         samples: Samples = offered.origin
-        found = self.generator.refined(
+        found = blocks.refined(
+            self.generator,
             samples.rows(chosen),
             targets,
             # Half of what a group's members may be apart: the cell adds little to that.
             tolerance=0.5 * bounds.tolerance,
             relative=0.5 * bounds.relative,
             trials=_REFINEMENTS,
-            progress=by_rounds(progress, len(targets), "refining cells"),
+            progress=partial(progress, what="refining cells"),
         )
         octants, C = self._again(found, targets, bounds, progress)
         generated = np.isfinite(C).all(axis=1) & found.start_known
@@ -156,7 +160,8 @@ class GeneratorSource:
         faces, targets, bounds, progress
             As :meth:`CellSource.with_faces`.
         """
-        samples = self.generator.sample(
+        samples = blocks.sample(
+            self.generator,
             targets,
             1,
             seed=self.seed,
@@ -166,14 +171,15 @@ class GeneratorSource:
             open=self.open,
             faces=faces,
         )
-        found = self.generator.refined(
+        found = blocks.refined(
+            self.generator,
             samples,
             targets,
             tolerance=0.5 * bounds.tolerance,
             relative=0.5 * bounds.relative,
             trials=_REFINEMENTS,
             faces=faces,
-            progress=by_rounds(progress, len(targets), "cells that continue their neighbours"),
+            progress=partial(progress, what="cells that continue their neighbours"),
         )
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Faced(self._generated(found, rows), rows)
@@ -186,16 +192,17 @@ class GeneratorSource:
     def nearer(self, targets: Floats, bounds: Bounds, progress: Progress) -> Faced:
         """Cells for targets (m, 3) that no other cell came near, with the effort that soft tensors need."""
         progress(0, len(targets), "generating cells where none is near")
-        samples = self.generator.sample(
-            targets, 1, seed=self.seed, resolution=self.resolution, open=self.open
+        samples = blocks.sample(
+            self.generator, targets, 1, seed=self.seed, resolution=self.resolution, open=self.open
         )
-        found = self.generator.refined(
+        found = blocks.refined(
+            self.generator,
             samples,
             targets,
             tolerance=0.5 * bounds.tolerance,
             relative=0.5 * bounds.relative,
             trials=_FAR_REFINEMENTS,
-            progress=by_rounds(progress, len(targets), "refining cells"),
+            progress=partial(progress, what="refining cells"),
         )
         good = found.known
         if self.spare.avoid_cavities:
@@ -211,10 +218,16 @@ class GeneratorSource:
         far = np.flatnonzero(~np.less_equal(bounds.error(C, targets), bounds.tolerance))
         if len(far):
             progress(0, len(far), "drawing other cells")
-            samples = self.generator.sample(
-                targets[far], 1, seed=self.seed + 1, resolution=self.resolution, open=self.open
+            samples = blocks.sample(
+                self.generator,
+                targets[far],
+                1,
+                seed=self.seed + 1,
+                resolution=self.resolution,
+                open=self.open,
             )
-            fresh = self.generator.refined(
+            fresh = blocks.refined(
+                self.generator,
                 samples,
                 targets[far],
                 tolerance=0.5 * bounds.tolerance,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +22,6 @@ from multiscale.fill.source import (
     CellSource,
     Faced,
     Finished,
-    by_rounds,
 )
 
 _TRIALS = 2
@@ -132,7 +133,7 @@ class SetSource:
             steps=_TRIALS,
             tolerance=bounds.tolerance,
             relative=bounds.relative,
-            progress=by_rounds(progress, len(far), "correcting cells", first=1),
+            progress=partial(progress, what="correcting cells"),
         )
         pick = np.arange(len(before))
         pick[far] = len(before) + np.arange(len(far))

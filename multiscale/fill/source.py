@@ -6,7 +6,6 @@ for every group of elements, chosen candidates brought onto their targets, and c
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -120,18 +119,3 @@ class CellSource(Protocol):
         bounds : Bounds
         progress : Progress
         """
-
-
-def by_rounds(progress: Progress, total: int, what: str, first: int = 0) -> Callable[[int, int], None]:
-    """What a search that tells its round, counted from ``first``, and the cells still open reports to.
-
-    Parameters
-    ----------
-    progress : Progress
-    total : int
-        Cells that are searched for.
-    what : str
-    first : int
-        Number of the first round.
-    """
-    return lambda number, left: progress(total - left, total, f"{what}, round {number + first}")

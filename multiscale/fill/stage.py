@@ -1,6 +1,6 @@
 """The fill stage of a run: the model of the objective, the lattice, its polish, and their metrics.
 
-Every rank solves; rank 0 alone chooses cells.
+Every rank solves, and makes cells that rank 0 asks for; rank 0 alone chooses among them.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def fill_lattice(
         filling.choose(model)
         return filling
 
-    filling = parallel.on_root(first)
+    if parallel.ranks() > 1 and not parallel.shares_jobs():
+        reporter.say("fill: rank 0 alone makes cells; with mpi4py installed the other ranks help")
+    filling = parallel.with_ranks(first)
 
     def built() -> Floats:
         own = None if filling is None else filling.tensors()

@@ -8,11 +8,19 @@ those of our solver with its prefix: ``-multiscale_gmg_ksp_monitor``, ``-multisc
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import petsc4py
 
+from micro.runtime.executor import started
+
 # A one-line banner that some MPI builds print about missing network hardware is no news to the user.
 os.environ.setdefault("OMPI_MCA_btl_base_warn_component_unused", "0")
+if started() > 1:
+    # Ranks that share jobs on cells (:func:`multiscale.solve.ranks.with_ranks`) talk from several threads,
+    # which MPI has to be told when it starts: mpi4py asks for that, PETSc alone would not.
+    with suppress(ImportError):  # without it rank 0 does these jobs alone
+        import mpi4py.MPI  # noqa: F401
 petsc4py.init(["multiscale", "-no_signal_handler"])
 
 from petsc4py import PETSc  # noqa: E402  the options above have to be there first

@@ -1,17 +1,20 @@
 """The few things that ranks do together, on PETSc's communicator.
 
 Every rank follows the same path with the same whole arrays; only rank 0
-writes, prints and fills. A failure on rank 0 is raised on all.
+writes and prints, and chooses the cells of a fill, whose making the others share. A failure on rank 0 is
+raised on all.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.executor import lent
 from multiscale.solve.errors import RankFailed
 from multiscale.solve.petsc import PETSc
 
@@ -50,6 +53,42 @@ def on_root(work: Callable[[], T]) -> T | None:
     if failed:
         raise RankFailed(failed)
     return result
+
+
+def with_ranks(work: Callable[[], T]) -> T | None:
+    """As :func:`on_root`, while the other ranks do what jobs ``work`` has (:mod:`micro.runtime.executor`).
+
+    Needs mpi4py; without it rank 0 does them alone (:func:`shares_jobs`).
+    """
+    if not shares_jobs():
+        return on_root(work)
+    from mpi4py import MPI
+
+    ended: list[Callable[[], T]] = []
+    with lent(MPI.COMM_WORLD) as leads:
+        if leads:
+            ended.append(_outcome(work))
+    return on_root(lambda: ended[0]())
+
+
+def shares_jobs() -> bool:
+    """Whether there are ranks that can share jobs: several, and mpi4py on the MPI that PETSc has."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return ranks() > 1 and mpi is not None and mpi.COMM_WORLD.Get_size() == ranks()
+
+
+def _outcome(work: Callable[[], T]) -> Callable[[], T]:
+    """Do ``work``; a function that returns its result, or raises what it raised."""
+    try:
+        result = work()
+    except BaseException as caught:
+        error = caught
+
+        def fail() -> T:
+            raise error
+
+        return fail
+    return lambda: result
 
 
 def from_root(array: NDArray[np.float64] | None, shape: tuple[int, ...]) -> NDArray[np.float64]:

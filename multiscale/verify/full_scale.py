@@ -34,27 +34,21 @@ from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
 from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import ReducedLoad, Reduction
+from multiscale.problem.size import full_scale_bytes
 from multiscale.rundir import provenance
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
 from multiscale.solve.slabs import make_team, ranks_beside
 from multiscale.solve.team import Sparse, Team
-from multiscale.solve.voxel_multigrid import FACTOR_BYTES, Multigrid
+from multiscale.solve.voxel_multigrid import Multigrid
 from multiscale.solve.voxel_solve import solve
 from multiscale.verify.coarse_cells import CoarseLattice, Tensors, coarse_lattice
 from multiscale.verify.comparison import Comparison, compare, difference
 from multiscale.verify.voxel_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
 
-#: Bytes a voxel: of the solver's fields (eight of three float32 numbers on the finest grid, and the coarser
-#: ones; the slope from 2 to 6 million voxels was measured as 100), and of factors, where a lattice needs any.
-BYTES_PER_VOXEL = 110 + FACTOR_BYTES
 #: Mean tensor error (Eq. 4) of the coarse cells beyond which what is solved is not this lattice any more: on
 #: the flagship it is 0.02 at 8 voxels and 0.4 at 4.
 MOST_ERROR = 0.1
-#: Bytes a voxel of the whole lattice that every rank looks at: its solid, and the pieces that it falls into.
-BYTES_WHOLE = 6
-#: Bytes that the program and the shared matrices take besides.
-BYTES_BESIDES = 1.2e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -481,9 +475,7 @@ def announce(
     """
     shape = " x ".join(str(m * per_cell) for m in reduction.shape)
     planes = "".join("xyz"[a] for a in reduction.axes) or "none"
-    need = BYTES_PER_VOXEL * voxels / team.size + BYTES_BESIDES
-    if team.size > 1:
-        need += BYTES_WHOLE * voxels
+    need = full_scale_bytes(voxels, team.size)
     reporter.say(
         f"full scale: {shape} = {voxels} voxels (mirror planes: {planes}), "
         f"about {need / 1e9:.1f} GB of memory" + (f" on each of {team.size} ranks" if team.size > 1 else "")
