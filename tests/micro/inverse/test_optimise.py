@@ -31,6 +31,7 @@ from micro.inverse.projection import cone_filter, heaviside
 from micro.inverse.start import STARTS, start_density
 from micro.inverse.update import Evaluation, mma
 from micro.runtime.errors import InputError, NotConverged
+from micro.runtime.gradient_check import check_gradient
 
 # The chain from variables to loss.
 
@@ -73,13 +74,15 @@ def test_gradients_against_finite_differences(goal: Goal, monkeypatch: pytest.Mo
     x = rng.uniform(0.2, 0.8, len(state.x))
     problem = _Problem(settings, settings.stages()[1], state, None)
     at = problem(x)
-    direction = rng.standard_normal(len(x))
+
+    def values(x: np.ndarray) -> np.ndarray:
+        found = problem(x)
+        return np.append(found.constraints, found.loss)
+
+    gradient = np.vstack([at.constraint_gradient, at.loss_gradient])
     # Central differences: an error of the step squared, 1e-8, and of the solves over the step, 1e-5.
-    step_size = 1e-4
-    up, down = (problem(x + s * step_size * direction) for s in (1, -1))
-    assert_allclose(at.loss_gradient @ direction, (up.loss - down.loss) / (2 * step_size), rtol=1e-4)
-    expected = (up.constraints - down.constraints) / (2 * step_size)
-    assert_allclose(at.constraint_gradient @ direction, expected, rtol=1e-4, atol=1e-6)
+    found = check_gradient(values, x, gradient, step=1e-4, directions=1, seed=1)
+    assert_allclose(found.analytic, found.differences, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("eta", [0.4, 0.6])
@@ -89,8 +92,8 @@ def test_a_shifted_projection_erodes_or_dilates(eta: float) -> None:
     y, slope = heaviside(x, 8.0, eta)
     assert_allclose(y[[0, -1]], [0, 1], atol=1e-12)
     assert ((y < heaviside(x, 8.0)[0])[1:-1] == (eta > 0.5)).all()
-    up, down = heaviside(x + 1e-6, 8.0, eta)[0], heaviside(x - 1e-6, 8.0, eta)[0]
-    assert_allclose(slope, (up - down) / 2e-6, rtol=1e-6)
+    found = check_gradient(lambda x: heaviside(x, 8.0, eta)[0], x, np.diag(slope), step=1e-6)
+    assert found.error < 1e-6
 
 
 def test_asymptotes_solve_their_subproblem() -> None:
