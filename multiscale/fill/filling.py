@@ -191,11 +191,11 @@ class Filling:
         self.selection = selection
 
     def tensors(self) -> Floats:
-        """The chosen cells' own tensors on the whole grid, (nx, ny, nz, 3); zero in voids."""
+        """The chosen cells' own tensors on the reduced grid, (mx, my, mz, 3); zero in voids."""
         values = np.concatenate([self.pool.C[self.rows], np.zeros((1, 3))])[self.groups.label]
         given = ~self.reduction.elements(self.problem.filled)
         values[given] = self.wanted[given]
-        return self.reduction.expand_elements(values)
+        return values
 
     def filled(self) -> Filled:
         """The lattice as chosen."""

@@ -96,7 +96,7 @@ def fill_lattice(
 
     def built() -> Floats:
         own = None if filling is None else filling.tensors()
-        return reduction.elements(parallel.from_root(own, (*problem.shape, 3)))
+        return parallel.from_root(own, (*reduction.shape, 3))
 
     def rest() -> float:
         """What the selection minimises besides the objective, an element."""

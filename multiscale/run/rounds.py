@@ -16,8 +16,6 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-import numpy as np
-
 from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.files import atomic_path, write_json
 from micro.runtime.npz import read_arrays
@@ -140,7 +138,7 @@ class _Work:
         """The uncorrected objective of the first lattice."""
         session = self.session
         lattice = parallel.on_root(lambda: Lattice.load(self.place("lattice.zarr")))
-        return session.evaluate(_built(session, lattice))[0].total
+        return session.evaluate(session.built(lattice))[0].total
 
     # ------------------------------------------------------------ design and fill
     def _design_and_fill(self, before: Round) -> dict[str, Any]:
@@ -271,15 +269,7 @@ class _Work:
         assert found is not None
         reference = solved("reference") if session.purpose.has_reference else None
         rtol = session.case.solver.rtol_evaluate
-        return objective.correction(_built(session, lattice), found, reference, rtol)
-
-
-def _built(session: Session, lattice: Lattice | None) -> Any:
-    """The tensors of a lattice (None on ranks other than 0) on the reduced grid."""
-    problem = session.problem
-    built = parallel.from_root(None if lattice is None else lattice.tensors(), (*problem.shape, 3))
-    built = np.where(problem.filled[..., None], built, problem.tensor)
-    return session.objective.reduction.elements(built)
+        return objective.correction(session.built(lattice), found, reference, rtol)
 
 
 def _hand_over(session: Session, directory: RunDirectory, rounds: list[Round], best: int) -> dict[str, Any]:

@@ -23,11 +23,13 @@ from multiscale.design.space import DesignSpace
 from multiscale.fill.make_source import make_source
 from multiscale.fill.set_source import lightened
 from multiscale.fill.source import CellSource
+from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
 from multiscale.objective.objective import Objective
 from multiscale.objective.purpose import make_objective
 from multiscale.problem.grid import split_elements
 from multiscale.problem.problem import Problem, build_problem
+from multiscale.solve.ranks import from_root
 
 #: The refined mesh splits every element's edges into this many.
 _REFINE = 2
@@ -122,6 +124,14 @@ class Session:
         lower, upper = self.gamut.box
         matrix = cone_filter(self.design_mask, self.case.filter.radius, self.objective.reduction.axes)
         return DesignSpace(self.design_mask, background, matrix, lower, upper)
+
+    def built(self, lattice: Lattice | None) -> Floats:
+        """A lattice's tensors (None on ranks but 0) on the reduced grid; the case's own elsewhere."""
+        reduction = self.objective.reduction
+        own = None if lattice is None else reduction.elements(lattice.tensors())
+        cells = from_root(own, (*reduction.shape, 3))
+        filled = reduction.elements(self.problem.filled)[..., None]
+        return np.where(filled, cells, reduction.elements(self.problem.tensor))
 
     def evaluate(self, field: Floats) -> tuple[Value, list[Floats]]:
         """Value and displacements of a reduced field at the reporting tolerance."""

@@ -117,12 +117,10 @@ def fill_stage(session: Session, directory: RunDirectory) -> None:
 def evaluate_stage(session: Session, directory: RunDirectory) -> None:
     """Judge the lattice by its cells' own tensors, and the design on finer elements."""
     start = time.monotonic()
-    reporter, objective, problem = session.reporter, session.objective, session.problem
-    design = objective.reduction.elements(load_tensors(directory.path / "design.npz", problem))
+    reporter, objective = session.reporter, session.objective
+    design = objective.reduction.elements(load_tensors(directory.path / "design.npz", session.problem))
     lattice = parallel.on_root(lambda: Lattice.load(directory.path / "lattice.zarr"))
-    built = parallel.from_root(None if lattice is None else lattice.tensors(), (*problem.shape, 3))
-    built = np.where(problem.filled[..., None], built, problem.tensor)
-    fields = {"design": design, "lattice": objective.reduction.elements(built)}
+    fields = {"design": design, "lattice": session.built(lattice)}
     metrics: dict[str, Any] = {}
     baseline = session.purpose.baseline
     if baseline == UNIFORM:
