@@ -246,11 +246,14 @@ def printability(
     """
     with reporting("multiscale printability"):
         from multiscale.printability import exported as files, printability as whole
+        from multiscale.printability.printer import check_least
 
         if not first_rank():
             return
-        if exported is not None and (density is not None or least is not None):
-            raise InputError("are of the whole lattice, not of a file", key="--density, --least")
+        if least is not None:
+            check_least(least)
+        if exported is not None and density is not None:
+            raise InputError("is for the mass of the whole lattice, not of a file", key="--density")
         found: Printability | Exported
         with reporter("quiet" if json_output else "text").task("printability", 1) as task:
             if exported is None:
@@ -267,7 +270,7 @@ def printability(
                 found = files.assess_exported(
                     run_dir, exported, region, direction=direction, progress=task.reach
                 )
-                lines = files.described(found)
+                lines = files.described(found, least)
         if json_output:
             typer.echo(json.dumps(asdict(found), indent=2))
         else:

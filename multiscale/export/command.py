@@ -174,7 +174,8 @@ def export(
     if cavities is not None:
         options = CavityOptions(cavities, channel_mm)
         if not chosen.printed:
-            raise InputError("is for formats that hold the voxels as they are made", key=options.option)
+            named = ", ".join(name for name, other in FORMATS.items() if other.printed)
+            raise InputError(f"is for what is made of voxels: {named}", key=options.option, value=format)
         options.check(lattice, size)
         lattice = export_without_cavities(run_dir, lattice, block, options, path, reporter)
     elif channel_mm is not None:

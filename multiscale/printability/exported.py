@@ -20,7 +20,7 @@ from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.slices import MANIFEST
 from multiscale.lattice.block import Block, Triple
 from multiscale.lattice.lattice import Lattice
-from multiscale.printability.grid import GridMeasures, measure, require_memory, table
+from multiscale.printability.grid import THICKEST, GridMeasures, measure, require_memory, table
 from multiscale.rundir.directory import RunDirectory, find_lattice
 from multiscale.rundir.record import NAME
 
@@ -195,8 +195,11 @@ def surface_facts(points: Floats, faces: NDArray[np.integer]) -> SurfaceFacts:
     )
 
 
-def described(report: Exported) -> list[str]:
-    """The report in lines for a reader: a column for the file, one for its voxels."""
+def described(report: Exported, least_mm: float | None = None) -> list[str]:
+    """The report in lines for a reader: a column for the file, one for its voxels.
+
+    ``least_mm`` is a printer's smallest wall and gap, which the file is held against.
+    """
     lines = [f"{report.name}, elements {report.region}"]
     if report.surface is not None:
         s = report.surface
@@ -208,7 +211,24 @@ def described(report: Exported) -> list[str]:
             f"surface: {s.triangles:,} triangles, {tight}, {crowded}; {s.bodies:,} bodies, "
             f"{s.inner_shells:,} inner shells, {s.enclosed_mm3:.6g} mm³ enclosed"
         )
-    return lines + table({"file": report.file, "voxels": report.voxels})
+    lines += table({"file": report.file, "voxels": report.voxels})
+    if least_mm is not None:
+        lines.append(_verdict(report.file, least_mm))
+    return lines
+
+
+def _verdict(found: GridMeasures, least_mm: float) -> str:
+    """A file against a printer's smallest wall and gap."""
+    most = THICKEST * max(found.pitch_mm)
+    thin: list[str] = []
+    unknown: list[str] = []
+    for name, value in (("walls", found.least_wall_mm), ("gaps", found.least_gap_mm)):
+        if value < least_mm * (1 - 1e-9):
+            (thin if value < most * (1 - 1e-9) else unknown).append(f"{name} of {value:.3g} mm")
+    said = f"too thin: {' and '.join(thin)}" if thin else "passes"
+    if unknown and not thin:
+        said = f"at least {' and '.join(unknown)}; thicker ones are not measured at this pitch"
+    return f"against a printer's smallest wall and gap of {least_mm:g} mm: {said}"
 
 
 def _read_mesh(path: Path) -> tuple[Floats, NDArray[np.integer]]:

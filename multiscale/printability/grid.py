@@ -26,7 +26,9 @@ BYTES_PER_VOXEL = 16
 """Labels of solid, void and openings, and what makes them."""
 
 _PROGRAM = 300_000_000
-_THICKEST = 8  # of the grid's coarsest pitch; beyond it a feature is no problem
+THICKEST = 8
+"""Times the grid's coarsest pitch; thicker features are not told apart."""
+
 _EIGHT = np.ones((3, 3), dtype=bool)
 
 
@@ -183,12 +185,12 @@ def _voids(void: Bools) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _least(phase: Bools, pitch: tuple[float, float, float], around: bool) -> float:
     total, coarsest = int(np.count_nonzero(phase)), max(pitch)
     if not total:
-        return _THICKEST * coarsest
-    for k in range(2, _THICKEST + 1):
+        return THICKEST * coarsest
+    for k in range(2, THICKEST + 1):
         size = tuple(max(1, round(k * coarsest / step)) for step in pitch)
         if 1 - np.count_nonzero(opened(phase, size, outside=around)) / total > LOST:
             return (k - 1) * coarsest
-    return _THICKEST * coarsest
+    return THICKEST * coarsest
 
 
 def measure_layers(

@@ -80,7 +80,7 @@ class PrinterGrid:
         for key, value in named:
             if not _FINEST <= value <= edge / _FEWEST:
                 raise InputError(
-                    f"in mm, between {_FINEST:g} and a quarter of the cells' edge, {edge / _FEWEST:.4g}",
+                    f"is a length in mm from {_FINEST:g} to a quarter of a cell's edge, {edge / _FEWEST:.4g}",
                     key=key,
                     value=value,
                 )

@@ -194,6 +194,18 @@ def test_where_a_file_lies_in_its_lattice(tmp_path):
         assess_file(item, tmp_path / "metres.stl")
 
 
+def test_a_file_against_a_printers_least(tmp_path):
+    item = make([[[0]]], cells=SHELL[None])  # walls of two voxels of 1/6 mm around a box of eight
+    item.save(tmp_path / "a.zarr")
+    found = assess_file(item, export(tmp_path / "a.zarr", "stl", tmp_path / "a.stl"))
+    assert described(found, 0.33)[-1].endswith("passes")
+    assert described(found, 0.4)[-1].endswith("too thin: walls of 0.333 mm")
+    solid = make([[[0]]], cells=np.ones((1, N, N, N), dtype=bool))
+    solid.save(tmp_path / "b.zarr")
+    found = assess_file(solid, export(tmp_path / "b.zarr", "stl", tmp_path / "b.stl"))
+    assert "not measured at this pitch" in described(found, 1.5)[-1]
+
+
 def test_faults_of_a_surface_are_counted():
     cube = trimesh.creation.box(extents=(2, 2, 2))
     whole = surface_facts(cube.vertices, cube.faces)
