@@ -216,9 +216,7 @@ def test_check_as_a_user_runs_it(run_cli, tmp_path, root):
 
 def test_check_without_out_names_its_directory_after_the_case(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "multiscale.figures.problem_sheet._views_in_space", lambda problem, colours: ([], "because of a test")
-    )
+    monkeypatch.setattr("multiscale.figures.problem_sheet.views", lambda problem, colours: ([], "of a test"))
     Path("a.toml").write_text(MINIMAL)
     code, stdout, _ = invoke("check", "a.toml")
     assert code == 0
@@ -248,14 +246,12 @@ def test_drawing_of_several_loads_shows_what_is_there(tmp_path, monkeypatch):
     """Arrows, hatches and colours reach the picture: each load's row carries its own colour."""
     import matplotlib.image
 
-    monkeypatch.setattr(
-        "multiscale.figures.problem_sheet._views_in_space", lambda problem, colours: ([], "test")
-    )
+    monkeypatch.setattr("multiscale.figures.problem_sheet.views", lambda problem, colours: ([], "test"))
     moved = (
         f'[[loads]]\nname = "move"\n{FIXED}\ndisplacements = [{{ where = "y+", x_mm = 1 }}]\n\n[objective]'
     )
     problem = build_problem(case_of(varied(("[objective]", moved))))
-    assert draw_problem(problem, tmp_path / "a.png") == "test"
+    assert draw_problem(problem, tmp_path / "a.png") == "because test"
     image = matplotlib.image.imread(tmp_path / "a.png")[..., :3]
     upper, lower = image[: len(image) // 2], image[len(image) // 2 : int(0.9 * len(image))]
 

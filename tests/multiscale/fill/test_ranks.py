@@ -73,4 +73,4 @@ except (NotConverged, RankFailed) as error:
     print(type(error).__name__, error.exit_code)
 """
     done = run_ranks(2, "-c", text)
-    assert sorted(done.stdout.split("\\n")) == ["", "NotConverged 3", "RankFailed 3"], done.stderr
+    assert sorted(done.stdout.splitlines()) == ["NotConverged 3", "RankFailed 3"], done.stderr
