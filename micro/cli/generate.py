@@ -92,11 +92,13 @@ def generate(
 
     Writes `cells.zarr.zip`, `generate.json` (errors, cleanliness, times) and `cells.png` in the directory
     `--out`. Without a tensor but with `--volume` cells are drawn by volume alone. `--raise` and `--lower`
-    guide the sampler by expressions of C11, C12, C44, K, mu, G, E, nu, A, V and the bounds K_HS and G_HS.
+    guide the sampler by expressions of C11, C12, C44, K, mu, G, E, nu, A, V and the bounds K_HS and G_HS, or
+    by a file of `micro train --regress`.
     """
     from micro.explore.given import given_cell
     from micro.generator.generate import check_targets, generate as run, read_targets
     from micro.generator.generator import Generator
+    from micro.generator.regressor import SUFFIX
     from micro.generator.scalars import Scalar
 
     single = (c11, c12, c44)
@@ -121,7 +123,7 @@ def generate(
     check_free(out, ("cells.zarr.zip", "generate.json", "cells.png"), overwrite=overwrite, key="--out")
     outer = None if face is None else given_cell(face, Generator.load(generator, device), n).faces()[0]
     wishes = [("raise", text) for text in raises or []] + [("lower", text) for text in lowers or []]
-    for _, text in wishes:
+    for text in [text for _, text in wishes if not text.endswith(SUFFIX)]:
         Scalar(text)  # what is no expression is refused before anything is loaded
     with stage_bar("cells") as progress:
         report = run(

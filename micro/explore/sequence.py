@@ -237,7 +237,7 @@ def in_phase(ends: CellSet) -> tuple[CellSet, bool]:
 def _stiffest(generator: Generator, ends: CellSet, steps: int, name: str, trials: int) -> Sequence:
     """A sequence along volumes, each cell as stiff as its surface can be made."""
     model, nothing = generator.model, np.full((steps, 3), np.nan)
-    scalar = Scalar(OVER_BOUND[name])
+    scalar = Scalar(OVER_BOUND[name], model.poisson)
     volumes = np.geomspace(ends.volume[0], ends.volume[1], steps)
 
     wish = raised(lambda shape: scalar(shape.tensor, shape.volume))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from micro.cell.cellset import CellSet
-from micro.diffusion.surrogate import Surrogate
+from micro.diffusion.weights import Model
 from micro.generator.generator import Generator
 from micro.generator.guidance import Wish, raised
 from micro.generator.refinement import Refinement
@@ -47,7 +47,7 @@ class Request:
     face : bool array, shape (r, r), optional
         What all cells continue.
     wishes : tuple
-        Pairs of ``raise`` or ``lower`` and an expression (:mod:`micro.generator.scalars`).
+        Pairs of ``raise`` or ``lower`` and what :func:`micro.generator.regressor.regressor` takes.
     """
 
     weights: str
@@ -61,9 +61,9 @@ class Request:
     face: Bools | None = None
     wishes: tuple[tuple[str, str], ...] = ()
 
-    def guides(self, surrogate: Surrogate) -> list[Wish]:
-        """The wishes as the sampler takes them."""
-        found = [(word, regressor(text, surrogate)) for word, text in self.wishes]
+    def guides(self, model: Model) -> list[Wish]:
+        """The wishes as the sampler of a model takes them."""
+        found = [(word, regressor(text, model.surrogate, model.poisson)) for word, text in self.wishes]
         return [raised(scalar) if word == "raise" else Wish(scalar) for word, scalar in found]
 
 
@@ -213,7 +213,7 @@ def make(block: Block) -> Made:
         volume=block.volume,
         resolution=asked.resolution,
         faces=faces,
-        guides=asked.guides(generator.model.surrogate),
+        guides=asked.guides(generator.model),
         **asked.settings,
     )
     drawn = time.perf_counter()

@@ -9,8 +9,6 @@ surrogate misses, from the coordinates and the surrogate's last hidden layer, as
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from micro.cell.tensor import POISSON
 from micro.diffusion.surrogate import Surrogate
 from micro.diffusion.weights import digest
 from micro.generator.guidance import Shape
@@ -29,6 +28,9 @@ from micro.runtime.errors import InputError
 from micro.runtime.files import atomic_path
 
 FORMAT, VERSION = "cubic-cell-regressor", "1"
+
+SUFFIX = ".safetensors"
+"""How the name of a trained regressor's file ends."""
 
 HEADS, WIDTH = 4, 128
 """Heads whose mean is taken, and the width of their layers."""
@@ -147,6 +149,7 @@ class Regressor:
             "format": FORMAT,
             "version": VERSION,
             "scalar": self.scalar.text,
+            "poisson": repr(self.scalar.poisson),
             "sizes": json.dumps(self.correction.sizes),
             "surrogate": digest(dict(self.surrogate.state_dict())),
             "digest": digest(tensors),
@@ -171,7 +174,8 @@ class Regressor:
         correction.load_state_dict({k: v.float() for k, v in tensors.items()})
         device = next(surrogate.parameters()).device
         correction.eval().requires_grad_(False).to(device)
-        return Regressor(Scalar(header["scalar"]), surrogate, correction, json.loads(header["card"]))
+        scalar = Scalar(header["scalar"], float(header["poisson"]))
+        return Regressor(scalar, surrogate, correction, json.loads(header["card"]))
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -189,30 +193,17 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return header, tensors
 
 
-def regressor(text: str, surrogate: Surrogate, trained: Sequence[str | PathLike[str]] = ()) -> Regressor:
-    """The regressor of an expression: a trained one, of the given files or packaged, else the plain scalar.
+def regressor(text: str, surrogate: Surrogate, poisson: float = POISSON) -> Regressor:
+    """The regressor that ``text`` names: a file that ``micro train --regress`` wrote, or an expression.
 
-    A packaged one belongs to the packaged generator; for other weights, and for expressions that nobody
-    trained, the scalar of the surrogate's tensor is taken as it is.
+    Of an expression it is the scalar of the surrogate's tensor as it is, ``poisson`` being Poisson's ratio of
+    the base material.
 
     Raises
     ------
     InputError
-        If the text is no expression, or a given file belongs to another surrogate.
+        If the text is no expression, or the file is damaged or belongs to another surrogate.
     """
-    scalar = Scalar(text)
-    for path in trained:
-        found = Regressor.load(path, surrogate)
-        if found.scalar.same(scalar):
-            return found
-    own = digest(dict(surrogate.state_dict()))
-    for path in _packaged():
-        header, _ = _read(path)
-        if header["surrogate"] == own and Scalar(header["scalar"]).same(scalar):
-            return Regressor.load(path, surrogate)
-    return Regressor(scalar, surrogate)
-
-
-def _packaged() -> list[Path]:
-    folder = files("micro") / "data"
-    return sorted(Path(str(entry)) for entry in folder.iterdir() if entry.name.startswith("regressor-"))
+    if text.endswith(SUFFIX):
+        return Regressor.load(text, surrogate)
+    return Regressor(Scalar(text, poisson), surrogate)

@@ -45,6 +45,8 @@ class Scalar:
     ----------
     text : str
         The expression.
+    poisson : float
+        Poisson's ratio of the base material, on which the bounds depend.
 
     Raises
     ------
@@ -60,6 +62,7 @@ class Scalar:
     """
 
     text: str
+    poisson: float = tensor.POISSON
 
     def __post_init__(self) -> None:
         try:
@@ -71,11 +74,7 @@ class Scalar:
 
     def __call__(self, C: Any, volume: Any) -> Any:
         """Values (m,) of tensors (m, 3) and volumes (m,)."""
-        return _value(self._tree, C, volume)  # type: ignore[attr-defined]
-
-    def same(self, other: Scalar) -> bool:
-        """Whether another one is written alike but for spaces and brackets that change nothing."""
-        return ast.dump(self._tree) == ast.dump(other._tree)  # type: ignore[attr-defined]
+        return _value(self._tree, C, volume, self.poisson)  # type: ignore[attr-defined]
 
     def _check(self, node: ast.AST) -> None:
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
@@ -90,29 +89,35 @@ class Scalar:
             raise InputError("only numbers, names, + - * / ** and brackets", key="scalar", value=self.text)
 
 
-def _bulk_bound(C: Any, V: Any) -> Any:
+def _solid(nu: float) -> tuple[float, float]:
+    """Bulk and shear modulus of the base material, whose Young's modulus is 1."""
+    solid = tensor.isotropic(1.0, nu)
+    return float(tensor.bulk(solid)), float(solid[2])
+
+
+def _bulk_bound(C: Any, V: Any, nu: float) -> Any:
     """As :func:`micro.cell.tensor.hashin_shtrikman`, differentiable."""
-    return 4 * _K_S * _G_S * V / (4 * _G_S + 3 * _K_S * (1 - V))
+    K, G = _solid(nu)
+    return 4 * K * G * V / (4 * G + 3 * K * (1 - V))
 
 
-def _shear_bound(C: Any, V: Any) -> Any:
-    share = 6 * (_K_S + 2 * _G_S) / (5 * (3 * _K_S + 4 * _G_S))
-    return _G_S * (1 - (1 - V) / (1 - share * V))
+def _shear_bound(C: Any, V: Any, nu: float) -> Any:
+    K, G = _solid(nu)
+    share = 6 * (K + 2 * G) / (5 * (3 * K + 4 * G))
+    return G * (1 - (1 - V) / (1 - share * V))
 
 
-_K_S, _G_S = float(tensor.bulk(tensor.SOLID)), float(tensor.SOLID[2])
-
-_MEANING: dict[str, Callable[[Any, Any], Any]] = {
-    "C11": lambda C, V: C[..., 0],
-    "C12": lambda C, V: C[..., 1],
-    "C44": lambda C, V: C[..., 2],
-    "K": lambda C, V: (C[..., 0] + 2 * C[..., 1]) / 3,
-    "mu": lambda C, V: (C[..., 0] - C[..., 1]) / 2,
-    "G": lambda C, V: C[..., 2],
-    "E": lambda C, V: (C[..., 0] - C[..., 1]) * (C[..., 0] + 2 * C[..., 1]) / (C[..., 0] + C[..., 1]),
-    "nu": lambda C, V: C[..., 1] / (C[..., 0] + C[..., 1]),
-    "A": lambda C, V: 2 * C[..., 2] / (C[..., 0] - C[..., 1]),
-    "V": lambda C, V: V,
+_MEANING: dict[str, Callable[[Any, Any, float], Any]] = {
+    "C11": lambda C, V, nu: C[..., 0],
+    "C12": lambda C, V, nu: C[..., 1],
+    "C44": lambda C, V, nu: C[..., 2],
+    "K": lambda C, V, nu: (C[..., 0] + 2 * C[..., 1]) / 3,
+    "mu": lambda C, V, nu: (C[..., 0] - C[..., 1]) / 2,
+    "G": lambda C, V, nu: C[..., 2],
+    "E": lambda C, V, nu: (C[..., 0] - C[..., 1]) * (C[..., 0] + 2 * C[..., 1]) / (C[..., 0] + C[..., 1]),
+    "nu": lambda C, V, nu: C[..., 1] / (C[..., 0] + C[..., 1]),
+    "A": lambda C, V, nu: 2 * C[..., 2] / (C[..., 0] - C[..., 1]),
+    "V": lambda C, V, nu: V,
     "K_HS": _bulk_bound,
     "G_HS": _shear_bound,
 }
@@ -121,12 +126,12 @@ NAMES = tuple(_MEANING)
 """What an expression may name."""
 
 
-def _value(node: ast.AST, C: Any, volume: Any) -> Any:
+def _value(node: ast.AST, C: Any, volume: Any, nu: float) -> Any:
     if isinstance(node, ast.BinOp):
-        return _OPERATORS[type(node.op)](_value(node.left, C, volume), _value(node.right, C, volume))
+        return _OPERATORS[type(node.op)](_value(node.left, C, volume, nu), _value(node.right, C, volume, nu))
     if isinstance(node, ast.UnaryOp):
-        return -_value(node.operand, C, volume)
+        return -_value(node.operand, C, volume, nu)
     if isinstance(node, ast.Name):
-        return _MEANING[node.id](C, volume)
+        return _MEANING[node.id](C, volume, nu)
     assert isinstance(node, ast.Constant)
     return node.value

@@ -76,9 +76,10 @@ def train_regressor(
     InputError
         If the text is no expression, or the folder belongs to another run.
     """
-    scalar = Scalar(text)
+    scalar = Scalar(text, model.poisson)
     sets = [cells] if isinstance(cells, CellSet) else list(cells)
-    sets[0].require_poisson(model.poisson)
+    for one in sets:
+        one.require_poisson(model.poisson)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     settings = replace(settings, dimension=model.space.dimension)

@@ -213,3 +213,6 @@ def test_expressions_are_the_moduli(known):
         assert_allclose(Scalar(text)(cells.C, cells.volume), value, rtol=1e-9)
         wanted = Scalar(text)(torch.from_numpy(cells.C), torch.from_numpy(cells.volume))
         assert_allclose(wanted.numpy(), value, rtol=1e-9)
+    # Bounds are those of the base material.
+    own = Scalar("K_HS", poisson=0.2)(cells.C, cells.volume)
+    assert_allclose(own, tensor.hashin_shtrikman(cells.volume, 0.2)[0], rtol=1e-9)

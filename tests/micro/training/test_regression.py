@@ -66,15 +66,15 @@ def test_a_correction_learns_what_the_surrogate_misses(trained, regressed):
 def test_a_regressor_comes_back_from_its_file(trained, regressed, small_generator):
     found, folder, _, _ = regressed
     surrogate = trained[0].surrogate
-    same = regressor("(K/K_HS)", surrogate, [folder / FILE])
+    same = regressor(str(folder / FILE), surrogate)
     assert same.correction is not None
     assert same.card == found.card
     shape = shape_of(trained[0])
     # Stored as bfloat16: three digits of a correction of a tenth or so.
     torch.testing.assert_close(same(shape), found(shape), rtol=5e-3, atol=5e-3)
     assert not torch.equal(same(shape), Scalar(TEXT)(shape.tensor, shape.volume))
-    # For another expression the surrogate's own scalar is taken.
-    assert regressor("K / V", surrogate, [folder / FILE]).correction is None
+    # Of an expression it is the surrogate's own scalar.
+    assert torch.equal(regressor(TEXT, surrogate)(shape), Scalar(TEXT)(shape.tensor, shape.volume))
     wish = raised(same)
     cells = [small_generator.sample(None, 6, seed=1, resolution=8, guides=g) for g in ((), (wish,))]
     means = [
