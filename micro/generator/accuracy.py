@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from micro.cell import octant as cell, tensor
-from micro.generator.generator import CLEAN, Generator
-from micro.generator.samples import Samples
+from micro.generator.generator import Generator
+from micro.generator.samples import CLEAN, Samples
 from micro.homogenize.fields import Status
 from micro.runtime.arrays import Floats
 

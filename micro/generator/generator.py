@@ -20,29 +20,24 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from micro.cell import octant as cell, tensor
+from micro.cell import tensor
 from micro.cell.cellset import CellSet
-from micro.cell.chamber import pack
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
 from micro.generator.refinement import RELATIVE, Refinement, refine
-from micro.generator.samples import Samples, joined
+from micro.generator.samples import CLEAN, Delivery, Samples, joined
 from micro.generator.steering import predict, steer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Progress, unheard
-from micro.shape.channels import drained, is_open
-from micro.shape.distance import signed_distance
+from micro.shape.channels import is_open
 from micro.shape.space import ShapeSpace
 
 DEFAULT = "default"
 """Name of the packaged weights."""
-
-CLEAN = 0.99
-"""Share of a sample's solid in its largest component from which it counts as one piece."""
 
 _LOOSE, _BROKEN = 0.02, 1.0
 """What a candidate's loose solid adds to its error in the choice: a little, and more below :data:`CLEAN`."""
@@ -71,6 +66,7 @@ class Generator:
     def __init__(self, model: Model, device: str | torch.device = "cpu"):
         self.model = model.to(device)
         self.device = torch.device(device)
+        self._delivery = Delivery(self.model)
         self._loaded_from: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -163,10 +159,10 @@ class Generator:
             near = Guidance(decoder, wishes, row, None if face is None else face.rows(row))
             z = self._choose(wanted[row], volumes[row], seeds[row], j, draws, steps, guidance, near, open)
             if steering:
-                # The choice among several has settled them already.
-                z = self._settle(z)[0] if draws == 1 else z
+                # Those chosen among several are redistanced already.
+                z = self._delivery.redistanced(z).z if draws == 1 else z
                 z = self._steered(z, wanted[row], volumes[row], steering, near, open)
-            parts.append(self._delivered(z, row, resolution, open))
+            parts.append(self._delivery.samples(z, row, resolution, open))
             progress(int(of[-1]) + 1, len(numbers))
         return joined(parts, resolution)
 
@@ -246,7 +242,7 @@ class Generator:
             self.model.space,
             samples.z,
             targets,
-            lambda z: self._octants(z, samples.n, samples.open),
+            lambda z: self._delivery.octants(z, samples.n, samples.open),
             tolerance=tolerance,
             relative=relative,
             trials=trials,
@@ -284,22 +280,24 @@ class Generator:
         drawn = z.cpu().numpy()
         if draws == 1:
             return drawn
-        settled, clean, touches, kept = self._settle(drawn)
-        solid = kept.mean(axis=(1, 2, 3))
-        cost = np.where(clean < 1, _LOOSE, 0.0) + np.where(clean < CLEAN, _BROKEN, 0.0) + 10.0 * ~touches
+        found = self._delivery.redistanced(drawn)
+        clean, kept = found.clean, found.solid
+        cost = (
+            np.where(clean < 1, _LOOSE, 0.0) + np.where(clean < CLEAN, _BROKEN, 0.0) + 10.0 * ~found.touches
+        )
         aim = np.repeat(C, draws, axis=0)
         given = np.isfinite(aim).all(axis=1)
-        cost[given] += tensor.tensor_error(predict(self.model.surrogate, settled[given]), aim[given])
+        cost[given] += tensor.tensor_error(predict(self.model.surrogate, found.z[given]), aim[given])
         part = np.repeat(volume, draws)
-        cost += np.where(np.isfinite(part), np.abs(solid - part), 0.0)
+        cost += np.where(np.isfinite(part), np.abs(kept.mean(axis=(1, 2, 3)) - part), 0.0)
         if open:
             cost += _CLOSED * ~np.array([is_open(octant) for octant in kept], dtype=bool)
         if guide.face is not None:
             cost += _FACE * guide.face.repeated(draws).mismatch(kept)
         if guide:
-            cost += guide.repeated(draws).cost(settled)
+            cost += guide.repeated(draws).cost(found.z)
         best = cost.reshape(-1, draws).argmin(axis=1)
-        return settled[np.arange(len(best)) * draws + best]
+        return found.z[np.arange(len(best)) * draws + best]
 
     def _steered(
         self, z: Singles, C: Floats, volume: Floats, rounds: int, guide: Guidance, open: bool
@@ -309,60 +307,25 @@ class Generator:
         if len(given) == 0:
             return z
         out = z.copy()
-        shut = np.ones(len(given), dtype=bool)
+        closed = np.ones(len(given), dtype=bool)
         if open:
-            shut = ~np.array([is_open(o) for o in self._solids(z[given], self.model.space.n)[0]], dtype=bool)
+            solid = self._delivery.solids(z[given], self.model.space.n).solid
+            closed = ~np.array([is_open(octant) for octant in solid], dtype=bool)
 
-        def settle(moved: Singles) -> tuple[Singles, NDArray[np.bool_]]:
-            settled, clean, touches, kept = self._settle(moved)
+        def redistance(moved: Singles) -> tuple[Singles, NDArray[np.bool_]]:
+            found = self._delivery.redistanced(moved)
             # What is open stays open; what is closed is drained later.
-            stays = np.array([s or is_open(o) for s, o in zip(shut, kept, strict=True)], dtype=bool)
-            return settled, (clean >= CLEAN) & touches & stays
+            stays = np.array([c or is_open(o) for c, o in zip(closed, found.solid, strict=True)], dtype=bool)
+            return found.z, (found.clean >= CLEAN) & found.touches & stays
 
         free = None if guide.face is None else guide.face.free
         beside = guide.rows(given).beside(volume[given])
-        out[given], _ = steer(self.model.surrogate, z[given], C[given], settle, rounds, free, beside)
+        out[given], _ = steer(self.model.surrogate, z[given], C[given], redistance, rounds, free, beside)
         return out
-
-    def _settle(self, z: Singles) -> tuple[Singles, Floats, NDArray[np.bool_], NDArray[np.bool_]]:
-        """Coordinates of the signed distance of each delivered solid, its raw cleanness, contacts, itself."""
-        space = self.model.space
-        kept, clean, touches = self._solids(z, space.n)
-        return space.encode(signed_distance(kept)), clean, touches, kept
-
-    def _solids(self, z: Singles, n: int) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
-        """Octants' largest components, their shares of the raw solid, whether they meet face and middle."""
-        raw = self.model.space.levels(z, n) > 0
-        found = [cell.connectivity(octant) for octant in raw]
-        pieces = zip(raw, found, strict=True)
-        solid = np.stack([o if c.components == 1 else cell.largest_component(o) for o, c in pieces])
-        clean = np.array([c.largest_fraction for c in found])
-        return solid, clean, np.array([c.touches_face and c.touches_middle for c in found], dtype=bool)
-
-    def _octants(self, z: Singles, n: int, open: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Octants as they are delivered, and whether they are connected."""
-        kept, _, touches = self._delivered_solids(z, n, open)
-        return kept, touches & kept.any(axis=(1, 2, 3))
 
     def samples_of(self, z: Singles, resolution: int) -> Samples:
         """The cells of given coordinates (m, d), as :meth:`sample` delivers them; each is its own target."""
-        return self._delivered(z.astype(np.float32), np.arange(len(z)), resolution)
-
-    def _delivered_solids(
-        self, z: Singles, n: int, open: bool
-    ) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
-        """As :meth:`_solids`, drained if open cells are asked for."""
-        kept, clean, touches = self._solids(z, n)
-        if open:
-            levels = self.model.space.levels(z, n)
-            kept = np.stack([drained(o, level) for o, level in zip(kept, levels, strict=True)])
-        return kept, clean, touches
-
-    def _delivered(self, z: Singles, row: NDArray[np.intp], n: int, open: bool = False) -> Samples:
-        kept, clean, touches = self._delivered_solids(z, n, open)
-        predicted = predict(self.model.surrogate, z)
-        connected = touches & kept.any(axis=(1, 2, 3))
-        return Samples(n, z, pack(kept), row, predicted, clean, connected, self.model.poisson, open)
+        return self._delivery.samples(z.astype(np.float32), np.arange(len(z)), resolution)
 
 
 @lru_cache(maxsize=2)

@@ -31,7 +31,7 @@ _SMALLEST = 0.2
 """Least radius of a trial: below it hardly a voxel changes sides."""
 
 _NOISE = 2e-3
-"""Foretold changes (in units of Eq. 4's ranges) below this teach the model little."""
+"""Predicted changes (in units of Eq. 4's ranges) below this teach the model little."""
 
 _WEIGHT_STEPS = 12
 """Newton steps for the weights of one displacement; they need no solve."""
@@ -75,7 +75,7 @@ class Match:
 class _State:
     best: Match
     surface: Surface
-    model: Floats  # (3, 6): actual change of C per change foretold, by removals and by additions
+    model: Floats  # (3, 6): actual change of C per change predicted, by removals and by additions
     radius: float  # largest displacement of the next trial, in voxels
     few: bool = False  # whether the next trial flips a few orbits instead of moving the whole surface
 
@@ -171,9 +171,9 @@ def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> 
         return replace(state, best=best, radius=0.5 * radius, few=not state.few)
     if keep:
         best = replace(best, trail=(*best.trail, (trial, C)))
-    foretold = (surface.foretold(displacement) / tensor.PAPER_SPAN).ravel()
+    predicted = (surface.predicted(displacement) / tensor.PAPER_SPAN).ravel()
     change = (C - state.best.C) / tensor.PAPER_SPAN
-    model = broyden(state.model, foretold, change, _NOISE)
+    model = broyden(state.model, predicted, change, _NOISE)
     distance = float(tensor.tensor_error(C, target))
     if distance < best.error:
         best = replace(best, octant=trial, C=C, error=distance)
@@ -230,7 +230,7 @@ def _few_orbits(state: _State, target: Floats) -> tuple[Floats, Bools | None, fl
 
 
 def _displacement(surface: Surface, model: Floats, change: Floats, radius: float, seed: int) -> Floats:
-    """A displacement (q,) within ``radius`` whose foretold change of C is near to ``change``.
+    """A displacement (q,) within ``radius`` whose predicted change of C is near to ``change``.
 
     Of all displacements within a radius that change C as wanted the smallest one is a combination of the
     densities cut off at the radius. Newton's method finds its weights; then, as voxels change sides in
@@ -246,7 +246,7 @@ def _displacement(surface: Surface, model: Floats, change: Floats, radius: float
 
     def missing(weights: Floats) -> Floats:
         """What weights (c, b) leave to be done; (c, 3)."""
-        return wanted - (surface.foretold(cut(weights)) / tensor.PAPER_SPAN).reshape(-1, 6) @ model.T
+        return wanted - (surface.predicted(cut(weights)) / tensor.PAPER_SPAN).reshape(-1, 6) @ model.T
 
     A = (model[:, :3] + model[:, 3:]) / 2 @ (surface.slope(basis[:3]) / tensor.PAPER_SPAN[:, None])
     best, left = np.zeros(len(basis)), wanted

@@ -34,7 +34,7 @@ _CLOUD, _SPREADS = 24, (1.0, 0.4, 0.15)
 """Mixes tried in a round, and how far they are strewn in each."""
 
 _NOISE = 2e-3
-"""Foretold changes (on the scale of Eq. 4) below this teach the model little."""
+"""Predicted changes (on the scale of Eq. 4) below this teach the model little."""
 
 _BISECTIONS = 24
 
@@ -130,13 +130,13 @@ def _flips(at: _Place, goal: Goal, model: Floats, most: int, seed: int) -> Float
 
 
 def _learned(model: Floats, at: _Place, displacement: Floats, C: Floats) -> Floats:
-    foretold = (at.surface.foretold(displacement) / tensor.PAPER_SPAN).ravel()
-    error = (C - at.cell.C) / tensor.PAPER_SPAN - model @ foretold
-    return np.asarray(model + np.outer(error, foretold) / (float(foretold @ foretold) + _NOISE**2))
+    predicted = (at.surface.predicted(displacement) / tensor.PAPER_SPAN).ravel()
+    error = (C - at.cell.C) / tensor.PAPER_SPAN - model @ predicted
+    return np.asarray(model + np.outer(error, predicted) / (float(predicted @ predicted) + _NOISE**2))
 
 
 def _displacement(at: _Place, goal: Goal, model: Floats, radius: float, seed: int) -> Floats:
-    """The displacement (q,) within ``radius`` of the best merit foretold.
+    """The displacement (q,) within ``radius`` of the best merit predicted.
 
     A random search over the mixes of the densities, about that of the loss alone and the best so far.
     """
@@ -158,8 +158,8 @@ def _displacement(at: _Place, goal: Goal, model: Floats, radius: float, seed: in
             low, high = (middle, high) if solid @ weights > goal.volume else (low, middle)
         return np.asarray(np.clip(density - high, -1, 1) * radius)
 
-    def foretold(displacement: Floats) -> float:
-        change = model @ (surface.foretold(displacement) / tensor.PAPER_SPAN).ravel()
+    def predicted(displacement: Floats) -> float:
+        change = model @ (surface.predicted(displacement) / tensor.PAPER_SPAN).ravel()
         solid = float((surface.level + displacement > 0) @ weights)
         return goal.merit(C + change * tensor.PAPER_SPAN, solid)
 
@@ -168,7 +168,7 @@ def _displacement(at: _Place, goal: Goal, model: Floats, radius: float, seed: in
     first = first / max(float(np.linalg.norm(first * size)), 1e-30)
     constrained = [-row * surface.typical for row in rows if np.any(row)]
     best = moved(first)
-    mix, merit = first, foretold(best)
+    mix, merit = first, predicted(best)
     if not len(rows):
         return best
     for spread in _SPREADS:
@@ -179,7 +179,7 @@ def _displacement(at: _Place, goal: Goal, model: Floats, radius: float, seed: in
                 scaled = row / max(float(np.linalg.norm(row * size)), 1e-30)
                 change = change + spread * rng.standard_normal() * scaled
             displacement = moved(centre + change)
-            value = foretold(displacement)
+            value = predicted(displacement)
             if value < merit:
                 best, mix, merit = displacement, centre + change, value
     return best

@@ -67,7 +67,7 @@ class Surface:
         solid = chamber(len(self.octant)).unfold(self.level + displacement > 0)
         return cell.largest_component(solid)
 
-    def foretold(self, displacement: Floats) -> Floats:
+    def predicted(self, displacement: Floats) -> Floats:
         """Changes of (C11, C12, C44) by what displacements (..., q) remove, and add; (..., 2, 3)."""
         before, after = self.level > 0, self.level + displacement > 0
         removed, added = (

@@ -81,8 +81,8 @@ class Task:
         if self._owner.verbose and (now - self._last >= _INTERVAL or self.done >= self.total):
             self._last = now
             left = self._left(now)
-            foretold = "" if left is None else f" (about {left:.0f} s left)"
-            self._owner.say(f"{self.name}: {self.done}/{self.total} {detail}{foretold}")
+            expected = "" if left is None else f" (about {left:.0f} s left)"
+            self._owner.say(f"{self.name}: {self.done}/{self.total} {detail}{expected}")
 
     def reach(self, done: int, total: int, what: str = "") -> None:
         """A :class:`Progress`: ``done`` of ``total`` are done; fewer than before begin a new count."""
@@ -153,7 +153,7 @@ class Reporter:
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0, steady: bool = True) -> Iterator[Task]:
-        """A bar for ``total`` steps, ``done`` of them done before; ``steady`` ones foretell their end.
+        """A bar for ``total`` steps, ``done`` of them done before; ``steady`` ones tell the time left.
 
         Parameters
         ----------

@@ -70,7 +70,7 @@ def test_level_field_is_a_distance_on_the_right_side() -> None:
     assert_allclose(level_field(slab)[6:12, 8, 8], [2.5, 1.5, 0.5, -0.5, -1.5, -2.5], atol=0.1)
 
 
-def test_foretold_changes_are_near_the_true_ones() -> None:
+def test_predicted_changes_are_near_the_true_ones() -> None:
     """Shape derivatives with whole-voxel factors: right in sign, and within a factor of two in size."""
     octant = _cell("i-wp", [0.2, 0, 0], 16)
     found = sensitivities(octant)
@@ -78,11 +78,11 @@ def test_foretold_changes_are_near_the_true_ones() -> None:
     displacements = np.array([[-0.7], [0.7]]) * np.ones(len(surface.level))
     moved = np.stack([surface.moved(d) for d in displacements])
     true = (homogenize_octants(moved).C - found.C) / SPAN
-    foretold = surface.foretold(displacements) / SPAN
-    assert_allclose(foretold.sum(axis=1), true, rtol=1.0)
-    assert (foretold.sum(axis=1) * true > 0).all()
-    assert (foretold[0, 1] == 0).all()
-    assert (foretold[1, 0] == 0).all()
+    predicted = surface.predicted(displacements) / SPAN
+    assert_allclose(predicted.sum(axis=1), true, rtol=1.0)
+    assert (predicted.sum(axis=1) * true > 0).all()
+    assert (predicted[0, 1] == 0).all()
+    assert (predicted[1, 0] == 0).all()
 
 
 @pytest.mark.parametrize(
