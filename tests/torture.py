@@ -15,13 +15,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from direct_solves import direct_octant
 from hypothesis import HealthCheck, given, settings, strategies as st
-from kills import full_scale_rounds, kill_and_resume, small_run
+from kills import Killed, full_scale_rounds, kill_and_resume, small_run
 from small_cells import thin_cells
 from tally import Tally, table
 
@@ -214,11 +215,12 @@ def mutate_inputs(folder: Path, trials: int) -> Tally:
 # -------------------------------------------------------------------------- cells
 def solve_thin_cells(count: int, samples: int, seed: int = 0) -> Tally:
     """Random trusses and level sets of volume 5 to 20 %; ``samples`` of them against a direct solve."""
-    tally = Tally("thin random cells", where={"of these against a direct solve": samples})
+    tally = Tally("thin random cells")
     octants = thin_cells(count)
     found = homogenize_octants(octants)
     good = found.status == Status.OK
     sampled = set(np.random.default_rng(seed).permutation(np.flatnonzero(good))[:samples].tolist())
+    tally.where = {"of these against a direct solve": len(sampled)}
 
     def close(a: Any, b: Any) -> bool:
         """Errors are quadratic in that of the displacements, solved to 1e-5."""
@@ -258,9 +260,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
+        @cache
+        def small() -> Killed:
+            return small_run(folder)
+
+        @cache
         def made() -> Path:
-            if not (folder / "run").exists():
-                shutil.copytree(options.run or small_run(folder).whole, folder / "run")
+            shutil.copytree(options.run or small().whole, folder / "run")
             return folder / "run"
 
         parts: dict[str, Callable[[], Iterator[Tally]]] = {
@@ -269,7 +275,7 @@ def main() -> int:
             "disks": lambda: iter([fill_the_disk(made(), options.disks)]),
             "places": lambda: iter([write_where_nothing_can_be(made())]),
             "damage": lambda: iter([damage_every_file(made())]),
-            "kills": lambda: kill_and_resume(small_run(folder), folder, options.kills),
+            "kills": lambda: kill_and_resume(small(), folder, options.kills),
             "rounds": lambda: kill_and_resume(full_scale_rounds(folder), folder, options.kills),
         }
         record: dict[str, Any] = json.loads(options.record.read_text()) if options.record.is_file() else {}
