@@ -20,10 +20,11 @@ from micro.homogenize.octants import homogenize_octants
 from micro.library.build import goals
 from micro.library.labelling import COARSE_RTOL, SMALLEST_MODULUS, is_stiff, presentable
 from micro.runtime.arrays import Floats
+from micro.runtime.executor import executor
 from micro.runtime.progress import Progress, unheard
 
 _CHUNK = 50
-"""Cells between two reports of progress."""
+"""Targets of one job."""
 
 _NEAR = 0.01
 """Tensor error (Eq. 4) at which a cell of a round has arrived: holes are wider."""
@@ -70,22 +71,32 @@ def active_round(
     known.require_poisson(generator.model.poisson)
     targets = aims(known.C, count, np.random.default_rng([seed, count]))
     parts = [(np.empty((0, *(known.n,) * 3), dtype=bool), np.empty((0, 3)))]
-    for start in range(0, count, _CHUNK):
-        wanted = targets[start : start + _CHUNK]
-        seeds = seed * 10**6 + start + np.arange(len(wanted))
-        samples = generator.sample(wanted, 1, seed=seeds, draws=draws, resolution=known.n)
-        octants, C = _homogenised(samples, generator, wanted, trials)
-        if len(octants):
-            clean = np.array([presentable(octant) for octant in octants])
-            clean &= is_stiff(C)
-            parts.append((octants[clean], C[clean]))
-        progress(min(start + _CHUNK, count), count)
+    jobs = [
+        (generator, targets[start : start + _CHUNK], seed * 10**6 + start, draws, known.n, trials)
+        for start in range(0, count, _CHUNK)
+    ]
+    with executor(1) as processes:
+        for number, part in enumerate(processes.run(_clean_cells, jobs), start=1):
+            parts.append(part)
+            progress(min(number * _CHUNK, count), count)
     octants, C = (np.concatenate(column) for column in zip(*parts, strict=True))
     _, first = np.unique(pack(octants), axis=0, return_index=True)
     rows = np.sort(first)
     return CellSet.from_octants(
         octants[rows], C[rows], family="generated", attrs={"seed": seed}, poisson=known.poisson
     )
+
+
+def _clean_cells(
+    job: tuple[Generator, Floats, int, int, int, int],
+) -> tuple[NDArray[np.bool_], Floats]:
+    """Octants and tensors for some targets of a round; ranks share these jobs."""
+    generator, targets, first, draws, n, trials = job
+    seeds = first + np.arange(len(targets))
+    samples = generator.sample(targets, 1, seed=seeds, draws=draws, resolution=n)
+    octants, C = _homogenised(samples, generator, targets, trials)
+    clean = np.array([presentable(octant) for octant in octants], dtype=bool) & is_stiff(C)
+    return octants[clean], C[clean]
 
 
 def _homogenised(
