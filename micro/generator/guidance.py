@@ -37,6 +37,11 @@ UPHILL, TO_A_GOAL = 0.5, 3.0
 about 16: with 3, six wished-for holes of six were free, with 1 two (the tensor's error 0.2 % as the surrogate
 sees it, steered)."""
 
+VOLUME = 0.01
+"""Volume fraction by which a cell may miss a volume asked for beside a tensor before steps toward the tensor
+mind it: of 50 requests the volume is then off by 0.008 and the tensor by 0.99 %; minding nothing 0.014 and
+0.89 %, minding all of it 0.002 and 1.17 %."""
+
 WEIGHT = 0.1
 """What a unit of a wish's excess costs in the choice among draws, beside the tensor error (Eq. 4)."""
 
@@ -242,9 +247,9 @@ class Guidance:
             found = self._evaluated(z, self._rows)
             value, slope = found[:, :, 0], found[:, :, 1:]
             missing = np.zeros_like(value)
-            missing[:, 0] = volume - value[:, 0]
-            asked = np.isfinite(volume)
-            slope[~asked, 0], missing[~asked, 0] = 0.0, 0.0
+            off = np.nan_to_num(volume - value[:, 0])
+            missing[:, 0] = np.sign(off) * np.maximum(np.abs(off) - VOLUME, 0.0)
+            slope[missing[:, 0] == 0, 0] = 0.0
             return slope, missing, np.abs(missing[:, 0])
 
         return beside
