@@ -65,6 +65,20 @@ class Block:
         block.check_inside(shape)
         return block
 
+    @classmethod
+    def of(cls, block: Block | None, shape: Triple) -> Block:
+        """A block of a grid of ``shape`` elements, the whole grid if there is none.
+
+        Raises
+        ------
+        InputError
+            If it leaves the grid.
+        """
+        if block is None:
+            return cls.whole(shape)
+        block.check_inside(shape)
+        return block
+
     def check_inside(self, shape: Triple) -> None:
         """Raise InputError unless the block lies within a grid of ``shape`` elements.
 

@@ -19,7 +19,7 @@ from micro.runtime.vtk_files import read_vtk
 from multiscale.case.settings import DesignSettings
 from multiscale.case.tables import isotropic_tensor
 from multiscale.problem.problem import Problem
-from multiscale.problem.tensor_field import checked_tensors
+from multiscale.problem.tensor_field import checked_tensors, stacked
 
 _MESHES = (".vti", ".vtu", ".vtk")
 _KINDS = (".npz", *_MESHES)
@@ -55,14 +55,7 @@ def read_field(path: Path, problem: Problem, settings: DesignSettings, all_eleme
         arrays = _looked_up(path, names, problem, settings.scale, counted)
     else:
         arrays = _named(read_arrays(path), names, path)
-    for name, array in zip(names, arrays, strict=True):
-        if array.shape != problem.shape:
-            raise InputError(
-                f"must have the grid's shape {problem.shape}", file=path, key=name, value=array.shape
-            )
-        if array.dtype.kind not in "fiu":
-            raise InputError("must be real numbers", file=path, key=name, value=str(array.dtype))
-    values = np.stack([np.asarray(a, dtype=np.float64) for a in arrays], axis=-1)
+    values = stacked(path, dict(zip(names, arrays, strict=True)), problem)
     if settings.density is not None:
         values = _by_law(values[..., 0], settings, problem.poisson, counted, path)
     elif settings.unit != "E_s":

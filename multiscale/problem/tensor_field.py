@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +40,26 @@ def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Flo
             raise InputError(
                 "the array is missing; needed are C11, C12 and C44", file=path, key=name, value=list(held)
             )
-    arrays = [held[name] for name in NAMES]
-    for name, array in zip(NAMES, arrays, strict=True):
+    tensors = stacked(path, {name: held[name] for name in NAMES}, problem)
+    return checked_tensors(path, tensors, problem, problem.solid if all_elements else problem.design)
+
+
+def stacked(path: Path, arrays: Mapping[str, NDArray], problem: Problem) -> Floats:
+    """Arrays of a file, one number an element, as one of shape (nx, ny, nz, arrays).
+
+    Raises
+    ------
+    InputError
+        If one has another shape than the grid, or holds no real numbers.
+    """
+    for name, array in arrays.items():
         if array.shape != problem.shape:
             raise InputError(
                 f"must have the grid's shape {problem.shape}", file=path, key=name, value=array.shape
             )
         if array.dtype.kind not in "fiu":
             raise InputError("must be real numbers", file=path, key=name, value=str(array.dtype))
-    tensors = np.stack([a.astype(np.float64) for a in arrays], axis=-1)
-    return checked_tensors(path, tensors, problem, problem.solid if all_elements else problem.design)
+    return np.stack([array.astype(np.float64) for array in arrays.values()], axis=-1)
 
 
 def checked_tensors(path: Path, tensors: Floats, problem: Problem, counted: NDArray[np.bool_]) -> Floats:

@@ -56,8 +56,7 @@ def write_glb(
     InputError
         If the block leaves the lattice or the options do not fit the cells.
     """
-    block = Block.whole(lattice.shape) if block is None else block
-    block.check_inside(lattice.shape)
+    block = Block.of(block, lattice.shape)
     edge = lattice.cell_size_m
     cells = used_cells(lattice, block)
     volume, triangles = np.zeros(int(lattice.kinds.max()) + 1), 0

@@ -73,8 +73,7 @@ def write_stl(
     InputError
         If the block is void or leaves the lattice, or ``per_cell`` does not divide the cells.
     """
-    block = Block.whole(lattice.shape) if block is None else block
-    block.check_inside(lattice.shape)
+    block = Block.of(block, lattice.shape)
     per_cell = lattice.voxels_per_cell if per_cell is None else per_cell
     origin = 1e3 * lattice.cell_size_m * np.array(block.lower)
     count, volume = 0, 0.0

@@ -70,8 +70,7 @@ def write_3mf(
     InputError
         If the block leaves the lattice or the options do not fit the cells.
     """
-    block = Block.whole(lattice.shape) if block is None else block
-    block.check_inside(lattice.shape)
+    block = Block.of(block, lattice.shape)
     edge = 1e3 * lattice.cell_size_m
     cells = used_cells(lattice, block)
     number = {int(cell): i for i, cell in enumerate(cells, start=1)}  # object 0 is not allowed

@@ -38,8 +38,7 @@ class MacroModel:
     @classmethod
     def of(cls, lattice: Lattice, block: Block | None = None) -> MacroModel:
         """The solid elements of a block, which stay in their place; of the whole lattice by default."""
-        block = Block.whole(lattice.shape) if block is None else block
-        block.check_inside(lattice.shape)
+        block = Block.of(block, lattice.shape)
         index = lattice.index[block.slices]
         places = np.argwhere(index >= 0)
         shape = tuple(n + 1 for n in block.shape)

@@ -145,8 +145,7 @@ def write_slices(
     InputError
         If the block leaves the lattice or ``per_cell`` does not divide the cells.
     """
-    block = Block.whole(lattice.shape) if block is None else block
-    block.check_inside(lattice.shape)
+    block = Block.of(block, lattice.shape)
     per_cell = lattice.voxels_per_cell if per_cell is None else per_cell
     shape = [size * per_cell for size in block.shape]
     written = 0

@@ -40,8 +40,7 @@ def write_svx(
     lattice, path, block, per_cell, progress
         As :func:`multiscale.export.volume.slices.write_slices`.
     """
-    block = Block.whole(lattice.shape) if block is None else block
-    block.check_inside(lattice.shape)
+    block = Block.of(block, lattice.shape)
     per_cell = lattice.voxels_per_cell if per_cell is None else per_cell
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as package:
         package.writestr("manifest.xml", _manifest(lattice, block, per_cell))
