@@ -222,7 +222,7 @@ class Filling:
         solid = lattice.solid
         own, asked = lattice.tensors()[solid], reduction.expand_elements(self.wanted)[solid]
         error[solid], relative[solid] = tensor_error(own, asked), relative_error(own, asked)
-        shut = encloses(cells.octants())
+        closed = encloses(cells.octants())
         return Filled(
             lattice,
             error,
@@ -232,8 +232,8 @@ class Filling:
             self.total - self.fixed,
             len(self.selection.weak),
             int(np.count_nonzero(self._generated())),
-            int(shut.sum()),
-            int(shut[lattice.index[solid]].sum()),
+            int(closed.sum()),
+            int(closed[lattice.index[solid]].sum()),
         )
 
     # ------------------------------------------------------------------- steps
@@ -252,7 +252,7 @@ class Filling:
         open_ = np.flatnonzero(
             fresh | (self.bounds.error(self.pool.C[chosen], targets) > FAR * self.bounds.tolerance)
         )
-        self._drop_foretold()
+        self._drop_predicted()
         if len(open_) == 0:
             return
         chosen, targets = np.where(fresh, chosen, nearest)[open_], targets[open_]
@@ -304,7 +304,7 @@ class Filling:
         column[self.fixed :] = np.argsort(error, axis=1, kind="stable")[:, :count]
         self._offer(earlier, column)
 
-    def _drop_foretold(self) -> None:
+    def _drop_predicted(self) -> None:
         """Take candidates without a tensor of their own out of the index."""
         index = self.pool.index
         known = np.append(self._candidates.exact, np.ones(len(self.pool.C) - self._offered, dtype=bool))

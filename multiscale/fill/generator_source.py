@@ -20,8 +20,8 @@ from multiscale.fill.set_source import FAR, SetSource, solid_cell
 from multiscale.fill.source import (
     GENERATED,
     Candidates,
-    Faced,
     Finished,
+    Matched,
 )
 
 _REFINEMENTS = 4
@@ -152,7 +152,7 @@ class GeneratorSource:
             CellSet.from_octants(octants, C, family=family, poisson=self.poisson),
         )
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
         """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays.
 
         Parameters
@@ -182,14 +182,14 @@ class GeneratorSource:
             progress=partial(progress, what="cells that continue their neighbours"),
         )
         rows = np.flatnonzero(found.known)  # the others came out in pieces
-        return Faced(self._generated(found, rows), rows)
+        return Matched(self._generated(found, rows), rows)
 
     def _generated(self, found: Refinement, rows: Ints) -> CellSet:
         return CellSet.from_octants(
             found.octants[rows], found.C[rows], family=GENERATED, poisson=self.poisson
         )
 
-    def nearer(self, targets: Floats, bounds: Bounds, progress: Progress) -> Faced:
+    def nearer(self, targets: Floats, bounds: Bounds, progress: Progress) -> Matched:
         """Cells for targets (m, 3) that no other cell came near, with the effort that soft tensors need."""
         progress(0, len(targets), "generating cells where none is near")
         samples = blocks.sample(
@@ -208,7 +208,7 @@ class GeneratorSource:
         if self.spare.avoid_cavities:
             good = good & ~encloses(found.octants)
         rows = np.flatnonzero(good)
-        return Faced(self._generated(found, rows), rows)
+        return Matched(self._generated(found, rows), rows)
 
     def _again(
         self, found: Refinement, targets: Floats, bounds: Bounds, progress: Progress
@@ -281,7 +281,7 @@ class JoinedSource(SetSource):
         after = CellSet.concat([done.after.without_parameters(), made.cells])
         return Finished(done.before, after.subset(pick))
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
         """As :class:`CellSource`.
 
         Parameters

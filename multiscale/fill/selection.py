@@ -1,7 +1,7 @@
 """Choosing one candidate cell for every group, all together.
 
 Every group g of elements has candidates c with tensors of their own. With J the objective as the quadratic
-model of :mod:`multiscale.objective.influence` foretells it, N elements and e the tensor error (Eq. 4, or the
+model of :mod:`multiscale.objective.influence` predicts it, N elements and e the tensor error (Eq. 4, or the
 relative one measured by its own bound if that is larger, :class:`micro.cell.tensor.Bounds`), the choice
 minimises ::
 
@@ -114,15 +114,15 @@ class Selection:
         Groups that keep an interface below the asked contact.
     cost : float
         The sum that was minimised.
-    foretold : float
-        J as the model foretells it; 0 without one.
+    predicted : float
+        J as the model predicts it; 0 without one.
     sweeps : int
     """
 
     choice: Ints
     weak: Ints
     cost: float
-    foretold: float
+    predicted: float
     sweeps: int
 
 
@@ -162,7 +162,7 @@ def select(
     sweeps, changed = 0, True
     while changed and sweeps < _SWEEPS:
         changed, sweeps = search.sweep(), sweeps + 1
-    return Selection(search.choice, search.weak(), search.cost(), search.foretold(), sweeps)
+    return Selection(search.choice, search.weak(), search.cost(), search.predicted(), sweeps)
 
 
 def misfit(pool: Pool, groups: Groups, choice: Ints) -> Floats:
@@ -291,8 +291,8 @@ class _Search:
         rows = np.arange(len(self.choice))
         total = float(self.own[rows, self.choice].sum())
         total += sum(float(self.interfaces(int(g))[self.choice[g]]) for g in rows) / 2
-        return total + self.elements * self.foretold()
+        return total + self.elements * self.predicted()
 
-    def foretold(self) -> float:
+    def predicted(self) -> float:
         """J of the present choice as the model has it; 0 without one."""
         return 0.0 if self.model is None else float(self.model.value(self.amplitude))

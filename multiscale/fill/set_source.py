@@ -20,8 +20,8 @@ from multiscale.fill.source import (
     IS_SOLID,
     Candidates,
     CellSource,
-    Faced,
     Finished,
+    Matched,
 )
 
 _TRIALS = 2
@@ -80,8 +80,8 @@ class SetSource:
         near, _ = library.nearest(cells, wanted, min(64, len(cells)))
         some = cells.subset(near[0])
         if self.avoid_cavities:
-            shut = encloses(some.octants())
-            some = some if shut.all() else some.subset(~shut)
+            closed = encloses(some.octants())
+            some = some if closed.all() else some.subset(~closed)
         return some
 
     def candidates(self, targets: Floats, progress: Progress) -> Candidates:
@@ -91,17 +91,17 @@ class SetSource:
         rows, place = np.unique(index, return_inverse=True)
         place = place.reshape(index.shape)
         progress(0, len(targets), "looking for cells without closed voids")
-        shut = self._shut(rows)
+        closed = self._closed(rows)
         # Open ones first, each kind by nearness.
-        order = np.argsort(shut[place], axis=1, kind="stable")[:, : self.count]
+        order = np.argsort(closed[place], axis=1, kind="stable")[:, : self.count]
         place = np.take_along_axis(place, order, axis=1)
         used, place = np.unique(place, return_inverse=True)
         known = np.ones(len(used), dtype=bool)
         cells = self.cells.subset(rows[used])
         index = place.reshape(len(targets), -1).astype(np.int64)
-        return Candidates(cells.faces(), cells.C, known, shut[used], index, rows[used])
+        return Candidates(cells.faces(), cells.C, known, closed[used], index, rows[used])
 
-    def _shut(self, rows: NDArray[np.intp]) -> Bools:
+    def _closed(self, rows: NDArray[np.intp]) -> Bools:
         if not self.avoid_cavities:
             return np.zeros(len(rows), dtype=bool)
         parts = [encloses(self.cells.octants(rows[i : i + 256])) for i in range(0, len(rows), 256)]
@@ -139,7 +139,7 @@ class SetSource:
         pick[far] = len(before) + np.arange(len(far))
         return Finished(before, CellSet.concat([before, corrected]).subset(pick))
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
         """None: a set makes nothing.
 
         Parameters

@@ -32,7 +32,7 @@ class Candidates:
     C : array, shape (cells, 3)
         Their tensors, as far as known.
     exact : bool array, shape (cells,)
-        Whether that is the cell's own; otherwise it is foretold, and the cell has to be finished.
+        Whether that is the cell's own; otherwise it is predicted, and the cell has to be finished.
     avoid : bool array, shape (cells,)
         Cells to take only if there is no other: they enclose void, or are in pieces.
     index : int array, shape (groups, k)
@@ -58,7 +58,7 @@ class Finished:
 
 
 @dataclass(frozen=True, eq=False)
-class Faced:
+class Matched:
     """Cells made for given faces, and which of those they are for; not every face gets one."""
 
     cells: CellSet
@@ -109,7 +109,7 @@ class CellSource(Protocol):
         progress : Progress
         """
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Faced | None:
+    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
         """Cells for ``targets`` (m, 3) with outer faces like ``faces`` (m, n, n); None if it makes none.
 
         Parameters

@@ -30,13 +30,13 @@ class Polish:
 
     Attributes
     ----------
-    foretold : float
+    predicted : float
         What the first choice was expected to have.
     values : list of float
         Of the first choice and after each pass that was kept.
     """
 
-    foretold: float
+    predicted: float
     values: list[float]
 
 
@@ -102,12 +102,12 @@ def fill_lattice(
         """What the selection minimises besides the objective, an element."""
         if filling is None or filling.selection is None:
             return 0.0
-        return filling.selection.cost / elements - filling.selection.foretold
+        return filling.selection.cost / elements - filling.selection.predicted
 
     field = built()
     if model is None:
         return filling, Polish(objective.value(wanted, rtol).total, [objective.value(field, rtol).total])
-    foretold = float(model.value(model.amplitudes(field)))
+    predicted = float(model.value(model.amplitudes(field)))
     values = [objective.value(field, rtol).total]
     others = rest()
     for number in range(settings.polish):
@@ -128,7 +128,7 @@ def fill_lattice(
         values.append(value)
         others = rest()
         reporter.say(f"fill: pass {number + 1}, {objective.quantity} of the lattice {value:.4f}")
-    return filling, Polish(foretold, values)
+    return filling, Polish(predicted, values)
 
 
 def fill_metrics(filled: Filled, polish: Polish, source: str, path: Path) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def fill_metrics(filled: Filled, polish: Polish, source: str, path: Path) -> dic
             "groups_below_min_contact": filled.weak,
         },
         "lattice": {"components": lattice.components(), "solid_volume_m3": lattice.solid_volume_m3},
-        "selection": {"foretold": polish.foretold, "polish": polish.values},
+        "selection": {"foretold": polish.predicted, "polish": polish.values},
     }
 
 

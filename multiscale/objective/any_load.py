@@ -109,7 +109,7 @@ class AnyLoadObjective(DistortionObjective):
         """As :meth:`Objective.aim`: R becomes that of the better model's references."""
         super().aim(correction)
         assert correction.reference is not None
-        wanted = [self.settled(i, r) for i, r in enumerate(correction.reference)]
+        wanted = [self.deformation(i, r) for i, r in enumerate(correction.reference)]
         self.factors = [
             np.linalg.inv(np.linalg.cholesky(self.gram([wanted[i] for i in block]))) for block in self.blocks
         ]
@@ -157,9 +157,9 @@ class AnyLoadObjective(DistortionObjective):
     ) -> Value:
         """As :meth:`Objective.value_elsewhere`: against the other model's own references."""
         assert reference is not None
-        wanted = [self.settled(i, r) for i, r in enumerate(reference)]
+        wanted = [self.deformation(i, r) for i, r in enumerate(reference)]
         differences = [
-            self.settled(i, u - r) for i, (u, r) in enumerate(zip(displacements, reference, strict=True))
+            self.deformation(i, u - r) for i, (u, r) in enumerate(zip(displacements, reference, strict=True))
         ]
         spectra = []
         for block in self.blocks:

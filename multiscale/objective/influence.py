@@ -145,7 +145,7 @@ def _any_load(objective: AnyLoadObjective, field: Floats, errors: list[Floats]) 
         for i in block:
             for error in errors:
                 w = operator.solve(-operator.apply(displacements[i], error), rtol=_RTOL)
-                responses.append(objective.settled(i, w))
+                responses.append(objective.deformation(i, w))
         modes = _observed_modes(objective, differences, responses)
         adjoints = [operator.solve(objective.weigh(m), rtol=objective.adjoint_rtol) for m in modes]
         for i, d in zip(block, differences, strict=True):

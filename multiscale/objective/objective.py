@@ -162,9 +162,9 @@ class Objective(ABC):
             operator.solve(load.force, load.prescribed, rtol=rtol)
             for operator, load in zip(self._operator_of, self.loads, strict=True)
         ]
-        return [self.settled(i, u) for i, u in enumerate(solutions)]
+        return [self.deformation(i, u) for i, u in enumerate(solutions)]
 
-    def settled(self, number: int, field: Floats) -> Floats:
+    def deformation(self, number: int, field: Floats) -> Floats:
         """A displacement field of a load without its rigid motion, where nothing holds the body."""
         return self._rigid[number].removed(field)
 
@@ -182,7 +182,7 @@ class Objective(ABC):
             operator.solve(load.force, load.prescribed, guess=guess, rtol=rtol)
             for operator, load, guess in zip(self._operator_of, self.loads, self._last, strict=True)
         ]
-        return [self.settled(i, u) for i, u in enumerate(self._last) if u is not None]
+        return [self.deformation(i, u) for i, u in enumerate(self._last) if u is not None]
 
     def value_of(self, displacements: list[Floats]) -> Value:
         """J and the loads' values of given displacement fields (one a load, reduced grid)."""
@@ -326,14 +326,16 @@ class DistortionObjective(Objective):
         """As :meth:`Objective.aim`: the target is ``U_ref - (U - u)``, the measure ``||U_ref||``."""
         assert correction.reference is not None
         self.reference = [r - o for r, o in zip(correction.reference, correction.offset, strict=True)]
-        self._reference_norm = [self._norm(self.settled(i, r)) for i, r in enumerate(correction.reference)]
+        self._reference_norm = [
+            self._norm(self.deformation(i, r)) for i, r in enumerate(correction.reference)
+        ]
 
     def _norm(self, field: Floats) -> float:
         return float(np.sqrt(np.einsum("xyz,xyzc,xyzc->", self._node_weight, field, field)))
 
     def difference(self, number: int, displacement: Floats) -> Floats:
-        """``u - u_ref``, :meth:`settled`; reduced grid."""
-        return self.settled(number, displacement - self.reference[number])
+        """``u - u_ref``, :meth:`deformation`; reduced grid."""
+        return self.deformation(number, displacement - self.reference[number])
 
     def measure(self, number: int, displacement: Floats) -> float:
         """``||u - u_ref|| / ||u_ref||``."""
@@ -349,7 +351,7 @@ class DistortionObjective(Objective):
     def values_against(self, displacements: list[Floats], reference: list[Floats]) -> dict[str, float]:
         """The loads' values against another model's reference."""
         return {
-            load.name: self._norm(self.settled(i, u - r)) / self._norm(self.settled(i, r))
+            load.name: self._norm(self.deformation(i, u - r)) / self._norm(self.deformation(i, r))
             for i, (load, u, r) in enumerate(zip(self.loads, displacements, reference, strict=True))
         }
 

@@ -505,10 +505,13 @@ def _metrics(comparison: Comparison, solved: dict[str, FullScale]) -> dict[str, 
         design = reduction.problem.design
         for name, lattice in comparison.lattices.items():
             totals[f"density_{name}"] = float(lattice.densities()[design].mean())
-    loads, settled = [load.name for load in reduction.loads], comparison.objective.settled
+    loads, deformation = (
+        [load.name for load in reduction.loads],
+        comparison.objective.deformation,
+    )
     size_effect = {
         name: {
-            load: difference(reduction, comparison.wanted, settled(i, u), settled(i, h))
+            load: difference(reduction, comparison.wanted, deformation(i, u), deformation(i, h))
             for i, (load, u, h) in enumerate(zip(loads, full[name], predicted[name], strict=True))
         }
         for name in solved

@@ -80,8 +80,8 @@ def test_cells_that_enclose_void_are_passed_over():
     near = SetSource(cells, 6, avoid_cavities=False)
     far = SetSource(cells, 6)
     rows = {source: source.candidates(TARGETS, unheard) for source in (near, far)}
-    shut = encloses(near.take(rows[near], np.arange(len(rows[near].C))).octants())
-    assert shut.any()
+    closed = encloses(near.take(rows[near], np.arange(len(rows[near].C))).octants())
+    assert closed.any()
     assert not rows[near].avoid.any()
     kept = encloses(far.take(rows[far], np.arange(len(rows[far].C))).octants())
     assert np.array_equal(kept, rows[far].avoid)

@@ -10,7 +10,7 @@ from micro.library.retrieval import nearest
 from multiscale.case.case import load_case
 from multiscale.fill import filling as fill
 from multiscale.fill.set_source import SetSource
-from multiscale.fill.source import Faced
+from multiscale.fill.source import Matched
 from multiscale.problem.problem import build_problem
 from multiscale.problem.reduction import Reduction
 
@@ -33,7 +33,7 @@ class Offering(SetSource):
             rows.append(int(some[np.argmax(like)]))
         keep = np.arange(0 if not self.makes else len(rows))
         plain = CELLS.subset(np.array(rows, dtype=int)[keep])
-        return Faced(CellSet.from_octants(plain.octants(), plain.C, family=["made"] * len(plain)), keep)
+        return Matched(CellSet.from_octants(plain.octants(), plain.C, family=["made"] * len(plain)), keep)
 
 
 @pytest.fixture

@@ -358,8 +358,8 @@ def test_the_influence_model_foretells_the_spectrum(cylinder):
         error = np.zeros_like(field)
         error[design] = 0.001 * PAPER_SPAN * rng.standard_normal((int(design.sum()), 3))
         moved = objective.value_and_gradient(field + error)[0].total - now
-        foretold = float(model.value(model.amplitudes(field + error))) - now
-        assert abs(foretold - moved) < 0.05 * abs(moved) + 1e-5 * now
+        predicted = float(model.value(model.amplitudes(field + error))) - now
+        assert abs(predicted - moved) < 0.05 * abs(moved) + 1e-5 * now
 
 
 def test_the_model_takes_many_candidates_at_once(cylinder):

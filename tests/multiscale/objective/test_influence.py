@@ -52,11 +52,11 @@ def test_it_is_the_objective_of_linearised_displacements(setting):
         change = errors(field, design, 0.01, seed)
         response = operator.solve(-operator.apply(u, change))
         exact = objective.measure(0, u + response)
-        foretold = float(model.value(model.amplitudes(field + change)))
+        predicted = float(model.value(model.amplitudes(field + change)))
         by_slope = objective.measure(0, u) + float((model.sensitivity[0][0] * change).sum())
         # Ten random modes hold all but a small part of what an eleventh error does; the slope holds one.
-        assert foretold <= exact * (1 + 1e-6)
-        assert exact - foretold < 0.2 * (exact - by_slope)
+        assert predicted <= exact * (1 + 1e-6)
+        assert exact - predicted < 0.2 * (exact - by_slope)
 
 
 def test_errors_that_cancel_are_free(setting):
