@@ -183,6 +183,7 @@ def main() -> None:
         torch.from_numpy(both),
         torch.from_numpy(np.concatenate([known.C, known.C])).float(),
         torch.from_numpy(np.concatenate([known.volume, known.volume])).float(),
+        torch.full((2 * len(known),), torch.nan),
     )
     results = {}
     torch.manual_seed(0)

@@ -306,8 +306,8 @@ def _space(
     if start is not None and start.space.dimension == dimension:
         return start.space
     if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return ShapeSpace(n, stored["mean"], stored["basis"])
+        stored = read_arrays(path, ("mean", "basis"))
+        return ShapeSpace(n, stored["mean"], stored["basis"])
     if start is None:
         space = ShapeSpace.fit(distance, n, dimension)
     else:
@@ -316,6 +316,5 @@ def _space(
         space = start.space.extended(distance[fine], dimension)
     # As it will be stored with the weights: what is learned in it stays right, slopes can be used again.
     space = ShapeSpace(n, space.mean, torch.from_numpy(space.basis).bfloat16().float().numpy())
-    with atomic_path(path) as temporary:
-        np.savez(temporary, mean=space.mean, basis=space.basis)
+    write_arrays(path, {"mean": space.mean, "basis": space.basis}, pack=False)
     return space

@@ -37,7 +37,7 @@ def test_a_missing_array_is_named(tmp_path):
         load_labels,
         load_state,
         lambda path: _load(path, "random"),
-        lambda path: _space(path, np.empty((0, 0), np.float32), 8, 2),
+        lambda path: _space(path, np.empty((0, 0), np.float32), [], 8, 2, None),
         read_voxels,
     ],
     ids=["shard", "state", "run", "shape space", "voxels"],
