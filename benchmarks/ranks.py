@@ -83,7 +83,7 @@ def macro(refine: int) -> dict[str, Any]:
         "seconds": seconds,
         "processor_seconds": busy,
         "bytes": vector.sum(),
-        "iterations": objective.iterations()[-2:],
+        "iterations": objective.iterations[-2:],
         "value": value.total,
         "gradient": float(np.linalg.norm(gradient)),
     }

@@ -61,7 +61,8 @@ def macro_bytes(count: int, ranks: int = 1) -> float:
 def evaluation_seconds(count: int, loads: int, ranks: int = 1) -> float:
     """Time of an objective and its gradient."""
     model = constants()["macro"]
-    return float(model["seconds_per_unknown"] * count * loads / ranks ** model["rank_exponent"])
+    alone = model["seconds_of_a_million"] * (count / 1e6) ** model["exponent"]
+    return float(loads * alone / ranks ** model["rank_exponent"])
 
 
 def fill_seconds(groups: int) -> float:

@@ -13,10 +13,11 @@ def test_the_model_is_near_its_measurements():
     """Times to a fifth (iterations differ between grids), memory to a tenth."""
     data = cost.constants()
     for m in data["macro"]["measured"]:
-        said = cost.evaluation_seconds(m["unknowns"], 1, m.get("ranks", 1))
-        assert said == pytest.approx(m["seconds"], rel=0.2)
+        ranks = m.get("ranks", 1)
+        if "seconds" in m:
+            assert cost.evaluation_seconds(m["unknowns"], 1, ranks) == pytest.approx(m["seconds"], rel=0.2)
         if "bytes" in m:
-            assert cost.macro_bytes(m["unknowns"]) == pytest.approx(m["bytes"], rel=0.1)
+            assert cost.macro_bytes(m["unknowns"], ranks) == pytest.approx(m["bytes"], rel=0.1)
     for m in data["full_scale"]["measured"]:
         said = cost.full_scale_cost(m["voxels"], m["iterations"], 1).seconds
         assert said == pytest.approx(m["seconds"], rel=0.1)
