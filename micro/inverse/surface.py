@@ -54,7 +54,8 @@ class Surface:
         level = level_field(octant).ravel()[inside]
         smooth = carried_over(gradient, octant, SMOOTH).reshape(3, -1)[:, inside]
         rate: Floats = voxel_rates(gradient, octant).reshape(3, -1)[:, inside] * chamber(n).weights
-        typical = np.quantile(np.abs(smooth[:, np.abs(level) < _SKIN]), 0.75, axis=1)
+        skin = np.abs(smooth[:, np.abs(level) < _SKIN])
+        typical = np.quantile(skin, 0.75, axis=1) if skin.size else np.zeros(3)  # a solid cell has no surface
         typical = np.where(typical > 0, typical, 1.0)
         return Surface(octant, level, rate, smooth / typical[:, None], typical)
 
