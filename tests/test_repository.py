@@ -17,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("micro", "multiscale")
+# About 500 is the rule; a module beyond this has more than one idea.
+MOST_LINES = 550
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # Formats that run code when they are read.
@@ -106,6 +108,9 @@ def test_every_module_stands_in_a_room(package):
     for room in {path.parent for path in (ROOT / package).rglob("*.py")}:
         modules = [path for path in room.glob("*.py") if path.name != "__init__.py"]
         assert len(modules) <= 12, f"{room.relative_to(ROOT)} has {len(modules)} modules: one idea?"
+        for module in modules:
+            lines = module.read_text(encoding="utf-8").count("\n")
+            assert lines <= MOST_LINES, f"{module.relative_to(ROOT)} has {lines} lines: one idea?"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

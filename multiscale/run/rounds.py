@@ -29,7 +29,8 @@ from multiscale.rundir.record import read_record
 from multiscale.solve import ranks as parallel
 from multiscale.solve.errors import RankFailed
 from multiscale.verify.coarse_cells import Tensors
-from multiscale.verify.full_scale import Measurement, load_solution, measure, save_displacements
+from multiscale.verify.full_scale import Measurement, measure, save_displacements
+from multiscale.verify.solution import load_solution
 
 _KEPT = "solutions"
 #: Relative residual of the voxel solves: at 1e-3 a slab's distortion is off by 1e-4 of itself.

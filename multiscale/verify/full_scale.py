@@ -10,11 +10,10 @@ not the resolution.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from micro.cell.tensor import isotropic
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.memory import require
-from micro.runtime.npz import read_arrays, write_arrays
+from micro.runtime.npz import write_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
 from multiscale.lattice.lattice import Lattice
@@ -44,41 +43,12 @@ from multiscale.solve.voxel_multigrid import Multigrid
 from multiscale.solve.voxel_solve import solve
 from multiscale.verify.coarse_cells import CoarseLattice, Tensors, coarse_lattice
 from multiscale.verify.comparison import Comparison, compare, difference
+from multiscale.verify.solution import FullScale, content, load_solution, save_solution
 from multiscale.verify.voxel_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
 
 #: Mean tensor error (Eq. 4) of the coarse cells beyond which what is solved is not this lattice any more: on
 #: the flagship it is 0.02 at 8 voxels and 0.4 at 4.
 MOST_ERROR = 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class FullScale:
-    """One structure solved at full scale.
-
-    Attributes
-    ----------
-    corners : list of arrays (mx+1, my+1, mz+1, 3)
-        Displacements of the wanted cells' corners for each load, in cell edges, reduced grid.
-    work : list of float
-        Work of each load's forces on the reduced grid, E_s h^3 with the cell's edge h.
-    iterations : list of int
-        Conjugate gradient iterations of each load.
-    residual : float
-        Largest relative residual.
-    unknowns, removed, averaged : int
-        Degrees of freedom; voxels taken out because nothing holds them; wanted corners in the void.
-    setup_seconds, solve_seconds : float
-    """
-
-    corners: list[Floats]
-    work: list[float]
-    iterations: list[int]
-    residual: float
-    unknowns: int
-    removed: int
-    averaged: int
-    setup_seconds: float
-    solve_seconds: float
 
 
 def solve_full_scale(
@@ -305,7 +275,7 @@ def measure(
     solved: dict[str, FullScale] = {}
     names: dict[str, str] = {}
     for name, lattice in comparison.lattices.items():
-        names[name] = f"{_content(case, lattice, rtol)}.npz"
+        names[name] = f"{content(case, lattice, rtol)}.npz"
         file = None if kept is None else kept / names[name]
         if _is_there(file):
             assert file is not None
@@ -402,35 +372,6 @@ def _is_there(file: Path | None) -> bool:
     """Whether a file is there, as rank 0 knows it."""
     there = None if file is None else np.array([float(file.is_file())])
     return file is not None and bool(parallel.from_root(there, (1,))[0])
-
-
-#: Tables of a case that mean nothing to a lattice that is there.
-_OF_THE_DESIGN = ("filter", "gamut", "optimizer", "fill", "export", "full_scale")
-
-
-def _content(case: Case, lattice: Lattice, rtol: float) -> str:
-    """Digest of all that a solution depends on: cells and index, grid, supports, loads, tolerance."""
-    said = [lattice.compact().digest(), case.digest(without=_OF_THE_DESIGN), repr(rtol)]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()
-
-
-def save_solution(file: Path, solution: FullScale) -> None:
-    """Keep one structure's solution; :func:`load_solution` reads it."""
-    numbers = {f.name: np.array(getattr(solution, f.name)) for f in fields(solution) if f.name != "corners"}
-    write_arrays(file, {**numbers, **{f"corners.{i}": u for i, u in enumerate(solution.corners)}})
-
-
-def load_solution(file: Path) -> FullScale:
-    """A solution that :func:`save_solution` left.
-
-    Raises
-    ------
-    InputError
-        If it can't be read.
-    """
-    arrays = read_arrays(file)
-    corners = [arrays.pop(f"corners.{i}") for i in range(len(arrays["work"]))]
-    return FullScale(corners=corners, **{name: value.tolist() for name, value in arrays.items()})
 
 
 def check_case(case: Case) -> None:

@@ -114,6 +114,11 @@ class _Tally:
         self.points = self.triangles = 0
         self.volume = 0.0
 
+    def numbers(self, count: int) -> NDArray[np.int64]:
+        """The numbers of so many points more."""
+        self.points += count
+        return np.arange(self.points - count, self.points)
+
     def add(self, points: NDArray[np.float32], faces: NDArray[np.integer]) -> None:
         self.triangles += len(faces)
         # Relative to the block's corner: a slab's share of the volume loses fewer digits.
@@ -134,8 +139,7 @@ def _joined(
         first = np.flatnonzero(points[:, 0] == points[:, 0].min(initial=np.inf))
         number[first] = [shared.get(tuple(points[i].tolist()), -1) for i in first]
         new = number < 0
-        number[new] = tally.points + np.arange(np.count_nonzero(new))
-        tally.points += int(np.count_nonzero(new))
+        number[new] = tally.numbers(int(np.count_nonzero(new)))
         last = np.flatnonzero(points[:, 0] == points[:, 0].max(initial=-np.inf))
         shared = {tuple(points[i].tolist()): int(number[i]) for i in last}
         yield points[new], number[faces]
