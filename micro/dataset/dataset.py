@@ -16,7 +16,7 @@ open       for each cell ``o`` or ``c``: open, or closing void in; only where ce
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -166,6 +166,21 @@ def part(cells: CellSet, name: str) -> CellSet:
     if name not in PARTS:
         raise InputError(f"the parts are {', '.join(PARTS)}", key="part", value=name)
     return take(cells, np.flatnonzero(masks(cells)[name]))
+
+
+def parts_of(sets: Sequence[CellSet], names: Iterable[str]) -> dict[str, list[CellSet]]:
+    """The parts of several sets together; a set without a cell in a part is left out of it.
+
+    Raises
+    ------
+    InputError
+        If no set has a cell in one of the parts.
+    """
+    parts = {name: [p for p in (part(cells, name) for cells in sets) if len(p)] for name in names}
+    for name, found in parts.items():
+        if not found:
+            raise InputError(f"has no cell in the part {name!r}, which is needed", key="--data")
+    return parts
 
 
 def take(cells: CellSet, rows: ArrayLike) -> CellSet:

@@ -80,11 +80,13 @@ def train(
     Raises
     ------
     InputError
-        If the folder belongs to another data set or other settings, or the sets' base materials differ.
+        If no set has a cell to train or to check with, the folder belongs to another data set or other
+        settings, or the sets' base materials differ.
     """
     sets = [cells] if isinstance(cells, CellSet) else list(cells)
     for other in sets[1:]:
         other.require_poisson(sets[0].poisson)
+    parts = dataset.parts_of(sets, ("train", "validation"))
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     place = ranks.join(torch.device(device))
@@ -95,7 +97,6 @@ def train(
     else:
         ranks.wait()
     n = start.space.n if start else min(c.n for c in sets)
-    parts = {name: [dataset.part(c, name) for c in sets] for name in ("train", "validation")}
     known = {name: _known(work, name, part, n) for name, part in parts.items()}
     space = _space(work / "space.npz", known["train"][0], parts["train"], n, settings.dimension, start)
     if ranks.rank() == 0:

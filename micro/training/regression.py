@@ -74,17 +74,17 @@ def train_regressor(
     Raises
     ------
     InputError
-        If the text is no expression, or the folder belongs to another run.
+        If the text is no expression, a part has no cells, or the folder belongs to another run.
     """
     scalar = Scalar(text, model.poisson)
     sets = [cells] if isinstance(cells, CellSet) else list(cells)
     for one in sets:
         one.require_poisson(model.poisson)
+    parts = dataset.parts_of(sets, dataset.PARTS)
     work = Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     settings = replace(settings, dimension=model.space.dimension)
     claim(work, sets, settings, scalar=scalar.text)
-    parts = {name: [dataset.part(c, name) for c in sets] for name in dataset.PARTS}
     torch.manual_seed(settings.seed)
     network = Correction(model.space.dimension, model.surrogate.width, dropout=_DROPOUT)
     rows = {

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from micro.cell.cellset import CellSet
 from micro.cli.main import app
 from micro.data.packaged import load_dataset
-from micro.dataset.dataset import take
+from micro.dataset.dataset import take, with_provenance
 from micro.gamut.gamut import Gamut
 from micro.gamut.least_volume import LeastVolume
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
-from micro.runtime.errors import NotConverged
+from micro.runtime.errors import InputError, NotConverged
 
 
 def run(*line: object, may_miss: bool = False) -> str:
@@ -74,6 +74,7 @@ def test_interpolate(tmp_path, weights):
     line = ["interpolate", "0.3,0.1,0.1", "0.5,0.2,0.15", "--n", "8", "--seed", "3", "--generator", weights]
     line += ["--steps", "3", "--json"]
     run(*line, "--along", "noise", "--out", tmp_path / "noise")
+    run(*line, "--along", "noise", "--out", tmp_path / "noise", "--overwrite")
     run(*line, "--tolerance", "0.02", "--trials", "2", "--out", tmp_path / "tensor")
     run(*line, "--maximise", "bulk", "--trials", "2", "--out", tmp_path / "bulk")
     for name in ("noise", "tensor", "bulk"):
@@ -112,6 +113,7 @@ def test_generate(tmp_path, weights):
         tmp_path / "a",
     )
     run(*line, "--bare", "--out", tmp_path / "b")
+    run(*line, "--bare", "--out", tmp_path / "b", "--overwrite")
     refined, bare = (json.loads((tmp_path / name / "generate.json").read_text()) for name in "ab")
     assert refined["n"] == bare["n"] == 8
     drawn = Generator.load(weights).sample(
@@ -141,6 +143,16 @@ def test_train_and_active(tmp_path, cells, weights):
     assert model.card["settings"]["rate"] == 0.002
     run(*line, "--start", tmp_path / "new" / "generator.safetensors", "--out", tmp_path / "on")
     assert (tmp_path / "on" / "generator.safetensors").is_file()
+    regress = ["--regress", "K / K_HS", "--start", weights, "--out", tmp_path / "regressor"]
+    with pytest.raises(InputError, match="has no cell in the part 'test'"):
+        run(*line, *regress)
+    assert not (tmp_path / "regressor").exists()
+    data = CellSet.load(cells)
+    parts = np.arange(len(data)) % 3
+    with_provenance(data, ["library"] * len(data), parts, {}).save(tmp_path / "parted.zarr.zip")
+    line[2] = tmp_path / "parted.zarr.zip"
+    assert "on the test part" in run(*line, *regress)
+    assert (tmp_path / "regressor" / "regressor.safetensors").is_file()
     said = run(
         *(
             "active",

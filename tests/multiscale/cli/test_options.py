@@ -92,6 +92,7 @@ LINES = [
     "export RUN --out OUT/drained.stl --drain --channel 0.25 --region 0:1,0:1,0:1",
     "bar CELLS --out OUT/bar.zarr --across 1 --repeat 2 --cell-size 5 --young 2000",
     "printability RUN --direction 0 1 0 --density 1100 --least 0.3 --json",
+    "printability RUN --exported RUN/region.stl --region 0:1,0:1,0:1 --least 0.1",
     "verify RUN --voxels-per-cell 4 --max-memory 16 --threads 2 --rtol 1e-3",
     "unseen CLOAK",
     "report RUN",
@@ -149,7 +150,7 @@ def test_a_run_of_rare_keys(events, places):
 @pytest.mark.parametrize("line", LINES)
 def test_every_option_works(line, events, places, tmp_path):
     out = said(line, **places, OUT=tmp_path)
-    if line.startswith("printability"):
+    if line.startswith("printability RUN --direction"):
         found = json.loads(out)
         assert found["overhang"]["direction"] == [0, 1, 0]
         solid = Lattice.load(places["RUN"] / "lattice.zarr").solid_volume_m3

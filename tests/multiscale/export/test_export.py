@@ -282,7 +282,7 @@ def test_a_field_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_vti(tmp_path / "none.vti")
     (tmp_path / "bad.vti").write_text("nothing")
-    with pytest.raises(InputError, match="not a VTI file"):
+    with pytest.raises(InputError, match="no VTK file"):
         read_vti(tmp_path / "bad.vti")
     assert {p.name for p in tmp_path.iterdir()} == {"bad.vti"}
 

@@ -191,7 +191,7 @@ def test_the_correction_reproduces_the_full_scale_value(case, finished):
     session = Session(load_case(case), Reporter(False))
     work = rounds._Work(session, RunDirectory(out), 0)
     corrected = session.objective.corrected(work.correction())
-    built = rounds._built(session, Lattice.load(out / "rounds/0/lattice.zarr"))
+    built = session.built(Lattice.load(out / "rounds/0/lattice.zarr"))
     value = corrected.value(built, 1e-8).total
     assert value == pytest.approx(metrics["full_scale"]["rounds"][0]["value"], rel=1e-6)
 
