@@ -19,9 +19,6 @@ _SETTLED = 0.01
 _SLOW = 1e-3
 """Relative gain in five steps, or in a round, below which a stage has done its work."""
 
-_ROUND = 12
-"""Evaluations of one round of MMA."""
-
 _FEASIBLE = 1e-3
 """Violation of a constraint that passes."""
 

@@ -12,8 +12,6 @@ from multiscale.problem import grid
 from multiscale.problem.loads import LoadCase
 from multiscale.problem.rigid import EQUILIBRIUM_RTOL, imbalance
 
-MOTIONS = ("shift along x", "shift along y", "shift along z", "turn about x", "turn about y", "turn about z")
-
 
 def free_motions(fixed: NDArray[np.bool_], part: NDArray[np.bool_]) -> int:
     """How many of the six rigid-body motions of a part its supports leave free.
