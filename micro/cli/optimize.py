@@ -124,7 +124,7 @@ def _run(settings: Any, out: Path, *, quiet: bool) -> dict[str, Any]:
                 spent = min(len(at.history) - first, stage.evaluations) * stage.n**3
                 bar.update(task, completed=before + spent, now=now)
 
-            state = step(state, settings, progress=report)
+            state = step(state, settings, watch=report)
             before += stage.evaluations * stage.n**3
             save_state(out / "state.npz", state)
         bar.update(task, completed=total, now="solid and void")

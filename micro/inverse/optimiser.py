@@ -213,9 +213,9 @@ def begin(settings: Settings) -> State:
 
 
 def step(
-    state: State, settings: Settings, *, keep: bool = False, progress: Callable[[State], None] | None = None
+    state: State, settings: Settings, *, keep: bool = False, watch: Callable[[State], None] | None = None
 ) -> State:
-    """Run the next stage; ``progress`` is called with the state after every evaluation.
+    """Run the next stage; ``watch`` is called with the state after every evaluation.
 
     Parameters
     ----------
@@ -223,13 +223,13 @@ def step(
     settings : Settings
     keep : bool
         Whether the stage's binary cell is kept in the state.
-    progress : callable, optional
+    watch : callable, optional
     """
     stage = settings.stages()[state.done]
     x = state.x
     if stage.n != state.n:
         x = _resampled(chamber(state.n).unfold(x), stage.n)
-    problem = _Problem(settings, stage, state, progress)
+    problem = _Problem(settings, stage, state, watch)
     if settings.method == "oc" or (settings.method == "auto" and settings.goal.monotone):
         x = optimality_criteria(x, problem, problem.excess, stage.evaluations)
     else:
@@ -280,7 +280,7 @@ def optimise(
     *,
     state: State | None = None,
     keep: bool = False,
-    progress: Callable[[State], None] | None = None,
+    watch: Callable[[State], None] | None = None,
 ) -> Result:
     """Run all stages (those left after ``state``) and finish.
 
@@ -291,7 +291,7 @@ def optimise(
         To resume from.
     keep : bool
         Whether to keep the binary cells of all stages.
-    progress : callable, optional
+    watch : callable, optional
         Called with the state after every evaluation and every stage.
 
     Raises
@@ -304,9 +304,9 @@ def optimise(
     began = time.perf_counter()
     state = begin(settings) if state is None else state
     while state.done < len(settings.stages()):
-        state = step(state, settings, keep=keep, progress=progress)
-        if progress is not None:
-            progress(state)
+        state = step(state, settings, keep=keep, watch=watch)
+        if watch is not None:
+            watch(state)
     result = finish(state, settings)
     return replace(result, seconds=time.perf_counter() - began)
 
@@ -315,9 +315,9 @@ class _Problem:
     """Loss and constraints of one stage as functions of the variables; counts and records evaluations."""
 
     def __init__(
-        self, settings: Settings, stage: Stage, state: State, progress: Callable[[State], None] | None
+        self, settings: Settings, stage: Stage, state: State, watch: Callable[[State], None] | None
     ) -> None:
-        self._settings, self._stage, self._progress = settings, stage, progress
+        self._settings, self._stage, self._watch = settings, stage, watch
         self.state = state
         self._weights = chamber(stage.n).weights / stage.n**3
         self._fluctuations: dict[int, Any] = {}
@@ -352,8 +352,8 @@ class _Problem:
             x=x,
             n=stage.n,
         )
-        if self._progress is not None:
-            self._progress(self.state)
+        if self._watch is not None:
+            self._watch(self.state)
         return Evaluation(loss, loss_slope, np.concatenate(values), np.vstack(rows))
 
     def _tensor(self, number: int, design: Design) -> tuple[Floats, Floats]:
