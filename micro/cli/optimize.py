@@ -81,7 +81,7 @@ def optimize(
 
     wanted = None if target is None else _tensor(target)
     settings = Settings(
-        Goal(objective, volume, wanted, isotropic, stiffness),
+        Goal(objective, volume, wanted, isotropic, stiffness, nu),
         n=n,
         start=_start(start),
         wave=wave,
@@ -90,7 +90,6 @@ def optimize(
         radius=radius,
         method=method,
         effort=effort,
-        nu=nu,
     )
     metrics = _run(settings, out, quiet=as_json)
     if as_json:

@@ -64,8 +64,6 @@ class Settings:
         Whether to design at half the resolution first; by default from n = 24 on.
     effort : float
         Factor on the number of evaluations.
-    nu : float
-        Poisson's ratio of the base material, the goal's too.
     """
 
     goal: Goal
@@ -78,10 +76,8 @@ class Settings:
     method: str = "auto"
     coarse: bool | None = None
     effort: float = 1.0
-    nu: float = 0.3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "goal", replace(self.goal, nu=self.nu))
         if not 4 <= self.n <= 256:
             raise InputError("lies between 4 and 256", key="n", value=self.n)
         if self.method not in ("auto", "oc", "mma"):
@@ -95,6 +91,11 @@ class Settings:
             raise InputError("must be positive", key="effort", value=self.effort)
         if self.coarse and (self.n % 2 or self.n < 8):
             raise InputError("needs an even n of at least 8", key="coarse", value=self.n)
+
+    @property
+    def nu(self) -> float:
+        """Poisson's ratio of the base material."""
+        return self.goal.nu
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the run, in order."""
