@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import shutil
@@ -256,6 +257,7 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", help="of inputs cells disks places damage kills rounds")
     options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     options.record.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -266,7 +268,9 @@ def main() -> int:
 
         @cache
         def made() -> Path:
-            shutil.copytree(options.run or small().whole, folder / "run")
+            if options.run is None:
+                small()  # leaves one with figures
+            shutil.copytree(options.run or folder / "drawn", folder / "run")
             return folder / "run"
 
         parts: dict[str, Callable[[], Iterator[Tally]]] = {
@@ -275,17 +279,25 @@ def main() -> int:
             "disks": lambda: iter([fill_the_disk(made(), options.disks)]),
             "places": lambda: iter([write_where_nothing_can_be(made())]),
             "damage": lambda: iter([damage_every_file(made())]),
-            "kills": lambda: kill_and_resume(small(), folder, options.kills),
-            "rounds": lambda: kill_and_resume(full_scale_rounds(folder), folder, options.kills),
+            "kills": lambda: kill_and_resume(small(), folder, options.kills, kept("kills")),
+            "rounds": lambda: kill_and_resume(
+                full_scale_rounds(folder), folder, options.kills, kept("rounds")
+            ),
         }
         record: dict[str, Any] = json.loads(options.record.read_text()) if options.record.is_file() else {}
+
+        def kept(part: str) -> Tally | None:
+            return Tally(**record[part]) if part in record else None
+
+        wanted = dict.fromkeys(parts, 1) | {"kills": options.kills, "rounds": options.kills}
         for part, work in parts.items():
-            if part in record or part not in (options.only or parts):
+            before = kept(part)
+            if part not in (options.only or parts) or (before and before.tried >= wanted[part]):
                 continue
             for tally in work():
                 print("\n".join(tally.what), table([tally]), tally.where, sep="\n", flush=True)
-            record[part] = asdict(tally)
-            write_json(options.record, record)
+                record[part] = asdict(tally)
+                write_json(options.record, record)
     tallies = [Tally(**record[part]) for part in parts if part in record]
     print(table(tallies))
     return int(any(t.wrong or t.tracebacks for t in tallies))

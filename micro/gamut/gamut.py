@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -167,7 +168,7 @@ class Gamut:
             out[bad] = from_scaled_moduli(nearest_feasible(self.spline, flat[bad], margin + 1e-9))
         return out.reshape(tensors.shape)
 
-    @property
+    @cached_property
     def box(self) -> tuple[Floats, Floats]:
         """Lowest and highest (K, mu', G) where phi > 0 on the grid, one spacing wider; units of E_s."""
         axes = [

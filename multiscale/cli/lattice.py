@@ -80,13 +80,16 @@ def export(
             "--pixel",
             metavar="MM[,MM]",
             show_default=False,
-            help="For slices: the printer's pixels in mm, along x and y if they differ (0.0423,0.0846).",
+            help="For slices, sl1: the printer's pixels in mm, along x and y if they differ (0.0423,0.0846).",
         ),
     ] = None,
     layer: Annotated[
         float | None,
         typer.Option(
-            "--layer", metavar="MM", show_default=False, help="For slices: the printer's layer height in mm."
+            "--layer",
+            metavar="MM",
+            show_default=False,
+            help="For slices, sl1: the printer's layer height in mm.",
         ),
     ] = None,
     fill_cavities: Annotated[
@@ -112,9 +115,10 @@ def export(
     """Write a run's lattice, or a region of it, for other programs.
 
     stl, ply, obj: the watertight surface of a region. 3mf: the whole lattice for a slicer, one mesh
-    per unique cell. glb: the same for viewers. slices, svx: the voxels as pictures; slices with --pixel
-    and --layer: a printer's own grid. vti, vdb: the voxels of a region. vtu, inp: one element per cell
-    with its tensor. The size is printed before the work starts; docs/export.md says more. For example
+    per unique cell. glb: the same for viewers. slices, sl1, svx: the voxels as pictures; slices and sl1
+    with --pixel and --layer: a printer's own grid. vti, vdb: the voxels of a region. vtu, inp: one element
+    per cell with its tensor. The size is printed before the work starts; docs/export.md says more. For
+    example
 
         multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl
 

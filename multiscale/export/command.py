@@ -33,11 +33,13 @@ from multiscale.export.volume.gmsh import write_gmsh
 from multiscale.export.volume.png import png
 from multiscale.export.volume.printer_slices import (
     PrinterGrid,
+    Stack,
     check_stack,
     slice_memory,
     stack_bytes,
     write_printer_slices,
 )
+from multiscale.export.volume.sl1 import layer_picture, write_sl1
 from multiscale.export.volume.slices import MANIFEST, sample_bytes, write_slices
 from multiscale.export.volume.svx import density_picture, write_svx
 from multiscale.export.volume.vdb import find_openvdb, write_vdb
@@ -128,7 +130,7 @@ def export(
         Share of a surface's triangles that is removed; 0 by default (0.9 for 3mf, 0.75 for glb).
     pixel_mm, layer_mm : tuple of two floats, float, optional
         A printer's pitch along x and y, and its layer height: slices are resampled from the cells' level
-        sets instead of being the voxels' layers.
+        sets instead of being the voxels' layers. ``sl1`` has the voxels' own by default.
     cavities : {"fill", "drain"}, optional
         Change the geometry: enclosed cavities of the region become solid, or get the finest channels that
         drain them (those smaller than their channels become solid). What was changed is said, and added
@@ -199,14 +201,18 @@ def _printer_grid(
     layer_mm: float | None,
 ) -> PrinterGrid | None:
     if pixel_mm is None and layer_mm is None:
-        return None
-    if format != "slices":
-        raise InputError("a printer's grid is for slices only", key="--pixel, --layer", value=format)
+        if format != "sl1":
+            return None
+        # At the voxels' centres the level sets' sign is their own.
+        pitch = 1e3 * lattice.cell_size_m / lattice.voxels_per_cell
+        pixel_mm, layer_mm = (pitch, pitch), pitch
+    if format not in ("slices", "sl1"):
+        raise InputError("a printer's grid is for slices and sl1", key="--pixel, --layer", value=format)
     if pixel_mm is None or layer_mm is None:
         missing = "--pixel" if pixel_mm is None else "--layer"
         raise InputError("a printer's grid has a pixel size and a layer height: give both", key=missing)
     if per_cell is not None:
-        raise InputError("excludes --pixel and --layer", key="--voxels-per-cell", value=per_cell)
+        raise InputError("excludes a printer's pixels and layers", key="--voxels-per-cell", value=per_cell)
     return PrinterGrid.of(lattice, block, pixel_mm, layer_mm)
 
 
@@ -309,23 +315,31 @@ def _stack(
 def _slices(request: Request) -> None:
     if request.grid is None:
         _stack(write_slices, 2, png)(request)
-        return
-    lattice, block, grid = request.lattice, request.block, request.grid
-    check_stack(grid, 0, request.out)
-    nx, ny, nz = grid.shape
-    disk = stack_bytes(lattice, block, grid)
-    request.say(
-        f"region {block}: {nz:,} slices of {nx:,} x {ny:,} pixels, {grid.pixel_mm[0]:.5g} x "
-        f"{grid.pixel_mm[1]:.5g} x {grid.layer_mm:.5g} mm each, about {_bytes(disk)} on disk, "
-        f"{_bytes(slice_memory(lattice, block, grid))} of memory"
-    )
-    check_stack(grid, disk, request.out)
-    stack = write_printer_slices(lattice, request.out, block, grid, progress=request.progress)
-    own = _solid_mm3(request)
-    request.say(
-        f"solid pixels: {stack.volume_mm3:.6g} mm³ (the cells' own volume: {own:.6g} mm³, "
-        f"{stack.volume_mm3 / own - 1:+.2%})"
-    )
+    else:
+        _printed(write_printer_slices, png)(request)
+
+
+def _printed(write: Callable[..., Stack], picture: Callable[[NDArray], bytes]) -> Callable[[Request], None]:
+    def work(request: Request) -> None:
+        lattice, block, grid = request.lattice, request.block, request.grid
+        assert grid is not None
+        check_stack(grid, 0, request.out)
+        nx, ny, nz = grid.shape
+        disk = stack_bytes(lattice, block, grid, picture)
+        request.say(
+            f"region {block}: {nz:,} slices of {nx:,} x {ny:,} pixels, {grid.pixel_mm[0]:.5g} x "
+            f"{grid.pixel_mm[1]:.5g} x {grid.layer_mm:.5g} mm each, about {_bytes(disk)} on disk, "
+            f"{_bytes(slice_memory(lattice, block, grid))} of memory"
+        )
+        check_stack(grid, disk, request.out)
+        stack = write(lattice, request.out, block, grid, progress=request.progress)
+        own = _solid_mm3(request)
+        request.say(
+            f"solid pixels: {stack.volume_mm3:.6g} mm³ (the cells' own volume: {own:.6g} mm³, "
+            f"{stack.volume_mm3 / own - 1:+.2%})"
+        )
+
+    return work
 
 
 def _solid_mm3(request: Request) -> float:
@@ -408,6 +422,11 @@ FORMATS: dict[str, Format] = {
         viewed=True,
     ),
     "slices": Format("", "a directory of 1-bit PNG slices normal to z, with manifest.json", _slices),
+    "sl1": Format(
+        ".sl1",
+        "the slices of a printer's grid in one file, for PrusaSlicer, UVtools and resin printers",
+        _printed(write_sl1, layer_picture),
+    ),
     "svx": Format(
         ".svx", "density slices in one file (Simple Voxels)", _stack(write_svx, 1, density_picture)
     ),

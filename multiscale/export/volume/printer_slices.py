@@ -184,10 +184,21 @@ def slice_memory(lattice: Lattice, block: Block, grid: PrinterGrid) -> int:
     return PROGRAM_BYTES + sets + round(BYTES_PER_PIXEL * grid.shape[0] * grid.shape[1])
 
 
-def stack_bytes(lattice: Lattice, block: Block, grid: PrinterGrid) -> int:
-    """Size that a stack will about have, from three slices of it."""
+def stack_bytes(
+    lattice: Lattice, block: Block, grid: PrinterGrid, picture: Callable[[Bools], bytes] = png
+) -> int:
+    """Size that a stack will about have, from three slices of it.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    block : Block
+    grid : PrinterGrid
+    picture : callable, optional
+        As :func:`stack_pictures`.
+    """
     layers = np.unique([int(share * grid.shape[2]) for share in _SAMPLED])
-    sizes = [len(png(image)) for image in printer_slices(lattice, block, grid, layers)]
+    sizes = [len(picture(image)) for image in printer_slices(lattice, block, grid, layers)]
     return round(grid.shape[2] * (float(np.mean(sizes)) + _LAYER_BYTES))
 
 
@@ -243,18 +254,10 @@ def write_printer_slices(
     grid : PrinterGrid
     progress : Progress, optional
     """
-    known: dict[float, tuple[bytes, int]] = {}
-    number, written, pixels = -1, 0, 0
+    written, pixels = 0, 0
     with atomic_path(path) as temporary:
         temporary.mkdir()
-        for k, slice in enumerate(_makers(lattice, block, grid)):
-            if slice.key[0] != number:  # other elements: what is known is of no more use
-                number = slice.key[0]
-                known.clear()
-            if slice.key[1] not in known:
-                image = slice.image()
-                known[slice.key[1]] = png(image), int(np.count_nonzero(image))
-            content, count = known[slice.key[1]]
+        for k, (content, count) in enumerate(stack_pictures(lattice, block, grid, png)):
             written += (temporary / f"slice_{k:05d}.png").write_bytes(content)
             pixels += count
             progress(k + 1, grid.shape[2])
@@ -263,3 +266,28 @@ def write_printer_slices(
         write_json(temporary / MANIFEST, said)
         written += (temporary / MANIFEST).stat().st_size
     return Stack(written, volume)
+
+
+def stack_pictures(
+    lattice: Lattice, block: Block, grid: PrinterGrid, picture: Callable[[Bools], bytes]
+) -> Iterator[tuple[bytes, int]]:
+    """``picture`` of every slice, the lowest first, and its solid pixels; those alike are made once.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    block : Block
+    grid : PrinterGrid
+    picture : callable
+        From a slice, bool (pixels along y, pixels along x), to the bytes of its picture.
+    """
+    known: dict[float, tuple[bytes, int]] = {}
+    number = -1
+    for slice in _makers(lattice, block, grid):
+        if slice.key[0] != number:  # other elements: what is known is of no more use
+            number = slice.key[0]
+            known.clear()
+        if slice.key[1] not in known:
+            image = slice.image()
+            known[slice.key[1]] = picture(image), int(np.count_nonzero(image))
+        yield known[slice.key[1]]

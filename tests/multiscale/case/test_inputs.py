@@ -155,17 +155,32 @@ def test_tetrahedra_wedges_and_pyramids_enclose_their_volume(tmp_path: Path) -> 
 
 
 BRACKET = ROOT / "docs" / "examples" / "bracket_pin.msh"
+MED = Path(__file__).with_name("bracket_pin.med")
 
 
-def test_a_mesh_that_gmsh_wrote_fills_the_regions_of_its_groups(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [BRACKET, MED], ids=["msh", "med"])
+def test_a_mesh_that_gmsh_wrote_fills_the_regions_of_its_groups(file: Path) -> None:
     """2560 mm³ in all; the pin's circle is a polygon, between a hexagon in it and the circle itself."""
     volumes = {}
     for group in (None, "bracket", "pin"):
-        a, b, c = np.moveaxis(read_triangles(BRACKET, group), 1, 0)
+        a, b, c = np.moveaxis(read_triangles(file, group), 1, 0)
         volumes[group] = np.einsum("ij,ij->", a, np.cross(b, c)) / 6
     assert volumes[None] == pytest.approx(2560, rel=1e-12)
     assert volumes["bracket"] + volumes["pin"] == pytest.approx(2560, rel=1e-12)
     assert 8 * 1.5 * 3**0.5 * 2.5**2 < volumes["pin"] < 8 * np.pi * 2.5**2
+
+
+def test_med_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a group that is not there, cut short, and without the module that reads them."""
+    with pytest.raises(InputError, match=r"is no group of the mesh; it has .*pin"):
+        read_triangles(MED, "nut")
+    (tmp_path / "cut.med").write_bytes(MED.read_bytes()[:9000])
+    with pytest.raises(InputError, match=r"can't be read as a mesh \(med\)") as error:
+        read_triangles(tmp_path / "cut.med")
+    assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match="needs the Python module h5py: pip install h5py"):
+        read_triangles(MED)
 
 
 @pytest.mark.parametrize(

@@ -387,10 +387,10 @@ for name, chosen in FORMATS.items():
     line = [sys.executable, "-c", script, str(run_dir)]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["stl", "ply", "obj", "3mf", "glb", "slices", "svx"]
+    assert done.stdout.split() == ["stl", "ply", "obj", "3mf", "glb", "slices", "sl1", "svx"]
 
 
-@pytest.mark.parametrize("name", ["stl", "3mf", "slices", "svx"])
+@pytest.mark.parametrize("name", ["stl", "3mf", "slices", "sl1", "svx"])
 def test_a_damaged_lattice_is_refused_in_one_line(tmp_path, run_dir, name):
     chunk = sorted((run_dir / "lattice.zarr").glob("**/c/**/*"))[-1]
     chunk.write_bytes(chunk.read_bytes()[:-3])

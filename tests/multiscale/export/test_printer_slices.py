@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,43 @@ def read_stack(path: Path) -> tuple[np.ndarray, dict]:
             assert (picture.mode, picture.size) == ("1", tuple(manifest["pixels"]))
             layers.append(np.asarray(picture).T)
     return np.stack(layers, axis=-1), manifest
+
+
+def read_sl1(path: Path) -> tuple[np.ndarray, tuple[float, ...], dict[str, str]]:
+    """Solid pixels [x, y, z], their pitch in mm and the job, as PrusaSlicer reads them back (SL1.cpp).
+
+    Pictures by their names in order, 8-bit greyscale and nothing else, solid from 128 on; the screen's
+    orientation and mirrors say how x and y lie in them, row 0 being the highest y of a screen not mirrored.
+    """
+    with zipfile.ZipFile(path) as package:
+        tables = {}
+        for name in ("config.ini", "prusaslicer.ini"):
+            parser = configparser.ConfigParser(interpolation=None)
+            parser.optionxform = str
+            parser.read_string("[ini]\n" + package.read(name).decode())
+            tables[name] = dict(parser["ini"])
+        job, screen = tables["config.ini"], tables["prusaslicer.ini"]
+        layers = []
+        for name in sorted(name for name in package.namelist() if name.endswith(".png")):
+            assert name == f"{job['jobDir']}{len(layers):05d}.png"
+            with package.open(name) as file, Image.open(file) as picture:
+                assert picture.mode == "L"
+                layers.append(np.asarray(picture) >= 128)
+    assert screen["display_orientation"] == "landscape"
+    image = np.stack(layers, axis=-1)
+    rows, columns = image.shape[:2]
+    assert (columns, rows) == (int(screen["display_pixels_x"]), int(screen["display_pixels_y"]))
+    if screen["display_mirror_y"] == "0":
+        image = image[::-1]
+    if screen["display_mirror_x"] == "1":
+        image = image[:, ::-1]
+    assert screen["layer_height"] == screen["initial_layer_height"] == job["layerHeight"]
+    width, height = float(screen["display_width"]), float(screen["display_height"])
+    return (
+        image.transpose(1, 0, 2),
+        (width / columns, height / rows, float(screen["layer_height"])),
+        job,
+    )
 
 
 def centres(manifest: dict, low: float = 0.5) -> list[np.ndarray]:
@@ -80,6 +119,28 @@ def test_pixels_have_the_level_sets_sign_at_their_centres(tmp_path, pixel, layer
     # Only where a centre is on the surface to the last digit of single precision may they differ.
     assert np.abs(expected[pixels != (expected > 0)]).max(initial=0) < 1e-5
     assert 0.2 < pixels.mean() < 0.8
+
+
+def test_sl1_holds_the_same_pixels(tmp_path):
+    item = mixed()
+    item.save(tmp_path / "a.zarr")
+    asked = {"region": "1:3,0:3,0:2", "pixel_mm": J750[0], "layer_mm": J750[1]}
+    expected, manifest = read_stack(export(tmp_path / "a.zarr", "slices", tmp_path / "stack", **asked))
+    pixels, pitch, job = read_sl1(export(tmp_path / "a.zarr", "sl1", tmp_path / "part.sl1", **asked))
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_allclose(pitch, (*J750[0], J750[1]))
+    assert int(job["numFast"]) == manifest["layers"]
+    assert float(job["usedMaterial"]) == pytest.approx(manifest["solid_mm3"] / 1000)
+
+
+def test_sl1_is_made_of_the_voxels_unless_told_otherwise(tmp_path):
+    item = mixed()
+    item.save(tmp_path / "a.zarr")
+    pixels, pitch, _ = read_sl1(export(tmp_path / "a.zarr", "sl1", tmp_path / "a.sl1"))
+    np.testing.assert_array_equal(pixels, item.voxels())
+    np.testing.assert_allclose(pitch, 1e3 * item.cell_size_m / item.voxels_per_cell)
+    with pytest.raises(InputError, match="--voxels-per-cell"):
+        export(tmp_path / "a.zarr", "sl1", tmp_path / "b.sl1", per_cell=N)
 
 
 def test_wrong_pixels_touch_the_surface(tmp_path):
@@ -187,7 +248,7 @@ def test_a_wrong_grid_is_refused(tmp_path, options, key):
     with pytest.raises(InputError) as caught:
         export(tmp_path / "a.zarr", "slices", tmp_path / "s", **options)
     assert caught.value.key == key
-    with pytest.raises(InputError, match="for slices only"):
+    with pytest.raises(InputError, match="for slices and sl1"):
         export(tmp_path / "a.zarr", "svx", tmp_path / "a.svx", pixel_mm=(0.05, 0.05), layer_mm=0.1)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 

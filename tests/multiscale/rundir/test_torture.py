@@ -52,9 +52,8 @@ def test_thin_random_cells_are_those_of_a_direct_solve():
 
 
 @pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_the_same(tmp_path):
-    killed = small_run(tmp_path)
-    for tally in kill_and_resume(killed, tmp_path, 4):
+def test_a_killed_run_ends_the_same(tmp_path):
+    for tally in kill_and_resume(small_run(tmp_path), tmp_path, 4):
         survived(tally)
     assert tally.right == tally.tried == 4
     assert sum(tally.where.values()) == 4
