@@ -145,6 +145,9 @@ class FillSettings(Table):
     """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
     overlap: NonNegative = 0.05
     """Tensor error of one element that an interface is worth whose patterns overlap by half."""
+    hold: NonNegative = 0.0
+    """Tensor error of one element that an interface is worth where a piece hangs by half of its section; 0:
+    the overlap of whole faces alone counts."""
     cavities: Literal["avoid", "allow"] = "avoid"
     """Whether cells that enclose void, which keeps resin or powder, are taken only if nothing else fits."""
     polish: Index = 2

@@ -138,6 +138,8 @@ ROWS = (
         number,
         -1,
     ),
+    Row("Interfaces", "where a piece hangs by less than a quarter", "interfaces.weak_holds", number, -1),
+    Row("Interfaces", "least hold of a piece", "interfaces.least_hold", percent, 1),
     Row("Lattice", "connected pieces", "lattice.components", number, -1),
     Row("Lattice", "solid volume", "lattice.solid_volume_m3", unit("cm³", 1e6)),
     Row("Printability", "voxel", "printability.voxel_mm", unit("mm")),
