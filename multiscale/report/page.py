@@ -216,6 +216,9 @@ def _tiles(run: RunDirectory) -> str:
     elif built is not None:
         less = f": {before / built:.0f} times less" if built else ""
         tiles.append(("good" if full is None else "", f"as built, homogenised{less}", show(built)))
+    if "lattice_continuum" in found:
+        label = "as built, homogenised: one element a cell extrapolated to the continuum"
+        tiles.append(("", label, show(found["lattice_continuum"])))
     for key, label in (("mass.design", "density, designed"), ("mass.lattice", "density, as built")):
         value = value_at(metrics, key)
         if value is not None:

@@ -71,6 +71,8 @@ def value_rows(purpose: Purpose, key: str, group: str) -> list[Row]:
         Row(group, "designed", f"{key}.design", show, -1),
         Row(group, "designed, refined mesh", f"{key}.design_refined", show, -1),
         Row(group, "with the cells as built", f"{key}.lattice", show, -1),
+        Row(group, "as built, two elements an edge of a cell", f"{key}.lattice_refined", show, -1),
+        Row(group, "as built, extrapolated to the continuum", f"{key}.lattice_continuum", show, -1),
     ]
     if purpose.baseline == UNIFORM:
         rows.append(Row(group, "stiffer than uniform, as built", f"{key}.gain", percent, 1))
