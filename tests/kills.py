@@ -4,8 +4,9 @@ A trial is one run, killed once; the same command then ends it, and its result i
 that nobody killed. Moments are drawn in seconds of the processor, so that they fall alike on a busy machine,
 one in each of as many equal parts of the run's duration as there are trials.
 
-A command is a process of its own, forked from one that has imported what does not start MPI: to import it
-anew takes longer than the run. Trials draw no figures, which would take two thirds of them.
+A command is a process of its own, forked from one that has imported what does not start MPI
+(:mod:`kills_ahead`): to import it anew takes longer than the run. Trials draw no figures, which would take
+most of their time.
 """
 
 from __future__ import annotations
@@ -25,36 +26,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from small_cells import random_octant
 from tally import Tally
 
+from micro.cell.cellset import CellSet
+from micro.homogenize.octants import homogenize_octants
 from micro.runtime.files import content_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["multiscale.design.feasibility", "multiscale.figures.field_figures", "micro.homogenize.octants"]
-)
+_FORKS.set_forkserver_preload(["kills_ahead"])
 #: Of metrics, what need not come back: how long, on what, and what was written when.
 _PASSING = ("time", "seconds", "memory", "bytes", "versions", "machine", "export")
 
-#: The smallest case, its search short enough for many runs.
+#: The smallest case, its search short enough for many runs, with a few small cells of its own.
 SMALL = (
     (ROOT / "tests" / "multiscale" / "minimal.toml").read_text(encoding="utf-8")
     + """
 [optimizer]
-uniform_iterations = 5
-iterations = 8
+uniform_iterations = 15
+iterations = 60
 
 [fill]
-source = "library"
-tolerance = 0.1
-relative_tolerance = 0.5
-candidates = 4
-polish = 0
+source = "cells.zarr"
+candidates = 40
 """
 )
-ROUNDS = SMALL + "\n[full_scale]\nvoxels_per_cell = 4\nrounds = 1\niterations = 5\nleast_gain = 0.05\n"
+ROUNDS = SMALL + "\n[full_scale]\nvoxels_per_cell = 4\nrounds = 1\niterations = 15\nleast_gain = 0.05\n"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Killed:
 def small_run(folder: Path) -> Killed:
     """All stages of a small run; the same with its figures is left in ``folder / "drawn"``."""
     case, whole = folder / "small.toml", folder / "small"
-    case.write_text(SMALL, encoding="utf-8")
+    _write(case, SMALL)
     _run(case, folder / "drawn", figures=True)  # what the first run of all compiles is not counted
     seconds, idle = (_run(case, whole)[0] for _ in range(2))
     return Killed("kills of a small run", case, lambda out: None, whole, seconds, idle)
@@ -95,10 +95,10 @@ def small_run(folder: Path) -> Killed:
 def full_scale_rounds(folder: Path) -> Killed:
     """The stage of full scale and those after it: a solve, a corrected design, its filling, its solve."""
     first, whole, case = folder / "first", folder / "rounds", folder / "rounds.toml"
-    case.write_text(ROUNDS, encoding="utf-8")
+    _write(case, ROUNDS)
     _run(case, first)
     # Another end of the rounds leaves design and lattice done.
-    case.write_text(ROUNDS.replace("least_gain = 0.05", "least_gain = 0.04"), encoding="utf-8")
+    _write(case, ROUNDS.replace("least_gain = 0.05", "least_gain = 0.04"))
 
     def start(out: Path) -> None:
         shutil.copytree(first, out)
@@ -160,6 +160,14 @@ def same_result(found: dict[str, Any], expected: dict[str, Any]) -> bool:
     return True
 
 
+def _write(case: Path, text: str) -> None:
+    """The case, and the cells that it fills with."""
+    cells = np.stack([random_octant(seed, 16) for seed in range(40)])
+    found = homogenize_octants(cells)
+    CellSet.from_octants(cells, found.C).save(case.with_name("cells.zarr"))
+    case.write_text(text, encoding="utf-8")
+
+
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, part in value.items():
@@ -177,6 +185,8 @@ def _run(case: Path, out: Path, moment: float = math.inf, figures: bool = False)
 
     Returns those that it took, and whether it was killed.
     """
+    # Where the process that forks looks for modules: that of Python 3.11 does not take over sys.path.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     log = out.with_suffix(".log")
     process = _FORKS.Process(target=_command, args=(case, out, log, figures))
     process.start()

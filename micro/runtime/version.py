@@ -23,5 +23,7 @@ def version_option(program: str) -> Any:
 @cache
 def own_version() -> str | None:
     """The installed version, or None when the code runs without being installed."""
-    names = importlib.metadata.packages_distributions().get("micro", [])
-    return importlib.metadata.version(names[0]) if names else None
+    try:
+        return importlib.metadata.version("multiscale-metamaterials")
+    except importlib.metadata.PackageNotFoundError:
+        return None

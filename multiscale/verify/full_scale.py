@@ -47,8 +47,8 @@ from multiscale.verify.solution import FullScale, content, load_solution, save_s
 from multiscale.verify.voxel_model import corner_displacements, fixed_masks, forces, prescribed, voxel_model
 
 #: Mean tensor error (Eq. 4) of the coarse cells beyond which what is solved is not this lattice any more: on
-#: the flagship it is 0.02 at 8 voxels and 0.4 at 4.
-MOST_ERROR = 0.1
+#: the flagship it is 0.02 at 8 voxels and 0.4 at 4, on cloak_small 0.017 and 0.10.
+MOST_ERROR = 0.05
 
 
 def solve_full_scale(
@@ -344,7 +344,7 @@ def measure(
     if not trusted:
         said.append(
             f"[bold]not this lattice[/bold]: at {voxels_per_cell} voxels its cells are off by "
-            f"{coarse.error_mean:.0%} on average (limit {MOST_ERROR:.0%}): take more --voxels-per-cell"
+            f"{coarse.error_mean:.1%} on average (limit {MOST_ERROR:.0%}): take more --voxels-per-cell"
         )
     reporter.say("[bold]full scale[/bold] " + "; ".join(said))
     return Measurement(metrics, comparison, solved, names)

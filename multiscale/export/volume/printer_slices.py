@@ -27,7 +27,7 @@ from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import VOID, Lattice
 
 BYTES_PER_PIXEL = 1.3  # the picture, and its bits to be compressed
-PROGRAM_BYTES = 250_000_000
+PROGRAM_BYTES = 480_000_000  # the command with its libraries, measured
 MOST_PIXELS = 500_000_000  # of a slice: as many bytes are in memory
 MOST_LAYERS = 200_000
 _DISK = 0.9  # of what is free
