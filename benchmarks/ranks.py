@@ -67,8 +67,6 @@ def macro(refine: int) -> dict[str, Any]:
     field, mask = session.plain_field.copy(), session.design_mask
     field[mask] *= 0.6 + 0.4 * np.random.default_rng(0).random((int(mask.sum()), 1))
     objective = session.objective if refine == 1 else session.finer(refine)
-    for axis in range(3):
-        field = field.repeat(refine, axis)
     objective.value_and_gradient(field)  # sets up
     objective.forget()
     began, busy = time.perf_counter(), time.process_time()

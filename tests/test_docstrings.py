@@ -45,11 +45,14 @@ def _public(body: list[ast.stmt], owner: ast.ClassDef | None = None) -> Iterator
 
 
 def _lacking(source: str) -> Iterator[str]:
-    """Functions of four or more parameters without a list of them, and who hides an InputError."""
+    """Functions of four or more parameters that neither list them nor say where they are, and who hides an
+    InputError.
+    """
     for function, docstring in _public(ast.parse(source).body):
         taken = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
         names = [argument.arg for argument in taken if argument.arg not in ("self", "cls")]
-        if len(names) >= 4 and not re.search(r"^Parameters\n-+$", docstring, re.MULTILINE):
+        listed = re.search(r"^Parameters\n-+$|\AAs :|\boptions as :", docstring, re.MULTILINE)
+        if len(names) >= 4 and not listed:
             yield f"{function.name}: Parameters"
         raised = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise) and node.exc]
         refuses = any(ast.unparse(error).startswith("InputError") for error in raised)
@@ -75,6 +78,9 @@ def test_what_docstrings_lack_is_seen():
     source = """
 def many(a, b, c, d):
     "No list."
+
+def same(a, b, c, d):
+    "As :func:`Kept`."
 
 def refuses(a):
     "Nothing of it."

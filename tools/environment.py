@@ -66,14 +66,14 @@ def main() -> None:
     _create_venv()
     there = own or (_imports_petsc(VENV / "bin" / "python") and not chosen)
     with ThreadPoolExecutor(1) as beside:  # compiling and downloading share the machine well
-        building = None if there else beside.submit(_petsc_wheels)
+        building = None if there else beside.submit(petsc_wheels)
         _install_project()
         if building is not None:
             _install_wheels(building.result())
     if own and not _link_petsc(own):
         say(f"petsc4py in {own} does not fit the NumPy that the project needs: another is built")
         _system_packages(petsc_wanted=True)
-        _install_wheels(_petsc_wheels())
+        _install_wheels(petsc_wheels())
     STAMP.write_text(f"{fingerprint}\n{chosen or 'any'}\n")
     say(f"environment ready after {time.monotonic() - START:.0f} s; see it with .venv/bin/multiscale doctor")
 
@@ -162,7 +162,7 @@ def _link_petsc(own: str) -> bool:
     return False
 
 
-def _petsc_wheels() -> list[Path]:
+def petsc_wheels() -> list[Path]:
     """Wheels of petsc4py and what goes with it, built if need be."""
     choice = _petsc_choice()
     if choice == "environment":

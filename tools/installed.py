@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import environment
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A ball that touches its neighbours, and the folder that the package must not come from.
@@ -57,13 +59,18 @@ def _wheel(folder: Path) -> None:
 
 
 def _oldest(folder: Path, tests: list[str]) -> None:
-    """The lower bounds of pyproject.toml, installed and tested; uv is the resolver that can take them."""
+    """The lower bounds of pyproject.toml, installed and tested; uv is the resolver that can take them.
+
+    What a release needs in its turn is the newest there is: warnings between the two are not ours. petsc4py
+    is the one that fits the machine's PETSc.
+    """
     python = _environment(folder / "venv")
     _run([python, "-m", "pip", "install", "-q", "uv"], cwd=folder)
     install = [python, "-m", "uv", "pip", "install", "-q", "--resolution", "lowest-direct"]
     _run([*install, "--python", python, f"{ROOT}[test]"], cwd=folder)
+    _run([python, "-m", "pip", "install", "-q", "--no-deps", *environment.petsc_wheels()], cwd=folder)
     _run([python, "-m", "pip", "list"], cwd=folder)
-    _run([python, "-m", "pytest", "-q", *tests], cwd=ROOT)
+    _run([python, "-m", "pytest", "-q", "-W", "default", *tests], cwd=ROOT)
 
 
 def _environment(path: Path) -> Path:
@@ -75,8 +82,8 @@ def _run(command: list[object], cwd: Path) -> None:
     words = [str(word) for word in command]
     print("$", " ".join(words), flush=True)
     # The sources must not be found before the installed package.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(words, cwd=cwd, env=environment, check=False)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=cwd, env=variables, check=False)
     if done.returncode:
         raise SystemExit(f"failed with exit code {done.returncode}: {' '.join(words)}")
 

@@ -41,8 +41,8 @@ _FREE = 1e-4
 class _Graph:
     """Neighbours of the chamber's voxels: ends (e,) and (e,), walls (4, q), images in the octant (q,)."""
 
-    first: NDArray[np.intp]
-    second: NDArray[np.intp]
+    first: NDArray[np.int32]
+    second: NDArray[np.int32]
     walls: Bools
     images: Floats
 
@@ -88,7 +88,8 @@ def _graph(n: int) -> _Graph:
     within.ravel()[inside] = 1.0
     share = ndimage.uniform_filter(within, 2 * radius + 1, mode="constant").ravel()[inside]
     walls = np.stack([i == 0, i == j, j == k, k == n - 1])
-    return _Graph(np.concatenate(first), np.concatenate(second), walls, share)
+    one, other = (np.concatenate(end).astype(np.int32) for end in (first, second))  # as dijkstra wants them
+    return _Graph(one, other, walls, share)
 
 
 def closed_pockets(void: Bools, n: int) -> tuple[NDArray[np.int32], NDArray[np.intp], NDArray[np.intp]]:

@@ -19,11 +19,15 @@ import torch
 from torch import Tensor
 
 from micro.runtime import threads as parallel
+from micro.voxels.compilation import fixed
 from micro.voxels.compiled_hierarchy import Frame, Hierarchy, build, nodes_of, rows_of, voxel_operator
 from micro.voxels.galerkin import Array
 from micro.voxels.kernels.cycle import Fields, Loads, Search, Steps, advance, coarsest, defect, sweep
 from micro.voxels.replacement import Replacement, Solution
 from micro.voxels.torch_operator import Grid
+
+_sweep, _coarsest, _advance = fixed(sweep), fixed(coarsest), fixed(advance)
+"""On a cell's own grids, whose fields are all alike."""
 
 
 class _Space:
@@ -240,7 +244,7 @@ class System:
                 break
             at_work = Loads(active, kind, self.grid.periodic)
             _cycle(h, space.grids, at_work)
-            advance(h.levels[0].operator, at_work, free, fields, search, steps)
+            _advance(h.levels[0].operator, at_work, free, fields, search, steps)
             result.iterations[:] += active
         for load in range(loads):
             rest = bb if trivial[load] else true
@@ -254,9 +258,9 @@ def _cycle(h: Hierarchy, grids: list[Fields], loads: Loads) -> None:
     last = len(h.levels) - 1
     for down in (True, False):
         for k in range(last) if down else range(last - 1, -1, -1):
-            sweep(down, h.levels[k], loads, grids[k], h.levels[k + 1].operator.layout, grids[k + 1])
+            _sweep(down, h.levels[k], loads, grids[k], h.levels[k + 1].operator.layout, grids[k + 1])
         if down:
-            coarsest(h.direct, h.levels[last].operator.layout, loads, grids[last].r, grids[last].u)
+            _coarsest(h.direct, h.levels[last].operator.layout, loads, grids[last].r, grids[last].u)
 
 
 def _every_layer(u: Array, grid: Grid) -> Array:

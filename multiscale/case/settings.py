@@ -86,11 +86,20 @@ class OptimizerSettings(Table):
     """A stage ends when the squared objective changes by less than this in an iteration, relative."""
     slack: NonNegative = 0.05
     """How far tensors may leave the gamut before their projection, in phi's units."""
+    mesh: Literal[1, 2, 4] = 1
+    """Elements an edge of a cell, one tensor a cell, of the mesh that the first design is found on. 2 take 8
+    times the memory and time, 4 take 64 times."""
     fine_mesh: Literal[1, 2, 4] = 1
     """The design is corrected by a mesh of this many elements an edge of a cell, one tensor a cell, and goes
     on; 1 for none. A mesh of 4 takes 64 times the memory of the design's own."""
     fine_mesh_rounds: Count = 3
     """How often at most; it ends earlier where the finer mesh shows no gain."""
+
+    @model_validator(mode="after")
+    def _one_mesh(self) -> OptimizerSettings:
+        if self.mesh > 1 and self.fine_mesh > 1:
+            raise finding("fine_mesh", "corrects designs of one element a cell: leave out this or mesh")
+        return self
 
 
 class SolverSettings(Table):
@@ -145,6 +154,9 @@ class FillSettings(Table):
     """Smallest solid contact of neighbouring cells, as a fraction of the face's area."""
     overlap: NonNegative = 0.05
     """Tensor error of one element that an interface is worth whose patterns overlap by half."""
+    hold: NonNegative = 0.0
+    """Tensor error of one element that an interface is worth where a piece hangs by half of its section; 0:
+    the overlap of whole faces alone counts."""
     cavities: Literal["avoid", "allow"] = "avoid"
     """Whether cells that enclose void, which keeps resin or powder, are taken only if nothing else fits."""
     polish: Index = 2

@@ -138,7 +138,7 @@ class Filling:
             np.concatenate([materials.size, groups.size]),
             interface_counts(label, self.total),
         )
-        self.weights = Weights(settings.overlap, settings.min_contact, self.bounds)
+        self.weights = Weights(settings.overlap, settings.min_contact, self.bounds, settings.hold)
 
         self._show(self.total, "cells for the fixed regions")
         special = [source.material(target) for target in materials.target]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from micro.generator.generator import Generator
 from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples
 from micro.runtime.arrays import Bools, Floats, Ints
-from micro.runtime.progress import Progress
+from micro.runtime.progress import Progress, unheard
 from multiscale.fill.set_source import FAR, SetSource, solid_cell
 from multiscale.fill.source import (
     GENERATED,
@@ -119,24 +120,9 @@ class GeneratorSource:
     def finish(
         self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
-        """As :class:`CellSource`.
-
-        Parameters
-        ----------
-        offered, chosen, targets, bounds, progress
-            As :meth:`CellSource.finish`.
-        """
+        """As :class:`CellSource`."""
         samples: Samples = offered.origin
-        found = blocks.refined(
-            self.generator,
-            samples.rows(chosen),
-            targets,
-            # Half of what a group's members may be apart: the cell adds little to that.
-            tolerance=0.5 * bounds.tolerance,
-            relative=0.5 * bounds.relative,
-            trials=_REFINEMENTS,
-            progress=partial(progress, what="refining cells"),
-        )
+        found = self._refined(samples.rows(chosen), targets, bounds, partial(progress, what="refining cells"))
         octants, C = self._again(found, targets, bounds, progress)
         generated = np.isfinite(C).all(axis=1) & found.start_known
         before, C_before = found.start_octants.copy(), found.start_C.copy()
@@ -153,36 +139,31 @@ class GeneratorSource:
         )
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
-        """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays.
-
-        Parameters
-        ----------
-        faces, targets, bounds, progress
-            As :meth:`CellSource.with_faces`.
-        """
-        samples = blocks.sample(
-            self.generator,
-            targets,
-            1,
-            seed=self.seed,
-            draws=_GUIDED_DRAWS,
-            steering=_STEERING,
-            resolution=self.resolution,
-            open=self.open,
-            faces=faces,
-        )
-        found = blocks.refined(
-            self.generator,
-            samples,
-            targets,
-            tolerance=0.5 * bounds.tolerance,
-            relative=0.5 * bounds.relative,
-            trials=_REFINEMENTS,
-            faces=faces,
-            progress=partial(progress, what="cells that continue their neighbours"),
-        )
+        """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays."""
+        samples = self._drawn(targets, self.seed, faces=faces, draws=_GUIDED_DRAWS, steering=_STEERING)
+        continuing = partial(progress, what="cells that continue their neighbours")
+        found = self._refined(samples, targets, bounds, continuing, faces=faces)
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Matched(self._generated(found, rows), rows)
+
+    def _drawn(self, targets: Floats, seed: int, **settings: Any) -> Samples:
+        """A sample for each target."""
+        settings |= {"seed": seed, "resolution": self.resolution, "open": self.open}
+        return blocks.sample(self.generator, targets, 1, **settings)
+
+    def _refined(
+        self,
+        samples: Samples,
+        targets: Floats,
+        bounds: Bounds,
+        progress: Progress,
+        trials: int = _REFINEMENTS,
+        faces: Bools | None = None,
+    ) -> Refinement:
+        """To half of what a group's members may be apart: the cell adds little to that."""
+        half = bounds.scaled(0.5)
+        settings = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
+        return blocks.refined(self.generator, samples, targets, faces=faces, progress=progress, **settings)
 
     def _generated(self, found: Refinement, rows: Ints) -> CellSet:
         return CellSet.from_octants(
@@ -192,18 +173,9 @@ class GeneratorSource:
     def nearer(self, targets: Floats, bounds: Bounds, progress: Progress) -> Matched:
         """Cells for targets (m, 3) that no other cell came near, with the effort that soft tensors need."""
         progress(0, len(targets), "generating cells where none is near")
-        samples = blocks.sample(
-            self.generator, targets, 1, seed=self.seed, resolution=self.resolution, open=self.open
-        )
-        found = blocks.refined(
-            self.generator,
-            samples,
-            targets,
-            tolerance=0.5 * bounds.tolerance,
-            relative=0.5 * bounds.relative,
-            trials=_FAR_REFINEMENTS,
-            progress=partial(progress, what="refining cells"),
-        )
+        samples = self._drawn(targets, self.seed)
+        refining = partial(progress, what="refining cells")
+        found = self._refined(samples, targets, bounds, refining, trials=_FAR_REFINEMENTS)
         good = found.known
         if self.spare.avoid_cavities:
             good = good & ~encloses(found.octants)
@@ -218,22 +190,8 @@ class GeneratorSource:
         far = np.flatnonzero(~np.less_equal(bounds.error(C, targets), bounds.tolerance))
         if len(far):
             progress(0, len(far), "drawing other cells")
-            samples = blocks.sample(
-                self.generator,
-                targets[far],
-                1,
-                seed=self.seed + 1,
-                resolution=self.resolution,
-                open=self.open,
-            )
-            fresh = blocks.refined(
-                self.generator,
-                samples,
-                targets[far],
-                tolerance=0.5 * bounds.tolerance,
-                relative=0.5 * bounds.relative,
-                trials=_REFINEMENTS,
-            )
+            samples = self._drawn(targets[far], self.seed + 1)
+            fresh = self._refined(samples, targets[far], bounds, unheard)
             gain = ~np.greater_equal(bounds.error(fresh.C, targets[far]), bounds.error(C[far], targets[far]))
             gain &= fresh.known
             octants[far[gain]], C[far[gain]] = fresh.octants[gain], fresh.C[gain]
@@ -261,13 +219,7 @@ class JoinedSource(SetSource):
     def finish(
         self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
-        """As :class:`CellSource`; cells that stay far from their targets make way for generated ones.
-
-        Parameters
-        ----------
-        offered, chosen, targets, bounds, progress
-            As :meth:`CellSource.finish`.
-        """
+        """As :class:`CellSource`; cells that stay far from their targets make way for generated ones."""
         done = super().finish(offered, chosen, targets, bounds, progress)
         error = bounds.error(done.after.C, targets)
         far = np.flatnonzero(error > FAR * bounds.tolerance)
@@ -282,11 +234,5 @@ class JoinedSource(SetSource):
         return Finished(done.before, after.subset(pick))
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
-        """As :class:`CellSource`.
-
-        Parameters
-        ----------
-        faces, targets, bounds, progress
-            As :meth:`CellSource.with_faces`.
-        """
+        """As :class:`CellSource`."""
         return self.generator.with_faces(faces, targets, bounds, progress)

@@ -11,8 +11,9 @@ minimises ::
 The first term weighs errors by what they do: those that cancel, or that nothing depends on, are free. The
 second one guards against what the model does not see. Two neighbouring groups meet at w(g, h) interfaces;
 ``miss`` is 1/o - 1 with the overlap o of their patterns, as the compliance of a junction grows that passes
-the share o of a section. A contact below what is asked, and a cell that encloses void, are taken only if
-nothing else exists.
+the share o of a section; :attr:`Weights.hold` weighs the piece of either cell that hangs by the smallest
+share of its section (:mod:`multiscale.lattice.holds`) in the same way. A contact below what is asked, and a
+cell that encloses void, are taken only if nothing else exists.
 
 Iterated conditional modes (Besag 1986), blocks being groups: sweep over them, the largest first, and give
 each its best candidate while the others stand still, until no group changes. Each step lowers the sum, so
@@ -31,6 +32,7 @@ from scipy import sparse
 from micro.cell.tensor import Bounds
 from micro.runtime.arrays import Floats, Ints
 from multiscale.lattice.contact import face_words, facing_voxels, neighbours
+from multiscale.lattice.holds import Patches
 from multiscale.objective.influence import Influence
 
 #: Cost of an interface below the asked contact, in units of an element's tensor error.
@@ -95,11 +97,14 @@ class Weights:
         Contact area asked of every interface, as a fraction of the face.
     bounds : Bounds
         Tensor errors at which the guard is as steep as the error itself.
+    hold : float
+        As ``overlap``, of the least hold; 0 leaves it out.
     """
 
     overlap: float
     min_contact: float
     bounds: Bounds
+    hold: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +227,7 @@ class _Search:
         )
         self.words = face_words(pool.faces)
         self.area = facing_voxels(self.words, self.words)
+        self.patches = Patches.of(pool.faces) if weights.hold else None
         self.asked = max(1.0, weights.min_contact * pool.faces[0].size)
         self.order = np.argsort(-groups.size, kind="stable")
         self.elements = int(groups.size.sum())
@@ -276,6 +282,9 @@ class _Search:
         overlap = both / np.maximum(np.minimum(a, b), 1)
         miss = self.weights.overlap * (1.0 / np.maximum(overlap, _LEAST_OVERLAP) - 1.0)
         miss += _NO_CONTACT * (both < self.asked)
+        if self.patches is not None:
+            hold = self.patches.least_hold(own[:, None], cells[None])
+            miss += self.weights.hold * (1.0 / np.maximum(hold, _LEAST_OVERLAP) - 1.0)
         return np.asarray(miss @ counts.data[span])
 
     def weak(self) -> Ints:

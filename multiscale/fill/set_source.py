@@ -114,13 +114,7 @@ class SetSource:
     def finish(
         self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
-        """As :class:`CellSource`; cells that no formula makes stay as they are.
-
-        Parameters
-        ----------
-        offered, chosen, targets, bounds, progress
-            As :meth:`CellSource.finish`.
-        """
+        """As :class:`CellSource`; cells that no formula makes stay as they are."""
         before = self.take(offered, chosen)
         formula = np.isin(before.family, list(FAMILIES))
         far = np.flatnonzero(formula & (bounds.error(before.C, targets) > FAR * bounds.tolerance))

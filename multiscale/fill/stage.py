@@ -144,7 +144,7 @@ def fill_metrics(filled: Filled, polish: Polish, source: str, path: Path) -> dic
     """
     lattice = filled.lattice
     lattice.save(path)
-    contacts = lattice.contacts()
+    contacts, holds = lattice.contacts(), lattice.holds(weakest=0)
     error, relative = filled.error[lattice.solid], filled.relative[lattice.solid]
     return {
         "cells": {
@@ -174,6 +174,8 @@ def fill_metrics(filled: Filled, polish: Polish, source: str, path: Path) -> dic
             "min_overlap": _finite(contacts.min_overlap),
             "min_area": _finite(contacts.min_area),
             "groups_below_min_contact": filled.weak,
+            "weak_holds": holds.weak,
+            "least_hold": holds.least,
         },
         "lattice": {"components": lattice.components(), "solid_volume_m3": lattice.solid_volume_m3},
         "selection": {"foretold": polish.predicted, "polish": polish.values},

@@ -183,7 +183,7 @@ def find_contacts(index: NDArray[np.int32], faces: NDArray[np.bool_], *, weakest
         mean_overlap=np.nan if none else float(np.average(overlap, weights=pairs.counts)),
         min_overlap=np.nan if none else float(overlap.min()),
         mean_overlap_unlike=float(np.average(overlap, weights=unlike)) if unlike.any() else np.nan,
-        weakest=_weakest(pairs, area, overlap, len(faces), weakest),
+        weakest=_interfaces(pairs, area, overlap, len(faces), np.lexsort((overlap, area))[:weakest]),
         areas=(areas[0], areas[1], areas[2]),
     )
 
@@ -204,11 +204,21 @@ def pair_areas(
     return both / faces[0].size, overlap
 
 
-def _weakest(
-    pairs: Pairs, area: NDArray[np.float64], overlap: NDArray[np.float64], cells: int, count: int
+def interfaces_of(pairs: Pairs, faces: NDArray[np.bool_], listed: NDArray[np.intp]) -> tuple[Interface, ...]:
+    """One interface of each of some pairs, given by their places in ``pairs``."""
+    area, overlap = pair_areas(pairs.keys, faces)
+    return _interfaces(pairs, area, overlap, len(faces), listed)
+
+
+def _interfaces(
+    pairs: Pairs,
+    area: NDArray[np.float64],
+    overlap: NDArray[np.float64],
+    cells: int,
+    listed: NDArray[np.intp],
 ) -> tuple[Interface, ...]:
     found = []
-    for pair in np.lexsort((overlap, area))[:count]:
+    for pair in listed:
         axis, where = next((x, w) for x, w in enumerate(pairs.place) if (w == pair).any())
         i, j, k = (int(v) for v in np.unravel_index(int((where == pair).argmax()), where.shape))
         a, b = (int(v) for v in divmod(int(pairs.keys[pair]), cells))

@@ -26,6 +26,7 @@ from micro.runtime.files import atomic_path
 from multiscale.lattice.block import Block, Triple
 from multiscale.lattice.components import component_volumes
 from multiscale.lattice.contact import Contacts, find_contacts
+from multiscale.lattice.holds import Holds, find_holds
 
 FORMAT = "multiscale-lattice"
 VERSION = 1
@@ -219,6 +220,10 @@ class Lattice:
     def contacts(self, weakest: int = 10) -> Contacts:
         """Contact between all neighbouring cells; see :class:`~multiscale.lattice.contact.Contacts`."""
         return find_contacts(self.index, self.cells.faces(), weakest=weakest)
+
+    def holds(self, weakest: int = 10) -> Holds:
+        """What neighbouring cells' pieces hang by; see :mod:`multiscale.lattice.holds`."""
+        return find_holds(self.index, self.cells.faces(), weakest=weakest)
 
     def component_volumes(self) -> NDArray[np.float64]:
         """Solid volume of each connected piece of the lattice, in elements, largest first."""

@@ -33,6 +33,7 @@ from micro.runtime.errors import InputError
 from multiscale.objective.combination import WORST_POWER, Value
 from multiscale.objective.correction import Correction
 from multiscale.objective.objective import DistortionObjective
+from multiscale.problem.grid import join_elements
 
 #: Loads whose references differ from combinations of the others by less than this (relative) are no basis.
 _DEPENDENT = 1e-8
@@ -239,7 +240,7 @@ class AnyLoadObjective(DistortionObjective):
                     operator = self.operators[i]
                     adjoint = operator.solve(right, rtol=self.adjoint_rtol)
                     gradient -= operator.energies(adjoint, displacements[i])
-        return Value(total, per_load), gradient
+        return Value(total, per_load), join_elements(gradient, self.split)
 
 
 def _distortions(spectra: Sequence[tuple[Floats, Floats]]) -> Floats:

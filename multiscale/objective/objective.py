@@ -26,7 +26,7 @@ from multiscale.case.settings import Kind
 from multiscale.objective.combination import Combination, Value
 from multiscale.objective.correction import Correction
 from multiscale.objective.field_measures import compare_fields
-from multiscale.problem.grid import nodes_of
+from multiscale.problem.grid import join_elements, nodes_of, split_elements
 from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import ReducedLoad, Reduction
 from multiscale.problem.rigid import RigidPart
@@ -89,6 +89,24 @@ class Objective(ABC):
         self._rigid = [RigidPart(load.motions, weight) for load in self.loads]
         self.prepare()
         self.clear_log()
+
+    split: int = 1
+    """Elements of this objective's grid an edge of a cell: tensor fields are those of the cells."""
+
+    def of_cells(self, split: int) -> Self:
+        """The same on a grid whose cells are split into ``split`` elements an edge, one tensor a cell.
+
+        Tensor fields that are given, and gradients, are those of the grid of cells; displacements and values
+        stay those of the elements' grid.
+
+        Parameters
+        ----------
+        split : int
+        """
+        other = copy(self)
+        other.split = split
+        other._last = list(self._last)
+        return other
 
     reference: list[Floats] | None = None
     """Displacements that values are measured against, one field a load, if there are any."""
@@ -170,7 +188,7 @@ class Objective(ABC):
 
     def _assemble(self, tensors: Floats) -> None:
         for operator in self._operators:
-            operator.assemble(tensors)
+            operator.assemble(split_elements(tensors, self.split))
 
     def displacements(self, tensors: Floats, rtol: float | None = None) -> list[Floats]:
         """Displacements of every load, reduced grid; ``tensors`` (mx, my, mz, 3), zero = void.
@@ -223,7 +241,7 @@ class Objective(ABC):
             adjoint = self.adjoint(i, displacements[i])
             if adjoint is not None:
                 gradient -= share * operator.energies(adjoint, displacements[i])
-        return value, gradient
+        return value, join_elements(gradient, self.split)
 
     def warm_starts(self) -> list[Floats | None]:
         """The displacements of each load that the next solve starts from; None starts cold."""

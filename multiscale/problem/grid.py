@@ -153,6 +153,13 @@ def split_elements(values: NDArray, factor: int) -> NDArray:
     return values
 
 
+def join_elements(values: Floats, factor: int) -> Floats:
+    """Sums (nx / factor, ny / factor, nz / factor, c) over the parts; transposed :func:`split_elements`."""
+    nx, ny, nz, c = values.shape
+    blocks = nx // factor, factor, ny // factor, factor, nz // factor, factor, c
+    return np.asarray(values.reshape(blocks).sum(axis=(1, 3, 5)))
+
+
 def prolong_mask(mask: Bools, factor: int) -> Bools:
     """A node mask (nx+1, ny+1, nz+1, ...) on the finer grid.
 

@@ -216,6 +216,9 @@ def _tiles(run: RunDirectory) -> str:
     elif built is not None:
         less = f": {before / built:.0f} times less" if built else ""
         tiles.append(("good" if full is None else "", f"as built, homogenised{less}", show(built)))
+    if "lattice_continuum" in found:
+        label = "as built, homogenised: one element a cell extrapolated to the continuum"
+        tiles.append(("", label, show(found["lattice_continuum"])))
     for key, label in (("mass.design", "density, designed"), ("mass.lattice", "density, as built")):
         value = value_at(metrics, key)
         if value is not None:
@@ -286,16 +289,20 @@ def _number_cards(run: RunDirectory) -> str:
 
 def _worst(run: RunDirectory) -> str:
     """The interfaces of least contact, with the two faces laid on each other."""
-    lines = []
     faces = run.lattice.cells.faces()
-    for interface in run.lattice.contacts(weakest=WORST).weakest:
+
+    def line(interface: Interface, *shares: float) -> str:
         place = ",".join(str(v) for v in interface.element)
-        lines.append(
+        cells = "".join(f"<td>{percent(share)}</td>" for share in shares)
+        return (
             f"<tr><td><img class='faces' src='{_facing(faces, interface)}' alt=''></td>"
             f"<td><button class='link' data-element='{place}'>[{place.replace(',', ', ')}]</button></td>"
             f"<td>{'xyz'[interface.axis]}</td><td>{interface.cells[0]} and {interface.cells[1]}</td>"
-            f"<td>{percent(interface.area)}</td><td>{percent(interface.overlap)}</td></tr>"
+            f"{cells}</tr>"
         )
+
+    lines = [line(i, i.area, i.overlap) for i in run.lattice.contacts(weakest=WORST).weakest]
+    held = [line(i, hold, i.overlap) for i, hold in run.lattice.holds(weakest=WORST).weakest]
     return (
         "<p>Pairs of cells of least contact, each with one place where it occurs. In the pictures of the two "
         "faces laid on each other, solid on both sides is dark, on one side only blue or orange. A link "
@@ -303,6 +310,10 @@ def _worst(run: RunDirectory) -> str:
         "<th>element</th><th>along</th><th>cells</th><th>contact, of the face</th>"
         "<th>overlap, of the smaller pattern</th></tr>"
         f"{''.join(lines)}</table></div>"
+        "<p>Pairs of which a piece, a strut or a wall, hangs by least: of the smaller of two sections that "
+        "meet, the share that passes. A print loses these first.</p><div class='card'><table class='left'>"
+        "<tr><th>faces</th><th>element</th><th>along</th><th>cells</th><th>hold</th>"
+        f"<th>overlap</th></tr>{''.join(held)}</table></div>"
     )
 
 
@@ -341,6 +352,14 @@ def markdown(run: RunDirectory, pictures: Sequence[Picture]) -> str:
     ]
     parts.append(
         "## Worst interfaces\n\n" + markdown_table(("element", "along", "cells", "contact", "overlap"), worst)
+    )
+    held = [
+        (*place, percent(hold), percent(i.overlap))
+        for i, hold in run.lattice.holds(weakest=WORST).weakest
+        for place in [(str(list(i.element)), "xyz"[i.axis], f"{i.cells[0]}, {i.cells[1]}")]
+    ]
+    parts.append(
+        "## Weakest holds\n\n" + markdown_table(("element", "along", "cells", "hold", "overlap"), held)
     )
     parts.append("## Figures\n")
     for picture in pictures:

@@ -71,6 +71,8 @@ def value_rows(purpose: Purpose, key: str, group: str) -> list[Row]:
         Row(group, "designed", f"{key}.design", show, -1),
         Row(group, "designed, refined mesh", f"{key}.design_refined", show, -1),
         Row(group, "with the cells as built", f"{key}.lattice", show, -1),
+        Row(group, "as built, two elements an edge of a cell", f"{key}.lattice_refined", show, -1),
+        Row(group, "as built, extrapolated to the continuum", f"{key}.lattice_continuum", show, -1),
     ]
     if purpose.baseline == UNIFORM:
         rows.append(Row(group, "stiffer than uniform, as built", f"{key}.gain", percent, 1))
@@ -138,6 +140,8 @@ ROWS = (
         number,
         -1,
     ),
+    Row("Interfaces", "where a piece hangs by less than a quarter", "interfaces.weak_holds", number, -1),
+    Row("Interfaces", "least hold of a piece", "interfaces.least_hold", percent, 1),
     Row("Lattice", "connected pieces", "lattice.components", number, -1),
     Row("Lattice", "solid volume", "lattice.solid_volume_m3", unit("cm³", 1e6)),
     Row("Printability", "voxel", "printability.voxel_mm", unit("mm")),

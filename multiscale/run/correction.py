@@ -18,7 +18,6 @@ from multiscale.design.stage import find_design
 from multiscale.design.state import State
 from multiscale.fill.stage import fill_lattice, fill_metrics
 from multiscale.objective.objective import Objective
-from multiscale.problem.grid import split_elements
 from multiscale.problem.tensor_field import load_tensors, save_tensors
 from multiscale.run.session import Session
 from multiscale.rundir.directory import RunDirectory
@@ -144,6 +143,72 @@ def fill_design(
     return metrics, polish.values[-1]
 
 
+def finer_mesh(
+    session: Session, refine: int, key: str
+) -> tuple[Callable[[Floats], list[Floats]], list[Floats] | None]:
+    """A better model: a mesh of ``refine`` elements an edge of a cell, displacements at the cells' corners.
+
+    Parameters
+    ----------
+    session : Session
+    refine : int
+    key : str
+        What asked for it.
+
+    Returns
+    -------
+    solve : callable
+        From a tensor field of the cells to displacements, one field a load, in cell edges.
+    reference : list of arrays or None
+        Those of the reference.
+
+    Raises
+    ------
+    InputError
+        If it needs more memory than there is.
+    """
+    require_mesh(session, refine, key)
+    fine = session.finer(refine)
+
+    def corners(fields: list[Floats]) -> list[Floats]:
+        return [u[::refine, ::refine, ::refine] / refine for u in fields]
+
+    reference = None if fine.reference is None else corners(fine.reference)
+    return lambda field: corners(fine.displacements(field)), reference
+
+
+def require_mesh(session: Session, refine: int, key: str) -> None:
+    """Say how much memory a finer mesh takes.
+
+    Raises
+    ------
+    InputError
+        If that is more than there is.
+    """
+    need = BYTES_PER_ELEMENT * float(np.prod(session.objective.reduction.shape)) * refine**3
+    what = f"a mesh of {refine} elements an edge of a cell"
+    session.reporter.say(f"{what}: about {need / 1e9:.1f} GB of memory")
+    require(need, what, "take fewer", key=key)
+
+
+def design_model(session: Session, design: Path) -> Objective:
+    """The objective that a first design is filled by: corrected by the mesh that it was found on.
+
+    Parameters
+    ----------
+    session : Session
+    design : Path
+        Its npz.
+    """
+    refine, objective = session.case.optimizer.mesh, session.objective
+    if refine == 1 or not session.purpose.corrected:
+        return objective
+    solve, reference = finer_mesh(session, refine, "optimizer.mesh")
+    field = objective.reduction.elements(load_tensors(design, session.problem))
+    rtol = session.case.solver.rtol_evaluate
+    return objective.corrected(objective.correction(field, solve(field), reference, rtol))
+
+
 def correct_by_mesh(
     session: Session, directory: RunDirectory, state: State
 ) -> tuple[State, dict[str, Any], float]:
@@ -164,18 +229,13 @@ def correct_by_mesh(
     start = time.monotonic()
     o, objective, reporter = session.case.optimizer, session.objective, session.reporter
     refine, quantity = o.fine_mesh, session.objective.quantity
-    need = BYTES_PER_ELEMENT * float(np.prod(objective.reduction.shape)) * refine**3
-    reporter.say(f"finer mesh: {refine} elements an edge of a cell, about {need / 1e9:.1f} GB of memory")
-    require(need, f"a mesh of {refine} elements an edge of a cell", "take fewer", key="optimizer.fine_mesh")
+    solve, reference = finer_mesh(session, refine, "optimizer.fine_mesh")
     space = session.space()
-    fine = session.finer(refine)
-    corners = _at_corners(refine)
-    reference = None if fine.reference is None else [corners(u) for u in fine.reference]
 
     def solved(state: State) -> tuple[Floats, list[Floats], float]:
         assert state.best is not None
         field = space.field(state.best)
-        found = [corners(u) for u in fine.displacements(split_elements(field, refine))]
+        found = solve(field)
         return field, found, objective.value_elsewhere(found, [], reference).total
 
     field, found, value = solved(state)
@@ -202,12 +262,3 @@ def correct_by_mesh(
         best = state
     metrics = {"fine_mesh": {"elements": refine, "values": values, "evaluations": evaluations}}
     return best, metrics, time.monotonic() - start
-
-
-def _at_corners(refine: int) -> Callable[[Floats], Floats]:
-    """From a finer grid's displacements to those of the cells' corners, in cell edges."""
-
-    def sample(u: Floats) -> Floats:
-        return u[::refine, ::refine, ::refine] / refine
-
-    return sample

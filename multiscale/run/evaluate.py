@@ -88,7 +88,7 @@ def evaluate_case(
         results[name], displacements = session.evaluate(f)
         for section, values in objective.details(f, displacements).items():
             details.setdefault(section, {})[name] = values
-    results["design_refined"] = session.evaluate_refined(field)
+    results["design_refined"] = session.evaluate_refined(field)[0]
     phi = gamut.phi(given[problem.design])
     metrics = {
         **details,

@@ -22,7 +22,7 @@ from micro.runtime.npz import read_arrays
 from multiscale.design.feasibility import count_violations
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.correction import Correction
-from multiscale.run.correction import fill_design, keep_design, redesign
+from multiscale.run.correction import design_model, fill_design, keep_design, redesign
 from multiscale.run.session import Session
 from multiscale.rundir.directory import RunDirectory
 from multiscale.rundir.record import read_record
@@ -136,10 +136,11 @@ class _Work:
         return self.path / name if self.number else self.directory.path / self.session.first(name)
 
     def _first_prediction(self) -> float:
-        """The uncorrected objective of the first lattice."""
+        """The objective of the first lattice by the model that its design was filled by."""
         session = self.session
         lattice = parallel.on_root(lambda: Lattice.load(self.place("lattice.zarr")))
-        return session.evaluate(session.built(lattice))[0].total
+        model = design_model(session, self.place("design.npz"))
+        return model.value(session.built(lattice), session.case.solver.rtol_evaluate).total
 
     # ------------------------------------------------------------ design and fill
     def _design_and_fill(self, before: Round) -> dict[str, Any]:

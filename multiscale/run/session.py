@@ -27,7 +27,6 @@ from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
 from multiscale.objective.objective import Objective
 from multiscale.objective.purpose import make_objective
-from multiscale.problem.grid import split_elements
 from multiscale.problem.problem import Problem, build_problem
 from multiscale.solve.ranks import from_root
 
@@ -138,14 +137,18 @@ class Session:
         displacements = self.objective.displacements(field, self.case.solver.rtol_evaluate)
         return self.objective.value_of(displacements), displacements
 
-    def evaluate_refined(self, field: Floats) -> Value:
-        """Value of the same structure on a mesh twice as fine."""
-        return self.finer(_REFINE).value(split_elements(field, _REFINE))
+    def evaluate_refined(self, *fields: Floats) -> list[Value]:
+        """Values of the same structures on a mesh twice as fine."""
+        fine = self.finer(_REFINE)
+        return [fine.value(field) for field in fields]
 
-    def finer(self, refine: int) -> Objective:
-        """The objective on a mesh of ``refine`` elements an edge of a cell."""
-        problem = build_problem(self.case, refine=refine)
-        return make_objective(self.case, problem, self.case.solver.rtol_evaluate)
+    def finer(self, refine: int, rtol: float | None = None) -> Objective:
+        """The objective on a mesh of ``refine`` elements an edge of a cell, for fields of one tensor a cell.
+
+        Its solves have the relative residual ``rtol``, that of reported values by default.
+        """
+        rtol = rtol or self.case.solver.rtol_evaluate
+        return make_objective(self.case, build_problem(self.case, refine=refine), rtol).of_cells(refine)
 
 
 def value_table(results: dict[str, Value]) -> dict[str, Any]:

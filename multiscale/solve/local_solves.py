@@ -32,6 +32,7 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
 
 from micro.runtime.errors import NotConverged
+from micro.runtime.memory import trim
 from micro.voxels.hexahedron import CORNERS
 from multiscale.solve import local_kernels
 from multiscale.solve.team import Field, Team
@@ -47,8 +48,9 @@ _PLAIN, _STEPS, _DAMPED = 3, 7, (0.12, 1.0)
 SEARCH_CYCLES = _PLAIN + _STEPS
 #: A block is slow if it keeps this many times the median energy, or moves so much; at most this share each.
 _ABOVE, _SHARE = 10.0, 0.04
-#: Nodes of a region; a larger one is cut in two where that takes fewest.
-_LARGEST = 20000
+#: Nodes of a region; a larger one is cut in two where that takes fewest. With 20,000 the iterations are the
+#: same, the factors take half as much again, and making the largest takes a gigabyte.
+_LARGEST = 4000
 #: Layers of voxels on each side of a cut between ranks that a window shows, at most.
 _WINDOW = 16
 #: Columns of a dense panel of a factor.
@@ -138,7 +140,9 @@ class LocalSolves:
 
             def build(first: int, last: int, start: int = start) -> list[Region]:
                 some = jobs[start + first : start + last]
-                return [self._region(mask, around, bound, stiffness) for mask, around, bound, _ in some]
+                made = [self._region(mask, around, bound, stiffness) for mask, around, bound, _ in some]
+                trim()  # making a factor takes many times what is kept of it
+                return made
 
             parts = team.run(build, min(_AT_ONCE, len(jobs) - start))
             self.regions += [region for part in parts for region in part]

@@ -370,7 +370,7 @@ def _orbit(octant: Bools) -> Bools:
 
 def _paths(cost: NDArray[np.floating], start: Bools) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Least cost of entering voxels from ``start`` to each one, and the voxel before it (-1 at the start)."""
-    number = np.arange(cost.size).reshape(cost.shape)
+    number = np.arange(cost.size, dtype=np.int32).reshape(cost.shape)  # as dijkstra wants them
     rows, columns = [], []
     for axis in range(3):
         a, b = (np.moveaxis(number, axis, 0)[part].reshape(-1) for part in (slice(0, -1), slice(1, None)))

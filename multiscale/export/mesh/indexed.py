@@ -49,15 +49,9 @@ def write_ply(
     decimate: float = 0.0,
     progress: Progress = unheard,
 ) -> Surface:
-    """Write a block's surface as binary PLY, whole or not at all; options as
-    :func:`multiscale.export.mesh.stl.write_stl`.
+    """Write a block's surface as PLY, atomically; options as :func:`multiscale.export.mesh.stl.write_stl`.
 
-    Triangles wait in a temporary file, because PLY wants all points first.
-
-    Parameters
-    ----------
-    lattice, path, block, per_cell, smooth, decimate, progress
-        As :func:`multiscale.export.mesh.stl.write_stl`.
+    Binary; triangles wait in a temporary file, because PLY wants all points first.
     """
     tally = _Tally(lattice, block, progress)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -86,13 +80,7 @@ def write_obj(
     decimate: float = 0.0,
     progress: Progress = unheard,
 ) -> Surface:
-    """Write a block's surface as OBJ, atomically; options as :func:`multiscale.export.mesh.stl.write_stl`.
-
-    Parameters
-    ----------
-    lattice, path, block, per_cell, smooth, decimate, progress
-        As :func:`multiscale.export.mesh.stl.write_stl`.
-    """
+    """Write a block's surface as OBJ, atomically; options as :func:`multiscale.export.mesh.stl.write_stl`."""
     tally = _Tally(lattice, block, progress)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(b"# multiscale lattice, millimetres\n")

@@ -148,3 +148,20 @@ def test_many_interfaces_of_good_contact_are_not_weak():
     # A contact of half the face is asked for, and two of four rows are there: just enough; more is not.
     assert len(select(pool, groups, Weights(1.0, 0.5, Bounds(0.01))).weak) == 0
     assert select(pool, groups, Weights(1.0, 0.6, Bounds(0.01))).weak.tolist() == [0, 1]
+
+
+def test_a_weight_on_holds_takes_the_cell_whose_strut_is_held():
+    """Beside a wall and a strut: one candidate fits the wall, the strut hangs by a voxel; one halves both."""
+    wall_and_strut = np.zeros((8, 8), dtype=bool)
+    wall_and_strut[:2], wall_and_strut[4:7, 4:7] = True, True
+    slip, shifted = wall_and_strut.copy(), np.roll(wall_and_strut, 1, axis=0)
+    slip[4:7, 4:7] = False
+    slip[6:, 6:], slip[2, :5] = True, True
+    faces = np.stack([wall_and_strut, slip, shifted])
+    pool = Pool(faces, np.tile(BASE, (3, 1)), np.zeros(3, dtype=bool), np.array([[0, -1], [1, 2]]))
+    plain = select(pool, chain(2), Weights(0.05, 0.0, Bounds(0.01)))
+    held = select(pool, chain(2), Weights(0.05, 0.0, Bounds(0.01), hold=0.05))
+    assert plain.choice.tolist() == [0, 0]
+    assert held.choice.tolist() == [0, 1]
+    assert plain.cost == pytest.approx(0.05 * (25 / 17 - 1))
+    assert held.cost == pytest.approx(0.05 * (25 / 14 - 1 + 2 - 1))

@@ -26,6 +26,7 @@ from multiscale.objective.purpose import make_objective
 from multiscale.problem.grid import split_elements
 from multiscale.problem.problem import build_problem
 from multiscale.run import rounds
+from multiscale.run.correction import design_model
 from multiscale.run.run import run_case
 from multiscale.run.session import Session
 from multiscale.run.stages import design_stage
@@ -144,7 +145,52 @@ def test_a_design_corrected_by_a_finer_mesh_is_better_on_it(tmp_path):
     assert after < 0.8 * before
     design = session.objective.reduction.elements(directory.design)
     # All nodes of the finer mesh instead of the cells' corners: nearly the same.
-    assert session.finer(2).value(split_elements(design, 2)).total == pytest.approx(after, rel=0.1)
+    assert session.finer(2).value(design).total == pytest.approx(after, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["cloak_slab", "cloak_any_load"])
+def test_tensors_of_cells_on_a_finer_mesh(name):
+    """Values are those of the split field, slopes those of the cells' tensors."""
+    case = small(name, 5)
+    coarse = make_objective(case, build_problem(case), 1e-12)
+    fine = make_objective(case, build_problem(case, refine=2), 1e-12)
+    fine.adjoint_rtol = 1e-11
+    cells = fine.of_cells(2)
+    field, design = random_field(coarse)
+    assert cells.value(field).total == pytest.approx(fine.value(split_elements(field, 2)).total, rel=1e-9)
+    _, gradient = cells.value_and_gradient(field)
+    assert gradient.shape == field.shape
+    direction = np.zeros_like(field)
+    direction[design] = np.random.default_rng(1).normal(size=(int(design.sum()), 3)) * 0.01
+    h = 1e-4
+    up, down = (cells.value_and_gradient(field + s * h * direction)[0].total for s in (1, -1))
+    assert np.sum(gradient * direction) == pytest.approx((up - down) / (2 * h), rel=1e-5)
+
+
+def test_a_design_found_on_a_finer_mesh_is_filled_by_what_that_mesh_says(tmp_path):
+    data = small("cloak_slab", 4, iterations=6, uniform=4).model_dump(mode="json", exclude_none=True)
+    data["optimizer"] |= {"fine_mesh": 1, "mesh": 2}
+    file = tmp_path / "slab.toml"
+    file.write_text(parse_case(data).to_toml())
+    session = Session(load_case(file), Reporter(False))
+    directory = RunDirectory.create(tmp_path / "run", session.case)
+    design_stage(session, directory)
+    design = session.objective.reduction.elements(directory.design)
+    values = [
+        json.loads(line)["distortion"] for line in (directory.path / "history.jsonl").read_text().splitlines()
+    ]
+    assert session.finer(2).value(design).total == pytest.approx(min(values), rel=1e-4)
+    fine = session.finer(2)
+    found, reference = (
+        [u[::2, ::2, ::2] / 2 for u in f] for f in (fine.displacements(design), fine.reference)
+    )
+    at_corners = session.objective.value_elsewhere(found, [], reference).total
+    model = design_model(session, directory.path / session.first("design.npz"))
+    assert model.value(design, 1e-9).total == pytest.approx(at_corners, rel=1e-6)
+    assert session.objective.value(design).total != pytest.approx(at_corners, rel=0.01)
+    data["optimizer"] |= {"fine_mesh": 2}
+    with pytest.raises(InputError, match=r"optimizer\.fine_mesh"):
+        parse_case(data)
 
 
 # ------------------------------------------------------------------------- the loop
