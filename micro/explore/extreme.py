@@ -31,7 +31,7 @@ from micro.inverse.binary import binary_cell
 from micro.inverse.goal import ZENER
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError, NotConverged
-from micro.runtime.files import write_json
+from micro.runtime.files import claim, write_json
 from micro.runtime.jobs import Workers
 from micro.runtime.npz import read_arrays, write_arrays
 from micro.runtime.progress import Progress, unheard
@@ -196,7 +196,8 @@ def explore(
     generator = Generator.load() if generator is None else generator
     require_poisson("generated cells", generator.model.poisson, plan.goal.nu)
     load_dataset().require_poisson(plan.goal.nu)
-    _open(plan, out)
+    claim(out, _description(plan), "micro extreme")
+    (out / "runs").mkdir(exist_ok=True)
     jobs = [
         _Job(out / "runs" / f"generated{i:04d}.npz", "generated", plan.settings(field))
         for i, field in enumerate(generated(plan, generator))
@@ -304,22 +305,6 @@ def _description(plan: Plan) -> dict[str, Any]:
     if plan.goal.nu == tensor.POISSON:  # of which folders of older versions say nothing
         del plain["goal"]["nu"]
     return plain
-
-
-def _open(plan: Plan, out: Path) -> None:
-    written = out / "settings.json"
-    if not written.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError("exists already and is no folder of `micro extreme`", file=out, key="--out")
-        (out / "runs").mkdir(parents=True)
-        write_json(written, _description(plan))
-        return
-    try:
-        known = json.loads(written.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"can't be read: {error}", file=written) from None
-    if known != _description(plan):
-        raise InputError("holds another plan's runs; take another folder", file=out, key="--out")
 
 
 def _done(jobs: list[_Job], team: Workers) -> list[Run]:

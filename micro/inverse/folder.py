@@ -11,7 +11,7 @@ import numpy as np
 
 from micro.inverse.optimiser import Settings, State
 from micro.runtime.errors import InputError
-from micro.runtime.files import write_json
+from micro.runtime.files import claim
 from micro.runtime.npz import read_arrays, write_arrays
 
 
@@ -36,19 +36,7 @@ def open_folder(folder: Path, settings: Settings) -> State | None:
     InputError
         If the folder holds a run with other settings, or a damaged state.
     """
-    written = folder / "settings.json"
-    if not written.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError("exists already and is no folder of `micro optimize`", file=folder, key="--out")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(written, description(settings))
-        return None
-    try:
-        known = json.loads(written.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"can't be read: {error}", file=written) from None
-    if known != description(settings):
-        raise InputError("holds a run with other settings; take another folder", file=folder, key="--out")
+    claim(folder, description(settings), "micro optimize")
     return load_state(folder / "state.npz") if (folder / "state.npz").exists() else None
 
 

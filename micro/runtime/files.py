@@ -160,6 +160,31 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def claim(folder: Path, settings: Any, command: str) -> None:
+    """Tie a new or empty folder to the settings (as JSON holds them) of what is made in it.
+
+    Raises
+    ------
+    InputError
+        If it is tied to others, or holds something else.
+    """
+    written = folder / "settings.json"
+    if not written.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"exists already and is no folder of `{command}`", file=folder, key="--out")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(written, settings)
+        return
+    try:
+        known = json.loads(written.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"can't be read: {error}", file=written) from None
+    if known != settings:
+        raise InputError(
+            f"holds a `{command}` of other settings; take another folder", file=folder, key="--out"
+        )
+
+
 def cache_path(name: str) -> Path:
     """``$XDG_CACHE_HOME/multiscale/<name>``, by default in ~/.cache: where long work waits to go on."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

@@ -92,7 +92,7 @@ def test_what_was_run_is_read_again_and_other_plans_are_refused(searched: Any, t
     again = explore(plan, out)
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == kept
     assert [r.volume for r in again] == pytest.approx([r.volume for r in runs], nan_ok=True)
-    with pytest.raises(InputError, match="another plan"):
+    with pytest.raises(InputError, match="other settings"):
         explore(Plan(BULK, n=8, starts=3, effort=0.2), out)
     with pytest.raises(InputError, match="exists already"):
         explore(plan, out / "runs")
