@@ -31,7 +31,8 @@ def test_versions_are_those_of_the_imported_packages(facts):
     import torch
 
     assert facts["versions"]["numpy"] == numpy.__version__
-    assert facts["versions"]["torch"] == torch.__version__
+    # Of a wheel from PyPI the metadata does not name the CUDA that it is built for.
+    assert torch.__version__.startswith(facts["versions"]["torch"])
     assert None not in facts["versions"].values()
 
 
