@@ -259,7 +259,7 @@ def torch_path() -> Iterator[None]:
     from micro.voxels import torch_system
 
     def system(rho: Any, nu: float, grid: Any, free: Any, path: Any, edges: Any = fields.CUBE) -> Any:
-        return torch_system.System(rho, nu, grid, free, edges)
+        return torch_system.TorchSystem(rho, nu, grid, free, edges)
 
     with patch.object(fields, "make_system", system), patch.object(periodic, "make_system", system):
         yield

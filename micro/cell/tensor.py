@@ -287,10 +287,15 @@ def hashin_shtrikman(volume: ArrayLike, poisson: Any = 0.3) -> tuple[Floats, Flo
     volume = np.asarray(volume, dtype=np.float64)
     if np.any((volume < 0) | (volume > 1)):
         raise InputError("a volume fraction lies between 0 and 1")
+    K_upper, G_upper = upper_bounds(volume, poisson)
+    return K_upper[()], G_upper[()]
+
+
+def upper_bounds(volume: Any, poisson: float) -> tuple[Any, Any]:
+    """The bounds of :func:`hashin_shtrikman`, of arrays and torch tensors (...) alike, unchecked."""
     solid = isotropic(1.0, poisson)
     K, G = float(bulk(solid)), float(solid[2])
     # The textbook form K + (1-V) / (-1/K + 3V/(3K+4G)) cleared of its fractions, exact at V = 0 and 1.
     K_upper = 4 * K * G * volume / (4 * G + 3 * K * (1 - volume))
     a = 6 * (K + 2 * G) / (5 * (3 * K + 4 * G))
-    G_upper = G * (1 - (1 - volume) / (1 - a * volume))
-    return K_upper[()], G_upper[()]
+    return K_upper, G * (1 - (1 - volume) / (1 - a * volume))

@@ -202,8 +202,12 @@ def train(
     width: Annotated[int, typer.Option(help="Of the denoiser's layers.")] = 512,
     depth: Annotated[int, typer.Option(help="Number of the denoiser's layers.")] = 5,
     dimension: Annotated[
-        int, typer.Option(help="Coordinates of the shape space; more than --start has extend it.")
-    ] = 256,
+        int | None,
+        typer.Option(
+            help="Coordinates of the shape space; more than --start has extend it.",
+            show_default="256, or those of --start",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Cells in a batch.")] = 256,
     rate: Annotated[float, typer.Option(help="Learning rate.")] = 1.5e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
@@ -226,6 +230,12 @@ def train(
     from micro.training.data import Settings
     from micro.training.pipeline import train as run
 
+    for key, value in (("--samples", samples), ("--width", width), ("--depth", depth), ("--batch", batch)):
+        if value < 1:
+            raise InputError("at least 1", key=key, value=value)
+    before = None if start is None else Generator.load(start).model
+    if dimension is None:
+        dimension = Settings.dimension if before is None else before.space.dimension
     settings = Settings(
         dimension=dimension,
         width=width,
@@ -237,19 +247,15 @@ def train(
         slopes=slopes,
         seed=seed,
     )
-    for key, value in (("--samples", samples), ("--width", width), ("--depth", depth), ("--batch", batch)):
-        if value < 1:
-            raise InputError("at least 1", key=key, value=value)
     cells = [CellSet.load(path) for path in data] if data else [load_dataset()]
     if regress is not None:
         from micro.training.regression import FILE, train_regressor
 
-        model = Generator.load("default" if start is None else start).model
         found = train_regressor(
             cells,
             out,
             regress,
-            model,
+            before or Generator.load().model,
             settings,
             report=lambda line: print(_brief(line), file=sys.stderr, flush=True),
         )
@@ -259,7 +265,7 @@ def train(
         cells,
         out,
         settings,
-        start=None if start is None else Generator.load(start).model,
+        start=before,
         device=device,
         report=lambda line: print(_brief(line), file=sys.stderr, flush=True),
         command=shlex.join(["micro", *sys.argv[1:]]),

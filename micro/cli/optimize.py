@@ -81,7 +81,7 @@ def optimize(
 
     wanted = None if target is None else _tensor(target)
     settings = Settings(
-        Goal(objective, volume, wanted, isotropic, stiffness),
+        Goal(objective, volume, wanted, isotropic, stiffness, nu),
         n=n,
         start=_start(start),
         wave=wave,
@@ -90,7 +90,6 @@ def optimize(
         radius=radius,
         method=method,
         effort=effort,
-        nu=nu,
     )
     metrics = _run(settings, out, quiet=as_json)
     if as_json:
@@ -124,7 +123,7 @@ def _run(settings: Any, out: Path, *, quiet: bool) -> dict[str, Any]:
                 spent = min(len(at.history) - first, stage.evaluations) * stage.n**3
                 bar.update(task, completed=before + spent, now=now)
 
-            state = step(state, settings, progress=report)
+            state = step(state, settings, watch=report)
             before += stage.evaluations * stage.n**3
             save_state(out / "state.npz", state)
         bar.update(task, completed=total, now="solid and void")

@@ -130,8 +130,8 @@ def designs(n: int, folder: Path, nu: float = POISSON) -> list[Design]:
             for volume in volumes:
                 kind = "isotropic" if isotropic else "cubic"
                 path = folder / f"{name}-{kind}-{start}-{round(100 * volume):02d}.zarr.zip"
-                goal = Goal(name, volume, isotropic=isotropic)
-                out.append(Design(path, Settings(goal, n=n, start=start, effort=EFFORT, nu=nu)))
+                goal = Goal(name, volume, isotropic=isotropic, nu=nu)
+                out.append(Design(path, Settings(goal, n=n, start=start, effort=EFFORT)))
     return out
 
 

@@ -100,7 +100,7 @@ class Plan:
 
     def settings(self, field: Floats | str, seed: int = 0) -> Settings:
         """Of one optimisation from a field (n, n, n) or a named start."""
-        return Settings(self.goal, n=self.n, start=field, seed=seed, effort=self.effort, nu=self.goal.nu)
+        return Settings(self.goal, n=self.n, start=field, seed=seed, effort=self.effort)
 
 
 @dataclass(frozen=True)

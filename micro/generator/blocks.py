@@ -21,9 +21,9 @@ from micro.generator.generator import Generator
 from micro.generator.guidance import Wish, raised
 from micro.generator.refinement import Refinement
 from micro.generator.regressor import regressor
-from micro.generator.samples import Samples, joined
+from micro.generator.samples import Samples, generated, joined
 from micro.homogenize.fields import Status
-from micro.runtime.arrays import Bools, Floats
+from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.executor import executor
 from micro.runtime.progress import Progress, unheard
 
@@ -96,7 +96,7 @@ class Made:
     samples: Samples
     octants: Bools
     C: Floats
-    trials: Floats
+    trials: Ints
     good: Bools
     drawing: float
     solving: float
@@ -226,29 +226,21 @@ def make(block: Block) -> Made:
             trials=6,
             faces=faces,
         )
-        octants, C, trials, good = done.octants, done.C, done.trials.astype(np.float64), done.known
+        octants, C, trials, good = done.octants, done.C, done.trials, done.known
     else:
         result = samples.homogenize()
-        octants, C, trials = samples.octants(), result.C, np.ones(len(samples))
+        octants, C, trials = samples.octants(), result.C, np.ones(len(samples), dtype=np.int64)
         good = (result.status == Status.OK) & samples.connected
     solving = time.perf_counter() - drawn
     counted = samples.moved(block.first)
     return Made(counted, octants, C, trials, good, drawn - began, solving)
 
 
-def cells_of(made: list[Made], poisson: float) -> CellSet:
-    """The cells to be kept; parameters: row of the target, number of the sample, homogenisations."""
-    good = np.concatenate([m.good for m in made])
-    target = np.concatenate([m.samples.target for m in made])
-    trials = np.concatenate([m.trials for m in made])
-    params = np.stack([target, np.arange(len(target)), trials], axis=1).astype(np.float64)
-    return CellSet.from_octants(
-        np.concatenate([m.octants[m.good] for m in made]),
-        np.concatenate([m.C[m.good] for m in made]),
-        family="generated",
-        params=params[good],
-        poisson=poisson,
-    )
+def cells_of(made: list[Made]) -> CellSet:
+    """The cells to be kept, as :func:`micro.generator.samples.generated`."""
+    names = ("octants", "C", "trials", "good")
+    columns = (np.concatenate([getattr(m, name) for m in made]) for name in names)
+    return generated(joined([m.samples for m in made], made[0].samples.n), *columns)
 
 
 @lru_cache(maxsize=1)

@@ -175,7 +175,7 @@ def generate(
     samples = joined([m.samples for m in made], resolution)
     good = np.concatenate([m.good for m in made])
     C = np.concatenate([m.C for m in made])
-    cells = cells_of(made, model.poisson)
+    cells = cells_of(made)
     delivered = np.full(len(samples), np.nan)
     delivered[good] = cells.volume
     known = np.isfinite(targets).all(axis=1)

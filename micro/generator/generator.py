@@ -9,7 +9,7 @@ homogenised at that resolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
@@ -28,7 +28,7 @@ from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
 from micro.generator.refinement import RELATIVE, Refinement, refine
-from micro.generator.samples import CLEAN, Delivery, Samples, joined
+from micro.generator.samples import CLEAN, Delivery, Samples, generated, joined
 from micro.generator.steering import predict, steer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
@@ -175,7 +175,6 @@ class Generator:
         relative: float = RELATIVE,
         trials: int = 6,
         faces: ArrayLike | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> CellSet:
         """Cells moved onto their targets (q, 3) by the homogeniser's slopes
         (:mod:`micro.generator.refinement`).
@@ -194,28 +193,12 @@ class Generator:
         trials : int
             Homogenisations of a cell at most, the first one included.
         faces : bool array, shape (q, r, r), optional
-        progress : callable, optional
-            Called with (trial, cells still above the bounds).
         """
         wanted = np.asarray(targets, dtype=np.float64).reshape(-1, 3)[samples.target]
         done = self.refined(
-            samples,
-            wanted,
-            tolerance=tolerance,
-            relative=relative,
-            trials=trials,
-            faces=faces,
-            progress=progress,
+            samples, wanted, tolerance=tolerance, relative=relative, trials=trials, faces=faces
         )
-        good = done.known
-        params = np.stack([samples.target, np.arange(len(samples)), done.trials], axis=1).astype(np.float64)
-        return CellSet.from_octants(
-            done.octants[good],
-            done.C[good],
-            family="generated",
-            params=params[good],
-            poisson=self.model.poisson,
-        )
+        return generated(samples, done.octants, done.C, done.trials, done.known)
 
     def refined(
         self,
@@ -226,7 +209,6 @@ class Generator:
         relative: float = RELATIVE,
         trials: int,
         faces: ArrayLike | None = None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Refinement:
         """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each.
 
@@ -234,7 +216,7 @@ class Generator:
         ----------
         samples : Samples
         targets : array, shape (m, 3)
-        tolerance, relative, trials, faces, progress
+        tolerance, relative, trials, faces
             As of :meth:`refine`.
         """
         free = None if faces is None else FaceGuide(self.model.space, faces).free
@@ -248,7 +230,6 @@ class Generator:
             trials=trials,
             nu=self.model.poisson,
             free=free,
-            progress=progress,
         )
 
     def _choose(

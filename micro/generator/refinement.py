@@ -87,7 +87,6 @@ def refine(
     trials: int = 6,
     nu: float = tensor.POISSON,
     free: Floats | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Refinement:
     """Refine cells toward target tensors.
 
@@ -107,8 +106,6 @@ def refine(
         Poisson's ratio of the base material.
     free : array, shape (d, d), optional
         Projector onto the directions that steps may take.
-    progress : callable, optional
-        Called with (trial, cells still above the bounds).
     """
     z = z.astype(np.float32).copy()
     bounds = tensor.Bounds(tolerance, relative)
@@ -117,12 +114,10 @@ def refine(
     start, start_C = octants.copy(), C.copy()
     used = np.ones(len(z), dtype=np.int64)
     longest = np.full(len(z), _LONGEST)
-    for trial in range(1, trials):
+    for _ in range(1, trials):
         error: Floats = np.asarray(bounds.error(C, targets))
         # Not `error > tolerance`: NaN is a cell that is not connected yet.
         rows = np.flatnonzero(~np.less_equal(error, tolerance) & (longest > _SHORTEST))
-        if progress is not None:
-            progress(trial, len(rows))
         if len(rows) == 0:
             break
         known = np.asarray(np.isfinite(C[rows]).all(axis=1))

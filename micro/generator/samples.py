@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from micro.cell.cellset import CellSet
 from micro.cell.chamber import pack, unpack
 from micro.cell.octant import connectivity, largest_component
 from micro.cell.tensor import POISSON
@@ -88,6 +89,23 @@ def joined(parts: list[Samples], n: int, index: Any = slice(None)) -> Samples:
     names = ("z", "packed", "target", "predicted", "raw_clean", "connected")
     arrays = {name: np.concatenate([getattr(p, name) for p in parts])[index] for name in names}
     return Samples(n, **arrays, poisson=parts[0].poisson, open=parts[0].open)
+
+
+def generated(samples: Samples, octants: Bools, C: Floats, trials: ArrayLike, good: Bools) -> CellSet:
+    """The good ones as a set; parameters: row of the target, number of the sample, homogenisations.
+
+    Parameters
+    ----------
+    samples : Samples
+    octants, C : arrays, shapes (m, n, n, n), (m, 3)
+        As they were homogenised.
+    trials, good : arrays, shape (m,)
+        Homogenisations spent, and which cells are kept.
+    """
+    params = np.stack([samples.target, np.arange(len(samples)), trials], axis=1).astype(np.float64)
+    return CellSet.from_octants(
+        octants[good], C[good], family="generated", params=params[good], poisson=samples.poisson
+    )
 
 
 class Solids(NamedTuple):

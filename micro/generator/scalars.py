@@ -89,24 +89,6 @@ class Scalar:
             raise InputError("only numbers, names, + - * / ** and brackets", key="scalar", value=self.text)
 
 
-def _solid(nu: float) -> tuple[float, float]:
-    """Bulk and shear modulus of the base material, whose Young's modulus is 1."""
-    solid = tensor.isotropic(1.0, nu)
-    return float(tensor.bulk(solid)), float(solid[2])
-
-
-def _bulk_bound(C: Any, V: Any, nu: float) -> Any:
-    """As :func:`micro.cell.tensor.hashin_shtrikman`, differentiable."""
-    K, G = _solid(nu)
-    return 4 * K * G * V / (4 * G + 3 * K * (1 - V))
-
-
-def _shear_bound(C: Any, V: Any, nu: float) -> Any:
-    K, G = _solid(nu)
-    share = 6 * (K + 2 * G) / (5 * (3 * K + 4 * G))
-    return G * (1 - (1 - V) / (1 - share * V))
-
-
 _MEANING: dict[str, Callable[[Any, Any, float], Any]] = {
     "C11": lambda C, V, nu: C[..., 0],
     "C12": lambda C, V, nu: C[..., 1],
@@ -118,8 +100,8 @@ _MEANING: dict[str, Callable[[Any, Any, float], Any]] = {
     "nu": lambda C, V, nu: C[..., 1] / (C[..., 0] + C[..., 1]),
     "A": lambda C, V, nu: 2 * C[..., 2] / (C[..., 0] - C[..., 1]),
     "V": lambda C, V, nu: V,
-    "K_HS": _bulk_bound,
-    "G_HS": _shear_bound,
+    "K_HS": lambda C, V, nu: tensor.upper_bounds(V, nu)[0],
+    "G_HS": lambda C, V, nu: tensor.upper_bounds(V, nu)[1],
 }
 
 NAMES = tuple(_MEANING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from micro.voxels import torch_system as pcg
 from micro.voxels.hexahedron import CUBE, Edges
+from micro.voxels.system import System
 from micro.voxels.torch_operator import Grid
-
-if TYPE_CHECKING:
-    from micro.voxels import compiled_system as compiled
+from micro.voxels.torch_system import TorchSystem
 
 Path = Literal["compiled", "torch"]
 """How systems are solved."""
@@ -118,7 +116,7 @@ def solve_octants(
         -forces * free, rtol=rtol, floor=floor, groups=groups, threads=threads, start=start
     )
     # Compiled code leaves cells alone with themselves, and so do these sums: no bit depends on the batch.
-    size = len(moduli) if isinstance(system, pcg.System) else 1
+    size = len(moduli) if isinstance(system, TorchSystem) else 1
     split = (t.split(size, dim=2) for t in (forces, solution.u, solution.defect))
     C = torch.cat([_constants(affine, *parts) for parts in zip(*split, strict=True)]) / float(n**3)
     status = np.where(solution.converged.all(dim=0).cpu().numpy(), Status.OK, Status.NOT_CONVERGED)
@@ -151,7 +149,7 @@ def _constants(affine: Tensor, forces: Tensor, w: Tensor, r: Tensor) -> Tensor:
 
 def make_system(
     rho: Tensor, nu: float, grid: Grid, free: Tensor, path: Path | None, edges: Edges = CUBE
-) -> compiled.System | pcg.System:
+) -> System:
     """The solver for cells on this device: compiled on the processor, torch elsewhere or where asked for.
 
     The compiled one is for cubes.
@@ -169,11 +167,11 @@ def make_system(
         A voxel's edges along x, y, z.
     """
     if path == "torch" or edges != CUBE or (path is None and rho.device.type != "cpu"):
-        return pcg.System(rho, nu, grid, free, edges)
+        return TorchSystem(rho, nu, grid, free, edges)
     # Importing the compiler takes half a second, which what needs no solve should not wait for.
-    from micro.voxels import compiled_system as compiled
+    from micro.voxels.compiled_system import CompiledSystem
 
-    return compiled.System(rho, nu, grid, free)
+    return CompiledSystem(rho, nu, grid, free)
 
 
 def load_groups(loads: int, voxels: int, threads: int) -> list[slice]:

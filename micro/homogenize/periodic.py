@@ -131,7 +131,7 @@ def _solve_cell(
     nu: float,
     rtol: float,
     threads: int,
-    progress: Callable[[int], None] | None = None,
+    count: Callable[[int], None] | None = None,
     path: Path | None = None,
     edges: Edges = CUBE,
 ) -> tuple[NDArray[np.float64], float, int, bool]:
@@ -148,7 +148,7 @@ def _solve_cell(
     floor = inner(constant, constant).sqrt()
     del affine, constant
     groups = load_groups(6, rho.numel(), threads)
-    solution = system.solve(b, rtol=rtol, floor=floor, groups=groups, threads=threads, progress=progress)
+    solution = system.solve(b, rtol=rtol, floor=floor, groups=groups, threads=threads, count=count)
     converged = bool(solution.converged.all())
     residual, iterations = float(solution.residual.max()), int(solution.iterations.max())
     w, r = solution.u, solution.defect

@@ -20,7 +20,7 @@ def description(settings: Settings) -> dict[str, Any]:
     from hashlib import sha256
 
     plain = asdict(replace(settings, start=""))
-    del plain["goal"]["nu"]  # it is the settings'
+    plain["nu"] = plain["goal"].pop("nu")
     if isinstance(settings.start, str):
         plain["start"] = settings.start
     else:

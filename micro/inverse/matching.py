@@ -89,7 +89,7 @@ def match_target(
     nu: float = 0.3,
     rtol: float = 1e-3,
     keep: bool = False,
-    progress: Callable[[Match], None] | None = None,
+    watch: Callable[[Match], None] | None = None,
 ) -> Match:
     """Move the surface of a connected binary octant until its tensor is the target's.
 
@@ -109,7 +109,7 @@ def match_target(
         Relative residual of the solves; the error of C is of the order of its square.
     keep : bool
         Whether to keep every cell homogenised on the way (``trail``).
-    progress : callable, optional
+    watch : callable, optional
         Called after every iteration with the best so far.
 
     Returns
@@ -141,8 +141,8 @@ def match_target(
         if state.best.error <= tolerance or state.radius == 0:
             break
         state = _step(state, wanted, nu, rtol, keep)
-        if progress is not None:
-            progress(state.best)
+        if watch is not None:
+            watch(state.best)
     return state.best
 
 

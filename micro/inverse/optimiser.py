@@ -64,8 +64,6 @@ class Settings:
         Whether to design at half the resolution first; by default from n = 24 on.
     effort : float
         Factor on the number of evaluations.
-    nu : float
-        Poisson's ratio of the base material, the goal's too.
     """
 
     goal: Goal
@@ -78,10 +76,8 @@ class Settings:
     method: str = "auto"
     coarse: bool | None = None
     effort: float = 1.0
-    nu: float = 0.3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "goal", replace(self.goal, nu=self.nu))
         if not 4 <= self.n <= 256:
             raise InputError("lies between 4 and 256", key="n", value=self.n)
         if self.method not in ("auto", "oc", "mma"):
@@ -95,6 +91,11 @@ class Settings:
             raise InputError("must be positive", key="effort", value=self.effort)
         if self.coarse and (self.n % 2 or self.n < 8):
             raise InputError("needs an even n of at least 8", key="coarse", value=self.n)
+
+    @property
+    def nu(self) -> float:
+        """Poisson's ratio of the base material."""
+        return self.goal.nu
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the run, in order."""
@@ -213,9 +214,9 @@ def begin(settings: Settings) -> State:
 
 
 def step(
-    state: State, settings: Settings, *, keep: bool = False, progress: Callable[[State], None] | None = None
+    state: State, settings: Settings, *, keep: bool = False, watch: Callable[[State], None] | None = None
 ) -> State:
-    """Run the next stage; ``progress`` is called with the state after every evaluation.
+    """Run the next stage; ``watch`` is called with the state after every evaluation.
 
     Parameters
     ----------
@@ -223,13 +224,13 @@ def step(
     settings : Settings
     keep : bool
         Whether the stage's binary cell is kept in the state.
-    progress : callable, optional
+    watch : callable, optional
     """
     stage = settings.stages()[state.done]
     x = state.x
     if stage.n != state.n:
         x = _resampled(chamber(state.n).unfold(x), stage.n)
-    problem = _Problem(settings, stage, state, progress)
+    problem = _Problem(settings, stage, state, watch)
     if settings.method == "oc" or (settings.method == "auto" and settings.goal.monotone):
         x = optimality_criteria(x, problem, problem.excess, stage.evaluations)
     else:
@@ -280,7 +281,7 @@ def optimise(
     *,
     state: State | None = None,
     keep: bool = False,
-    progress: Callable[[State], None] | None = None,
+    watch: Callable[[State], None] | None = None,
 ) -> Result:
     """Run all stages (those left after ``state``) and finish.
 
@@ -291,7 +292,7 @@ def optimise(
         To resume from.
     keep : bool
         Whether to keep the binary cells of all stages.
-    progress : callable, optional
+    watch : callable, optional
         Called with the state after every evaluation and every stage.
 
     Raises
@@ -304,9 +305,9 @@ def optimise(
     began = time.perf_counter()
     state = begin(settings) if state is None else state
     while state.done < len(settings.stages()):
-        state = step(state, settings, keep=keep, progress=progress)
-        if progress is not None:
-            progress(state)
+        state = step(state, settings, keep=keep, watch=watch)
+        if watch is not None:
+            watch(state)
     result = finish(state, settings)
     return replace(result, seconds=time.perf_counter() - began)
 
@@ -315,9 +316,9 @@ class _Problem:
     """Loss and constraints of one stage as functions of the variables; counts and records evaluations."""
 
     def __init__(
-        self, settings: Settings, stage: Stage, state: State, progress: Callable[[State], None] | None
+        self, settings: Settings, stage: Stage, state: State, watch: Callable[[State], None] | None
     ) -> None:
-        self._settings, self._stage, self._progress = settings, stage, progress
+        self._settings, self._stage, self._watch = settings, stage, watch
         self.state = state
         self._weights = chamber(stage.n).weights / stage.n**3
         self._fluctuations: dict[int, Any] = {}
@@ -352,8 +353,8 @@ class _Problem:
             x=x,
             n=stage.n,
         )
-        if self._progress is not None:
-            self._progress(self.state)
+        if self._watch is not None:
+            self._watch(self.state)
         return Evaluation(loss, loss_slope, np.concatenate(values), np.vstack(rows))
 
     def _tensor(self, number: int, design: Design) -> tuple[Floats, Floats]:

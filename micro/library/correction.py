@@ -143,16 +143,12 @@ class Search:
 def run(searches: list[Search], steps: int, nu: float) -> None:
     """Advance all searches until they are within their bounds or ``steps`` trials are done.
 
-    ``nu`` is the base material's Poisson's ratio.
-
     Parameters
     ----------
     searches : list of Search
     steps : int
     nu : float
         Poisson's ratio of the base material.
-    progress : callable, optional
-        Called with (step, searches still above their bounds).
     """
     _differences([s for s in searches if s.far], nu)
     for _ in range(steps):

@@ -23,7 +23,7 @@ from micro.generator.generator import Generator
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.arrays import Bools, Floats, Singles
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path, write_json
+from micro.runtime.files import write_json
 from micro.runtime.npz import read_arrays, write_arrays
 from micro.shape import slopes as shape_slopes
 from micro.shape.channels import is_open
@@ -207,7 +207,7 @@ def claim(work: Path, sets: Sequence[CellSet], settings: Settings, **more: str) 
 
 def _known(work: Path, name: str, parts: list[CellSet], n: int) -> tuple[Singles, Floats, Floats, Bools]:
     """Signed distances at n (computed once), tensors, volumes and openness of a part of all sets."""
-    distance = [distances(work / f"distance-{name}-{k}.npy", part, n) for k, part in enumerate(parts)]
+    distance = [distances(work / f"distance-{name}-{k}.npz", part, n) for k, part in enumerate(parts)]
     return (
         np.concatenate(distance),
         np.concatenate([part.C for part in parts]),
@@ -226,11 +226,10 @@ def _open(cells: CellSet) -> Bools:
 def distances(path: Path, cells: CellSet, n: int) -> Singles:
     """Signed distances (m, q) of a part on the grid of n, computed once and kept in the file."""
     if path.exists():
-        return np.load(path, allow_pickle=False)
+        return read_arrays(path, ("distance",))["distance"]
     rows = [distance_at(cells.octants(slice(i, i + 200)), n) for i in range(0, len(cells), 200)]
     out = np.concatenate(rows)
-    with atomic_path(path) as temporary:
-        np.save(temporary, out, allow_pickle=False)
+    write_arrays(path, {"distance": out}, pack=False)
     return out
 
 

@@ -126,7 +126,7 @@ def train_regressor(
 
 def _data(work: Path, name: str, parts: list[CellSet], model: Model) -> Data:
     """A part of all sets; whether cells are open does not matter here."""
-    distance = [distances(work / f"distance-{name}-{k}.npy", p, model.space.n) for k, p in enumerate(parts)]
+    distance = [distances(work / f"distance-{name}-{k}.npz", p, model.space.n) for k, p in enumerate(parts)]
     C, volume = (np.concatenate(column) for column in zip(*((p.C, p.volume) for p in parts), strict=True))
     return Data.encode(model.space, np.concatenate(distance), C, volume, np.full(len(C), np.nan))
 

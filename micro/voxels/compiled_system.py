@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from micro.voxels.compiled_hierarchy import Frame, Hierarchy, build, nodes_of, r
 from micro.voxels.galerkin import Array
 from micro.voxels.kernels.cycle import Fields, Loads, Search, Steps, advance, coarsest, defect, sweep
 from micro.voxels.replacement import Replacement, Solution
+from micro.voxels.system import Limits, System
 from micro.voxels.torch_operator import Grid
 
 _sweep, _coarsest, _advance = fixed(sweep), fixed(coarsest), fixed(advance)
@@ -54,16 +55,6 @@ class _Space:
                 array.fill(0)
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """Of a solve: wanted residual, norms (L,) behind loads, iterations at most, whether it begins warm."""
-
-    rtol: float
-    floor: Array
-    max_iterations: int
-    warm: bool
-
-
 class _Outcome(NamedTuple):
     """What a solve fills in: fields (3, L, X, Y, Z), ``u`` with the first guess in it, and numbers (L,)."""
 
@@ -75,30 +66,16 @@ class _Outcome(NamedTuple):
 
 
 @dataclass
-class System:
-    """The systems of some cells on the processor.
+class CompiledSystem(System):
+    """The systems of some cells on the processor: one cell after another, shared out among threads."""
 
-    Parameters
-    ----------
-    moduli : Tensor, shape (B, nx, ny, nz), float64
-    nu : float
-        Poisson's ratio.
-    grid : Grid
-    free : Tensor of bool, shape (3, K, 1, X, Y, Z)
-        Free degrees of freedom of K load cases, or K = 1 if all are fixed alike.
-    """
-
-    moduli: Tensor
-    nu: float
-    grid: Grid
-    free: Tensor
     frame: Frame = field(init=False)
 
     def __post_init__(self) -> None:
         self.frame = Frame.of(self.grid, self.free)
 
     def forces(self, u: Tensor) -> Tensor:
-        """A u on all layers of nodes (3, L, B, nx + 1, ...), as if the grid were open; u has one cell."""
+        """A u on all layers of nodes, as if the grid were open."""
         layout, loads = self.frame.layouts[0], u.shape[1]
         fields = rows_of(u[:, :, 0].transpose(0, 1).numpy(), layout, np.float64)
         zero, out = np.zeros_like(fields), np.zeros_like(fields)
@@ -112,52 +89,32 @@ class System:
                 np.negative(nodes_of(out[load], layout), out=result[:, load, cell])
         return torch.from_numpy(result)
 
-    def solve(
+    def _solve(
         self,
         b: Tensor,
-        *,
-        rtol: float,
-        floor: Tensor,
+        start: Tensor | None,
+        limits: Limits,
         groups: list[slice],
-        threads: int = 1,
-        start: Tensor | None = None,
-        max_iterations: int = 400,
-        progress: Callable[[int], None] | None = None,
+        threads: int,
+        count: Callable[[int], None],
     ) -> Solution:
-        """Solve A u = b on the free degrees of freedom; see :func:`micro.voxels.torch_system.solve`.
+        """Load cases of a group together, the groups of a cell one after another.
 
-        Load cases of a group are solved together, the groups of a cell one after another. Threads share out
-        the cells, or a single cell's groups. ``progress`` is called with the number of load cases done.
-
-        Parameters
-        ----------
-        b : Tensor, shape (3, L, B, X, Y, Z), float64
-        rtol : float
-            Wanted norm of the residual relative to b.
-        floor : Tensor, shape (L, B)
-            Norm of the forces behind b.
-        groups : list of slice
-            Load cases to be solved together.
-        threads : int
-        start : Tensor, optional
-            First iterate.
-        max_iterations : int
-        progress : callable, optional
+        Threads share out the cells, or a single cell's groups.
         """
-        shape = tuple(b.shape[1:3])
+        shape, warm = tuple(b.shape[1:3]), start is not None
         u = np.zeros(b.shape) if start is None else np.array(start.numpy(), order="C")
         numbers = (np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, np.bool_))
         results = _Outcome(u, np.zeros(b.shape), *numbers)
-        known, bounds = b.numpy(), floor.numpy()
+        known, floor = b.numpy(), limits.floor.numpy()
 
         def run(cell: int, hierarchy: Hierarchy, loads: slice, space: _Space) -> None:
             mine = _Outcome(*(a[:, loads, cell] for a in results[:2]), *(a[loads, cell] for a in results[2:]))
-            limits = _Limits(rtol, bounds[loads, cell], max_iterations, start is not None)
-            count = loads.stop - loads.start
-            kind = np.arange(loads.start, loads.stop) if self.free.shape[1] > 1 else np.zeros(count, np.int64)
-            self._solve(hierarchy, space.of(count), limits, kind, known[:, loads, cell], mine)
-            if progress is not None:
-                progress(count)
+            own = replace(limits, floor=floor[loads, cell])
+            size = loads.stop - loads.start
+            kind = np.arange(loads.start, loads.stop) if self.free.shape[1] > 1 else np.zeros(size, np.int64)
+            self._iterate(hierarchy, space.of(size), own, warm, kind, known[:, loads, cell], mine)
+            count(size)
 
         def whole(cells: range) -> None:
             space = _Space(self.frame, groups[0].stop)
@@ -196,8 +153,8 @@ class System:
     def _hierarchy(self, cell: int) -> Hierarchy:
         return build(self.frame, self.moduli[cell].numpy(), self.nu)
 
-    def _solve(
-        self, h: Hierarchy, space: _Space, limits: _Limits, kind: Array, b: Array, result: _Outcome
+    def _iterate(
+        self, h: Hierarchy, space: _Space, limits: Limits, warm: bool, kind: Array, b: Array, result: _Outcome
     ) -> None:
         """Conjugate gradients for load cases of a cell, b (3, L, X, Y, Z), whose results are filled in."""
         layout, loads, free = h.exact.layout, b.shape[1], self.frame.free[0]
@@ -210,7 +167,7 @@ class System:
         active = norm > 1e-13 * limits.floor
         trivial, scale = ~active, np.where(active, norm, 1.0)
         bb /= scale[:, None]  # unit right-hand sides: float32 cannot over- or underflow
-        if limits.warm:
+        if warm:
             for load in np.flatnonzero(active).tolist():
                 nodes_of(x[load], layout)[:] = _every_layer(result.u[:, load], self.grid) / scale[load]
         fields.r[:] = bb
@@ -221,7 +178,7 @@ class System:
 
         for iteration in range(limits.max_iterations + 1):
             check = active & rule.due(steps.norms)
-            if iteration == limits.max_iterations or (limits.warm and iteration == 0):
+            if iteration == limits.max_iterations or (warm and iteration == 0):
                 check = active.copy()
             if check.any():
                 # A stretch that went wrong (overflow, breakdown) is thrown away; the float64 iterate stands.

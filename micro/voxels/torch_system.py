@@ -14,9 +14,8 @@ fall so far.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 from micro.runtime import threads as parallel
 from micro.voxels.hexahedron import CUBE, Edges, unit_stiffness
 from micro.voxels.replacement import EARLY, REPLACE, Replacement, Solution
+from micro.voxels.system import Limits, System
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
 
@@ -89,11 +89,8 @@ def solve(
     free: Tensor,
     multigrid: Multigrid,
     b: Tensor,
-    *,
-    rtol: float,
-    floor: Tensor,
+    limits: Limits,
     start: Tensor | None = None,
-    max_iterations: int = 400,
 ) -> Solution:
     """Solve A u = b on the free degrees of freedom.
 
@@ -106,19 +103,17 @@ def solve(
         The preconditioner, in float32.
     b : Tensor, shape (3, L, B, X, Y, Z), float64
         Zero on fixed degrees of freedom.
-    rtol : float
-        Wanted norm of the residual relative to b.
-    floor : Tensor, shape (L, B)
-        Norm of the forces behind b: below 1e-13 of it b is rounding, and u = 0 solves.
+    limits : Limits
     start : Tensor, shape (3, L, B, X, Y, Z), float64, optional
         First iterate, zero on fixed degrees of freedom; zero by default.
     """
+    rtol, max_iterations = limits.rtol, limits.max_iterations
     work = multigrid.levels[0].step.dtype
     cells = b.shape[2]
     mask = free.to(torch.float64)
     work_mask = free.to(work)
     norm = _dot(b, b).sqrt()
-    trivial = norm <= 1e-13 * floor
+    trivial = norm <= 1e-13 * limits.floor
     scale = torch.where(trivial, torch.ones_like(norm), norm)
 
     result = torch.zeros_like(b)
@@ -214,65 +209,33 @@ def solve(
 
 
 @dataclass
-class System:
+class TorchSystem(System):
     """The systems of some cells, by torch's operations on any device.
 
     Parameters
     ----------
-    moduli : Tensor, shape (B, nx, ny, nz), float64
-    nu : float
-        Poisson's ratio.
-    grid : Grid
-    free : Tensor of bool, shape (3, K, 1, X, Y, Z)
-        Free degrees of freedom of K load cases, or K = 1 if all are fixed alike.
     edges : tuple
         A voxel's edges along x, y, z.
     """
 
-    moduli: Tensor
-    nu: float
-    grid: Grid
-    free: Tensor
     edges: Edges = CUBE
 
     def forces(self, u: Tensor) -> Tensor:
-        """A u on all layers of nodes (3, L, B, nx + 1, ...), as if the grid were open; u has one cell."""
+        """A u on all layers of nodes, as if the grid were open."""
         k = unit_stiffness(self.nu, edges=self.edges).to(self.moduli)
         field = u.expand(-1, -1, len(self.moduli), -1, -1, -1)
         return apply_stiffness(field, pad_moduli(self.moduli), k, Grid(self.grid.shape))
 
-    def solve(
+    def _solve(
         self,
         b: Tensor,
-        *,
-        rtol: float,
-        floor: Tensor,
+        start: Tensor | None,
+        limits: Limits,
         groups: list[slice],
-        threads: int = 1,
-        start: Tensor | None = None,
-        max_iterations: int = 400,
-        progress: Callable[[int], None] | None = None,
+        threads: int,
+        count: Callable[[int], None],
     ) -> Solution:
-        """Solve A u = b on the free degrees of freedom; parameters as of :func:`solve`.
-
-        Load cases of a group are solved together, and at most ``threads`` groups at once. ``progress`` is
-        called with the number of load cases done.
-
-        Parameters
-        ----------
-        b : Tensor, shape (3, L, B, X, Y, Z), float64
-        rtol : float
-            Wanted norm of the residual relative to b.
-        floor : Tensor, shape (L, B)
-            Norm of the forces behind b.
-        groups : list of slice
-            Load cases to be solved together.
-        threads : int
-        start : Tensor, optional
-            First iterate.
-        max_iterations : int
-        progress : callable, optional
-        """
+        """Load cases of a group together, at most ``threads`` groups at once."""
         k = unit_stiffness(self.nu, edges=self.edges).to(self.moduli)
         multigrid = Multigrid.build(self.moduli.float(), k.float(), self.grid, self.free)
 
@@ -281,11 +244,9 @@ class System:
             if free.shape[1] > 1:
                 mine, free = multigrid.for_loads(loads), free[:, loads]
             guess = None if start is None else start[:, loads]
-            settings: dict[str, Any] = {"rtol": rtol, "floor": floor[loads], "start": guess}
-            settings["max_iterations"] = max_iterations
-            solution = solve(self.moduli, k, self.grid, free, mine, b[:, loads], **settings)
-            if progress is not None:
-                progress(loads.stop - loads.start)
+            own = replace(limits, floor=limits.floor[loads])
+            solution = solve(self.moduli, k, self.grid, free, mine, b[:, loads], own, guess)
+            count(loads.stop - loads.start)
             return solution
 
         parts = parallel.run([partial(run, loads) for loads in groups], threads)

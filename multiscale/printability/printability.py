@@ -25,7 +25,7 @@ from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
 from multiscale.printability.cavities import Cavities, find_cavities
 from multiscale.printability.grid import GridMeasures, along_axis, measure, require_memory, table
-from multiscale.printability.printer import LOST, Suited, check_least, suited
+from multiscale.printability.printer import LOST, Printable, check_least, printable
 from multiscale.rundir.directory import RunDirectory, find_lattice
 from multiscale.rundir.record import NAME
 
@@ -98,7 +98,7 @@ class Printability:
     solid_mm3 : float
     mass_g : float or None
         None if no density is known.
-    printer : Suited or None
+    printer : Printable or None
         Against a printer's smallest wall and gap, if that was given.
     region : str or None
         The elements that ``grid`` is of.
@@ -116,7 +116,7 @@ class Printability:
     overhang: Overhang
     solid_mm3: float
     mass_g: float | None
-    printer: Suited | None = None
+    printer: Printable | None = None
     region: str | None = None
     grid: GridMeasures | None = None
 
@@ -193,7 +193,7 @@ def assess(
         ),
         solid_mm3=lattice.solid_volume_m3 * 1e9,
         mass_g=None if density_kg_m3 is None else 1e3 * lattice.solid_volume_m3 * density_kg_m3,
-        printer=None if least_mm is None else suited(lattice, least_mm, thin),
+        printer=None if least_mm is None else printable(lattice, least_mm, thin),
         region=None if block is None else str(block),
         grid=None if block is None else measure(lattice.voxels(block), (pitch,) * 3, vector, progress),
     )
@@ -360,7 +360,7 @@ def described(report: Printability) -> list[str]:
     return lines
 
 
-def _verdict(printer: Suited) -> str:
+def _verdict(printer: Printable) -> str:
     verdict = "passes" if printer.passes else "too thin: at most 1 % of any cell may be"
     enough = math.ceil(1e3 * printer.cell_size_mm * (1 - 1e-9)) / 1e3  # rounded up, so that it still passes
     return (

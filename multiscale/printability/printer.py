@@ -23,7 +23,7 @@ LOST = 0.01
 
 
 @dataclass(frozen=True)
-class Suited:
+class Printable:
     """A lattice against a printer's smallest wall and gap.
 
     Attributes
@@ -45,7 +45,7 @@ class Suited:
     cell_size_mm: float
 
 
-def suited(lattice: Lattice, least_mm: float, known: NDArray[np.float64] | None = None) -> Suited:
+def printable(lattice: Lattice, least_mm: float, known: NDArray[np.float64] | None = None) -> Printable:
     """Compare a lattice's walls and gaps with the thinnest that a printer makes.
 
     Parameters
@@ -77,7 +77,7 @@ def suited(lattice: Lattice, least_mm: float, known: NDArray[np.float64] | None 
     share = (weight * lost(needed)).sum(axis=1) / np.maximum(weight.sum(axis=1), np.finfo(float).tiny)
     fits = next((k for k in range(1, size) if lost(k + 1).max() > LOST), size)
     passes = bool(lost(needed).max() <= LOST)
-    return Suited(least_mm, float(share[0]), float(share[1]), passes, least_mm / fits * size)
+    return Printable(least_mm, float(share[0]), float(share[1]), passes, least_mm / fits * size)
 
 
 def check_least(least_mm: float) -> None:

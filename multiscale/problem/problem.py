@@ -57,8 +57,6 @@ class Problem:
     """Axes whose mid-plane halves the model."""
     density_kg_m3: float = 1000.0
     """Density of the base material."""
-    refinement: int = 1
-    """How many times finer than the case's own grid."""
     observed_names: tuple[str, ...] = field(default=())
     combine: Kind = "mean_square"
     """How the loads make up the objective."""
@@ -160,7 +158,6 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
         loads=tuple(loads),
         mirror_axes=mirror,
         density_kg_m3=case.base_material.density_kg_m3,
-        refinement=refine,
         observed_names=case.objective.observe,
         combine=case.objective.combine,
         targets=targets,

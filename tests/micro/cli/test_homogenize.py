@@ -448,7 +448,7 @@ def test_exit_codes(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
 
 
 def test_what_did_not_converge_exits_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from micro.voxels.compiled_system import System
+    from micro.voxels.system import System
 
     path = _save(tmp_path / "cell.npy", ASYMMETRIC)
     solve = System.solve

@@ -136,13 +136,13 @@ def test_train_and_active(tmp_path, cells, weights):
         "--seed",
         "1",
     ]
-    line += ["--dimension", "6", "--batch", "64", "--rate", "0.002", "--device", "cpu"]
-    run(*line, "--width", "16", "--depth", "1", "--out", tmp_path / "new")
+    line += ["--batch", "64", "--rate", "0.002", "--device", "cpu"]
+    run(*line, "--dimension", "6", "--width", "16", "--depth", "1", "--out", tmp_path / "new")
     model = Generator.load(tmp_path / "new" / "generator.safetensors").model
     assert (model.space.dimension, model.denoiser.width, model.denoiser.depth) == (6, 16, 1)
     assert model.card["settings"]["rate"] == 0.002
     run(*line, "--start", tmp_path / "new" / "generator.safetensors", "--out", tmp_path / "on")
-    assert (tmp_path / "on" / "generator.safetensors").is_file()
+    assert Generator.load(tmp_path / "on" / "generator.safetensors").model.space.dimension == 6
     regress = ["--regress", "K / K_HS", "--start", weights, "--out", tmp_path / "regressor"]
     with pytest.raises(InputError, match="has no cell in the part 'test'"):
         run(*line, *regress)

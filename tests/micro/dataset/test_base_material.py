@@ -15,7 +15,7 @@ from micro.explore.extreme import Plan, bound, explore
 from micro.explore.sequence import interpolate
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
-from micro.inverse import Goal, Settings
+from micro.inverse import Goal
 from micro.library.build import Recipe, draw
 from micro.library.labelling import LabelJob
 from micro.runtime.errors import InputError
@@ -26,7 +26,7 @@ NU = 0.1
 def test_the_scale_of_an_objective_is_the_bound_of_its_material():
     C = tensor.isotropic(0.2, 0.3)
     for name, row in (("bulk", 0), ("shear", 1)):
-        goal = Settings(Goal(name, 0.4), nu=NU).goal
+        goal = Goal(name, 0.4, nu=NU)
         limit = float(tensor.hashin_shtrikman(0.4, NU)[row])
         assert goal.loss(C) == pytest.approx(-goal.value(C) / limit, rel=1e-12)
         assert goal.loss(C) != pytest.approx(Goal(name, 0.4).loss(C), rel=1e-2)

@@ -31,7 +31,7 @@ def test_from_three_percent_to_a_third_of_one() -> None:
     # A target 3 % away on the line between the two cells' tensors.
     target = there + (target - there) * 0.03 / float(tensor_error(there, target))
     seen: list[float] = []
-    found = match_target(start, target, progress=lambda best: seen.append(best.error), keep=True)
+    found = match_target(start, target, watch=lambda best: seen.append(best.error), keep=True)
     assert_allclose(tensor_error(there, target), 0.03, rtol=1e-6)
     assert found.error <= 3e-3
     assert len(seen) <= 20

@@ -36,7 +36,7 @@ def heavy(out: Path) -> list:
     asked = Request("default", "cpu", 11, 16, True, 2e-3, 0.02, {"draws": 2, "seed": 5})
     octants = load_library().subset(np.arange(67)).octants()[:, ::4, ::4, ::4]
     with executor(1) as processes:
-        generated = cells_of(list(processes.run(make, list(blocks(asked, targets, np.full(3, np.nan))))), 0.3)
+        generated = cells_of(list(processes.run(make, list(blocks(asked, targets, np.full(3, np.nan))))))
         result = homogenize_shared(octants, processes)
     explore(Plan(Goal("bulk", 0.4), n=8, starts=3, conditions=2, effort=0.1), out / "extreme")
     ends = CellSet.load(out / "extreme" / "cells.zarr.zip")

@@ -14,11 +14,12 @@ from micro.cell.octant import symmetrise
 from micro.homogenize.fields import Status, inner, solve_octants
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.periodic import _solve_cell
-from micro.voxels import compiled_system as compiled, torch_system as pcg
+from micro.voxels.compiled_system import CompiledSystem
 from micro.voxels.hexahedron import unit_stiffness
 from micro.voxels.kernels.layout import cover
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
+from micro.voxels.torch_system import TorchSystem
 
 GRIDS = [
     Grid((8, 6, 5)),
@@ -56,8 +57,8 @@ def test_forces(grid: Grid) -> None:
     rho = _moduli(grid, 0)
     nx, ny, nz = grid.shape
     u = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 2, 1, nx + 1, ny + 1, nz + 1)))
-    expected = pcg.System(rho, 0.2, grid, _free(grid)).forces(u)
-    torch.testing.assert_close(compiled.System(rho, 0.2, grid, _free(grid)).forces(u), expected)
+    expected = TorchSystem(rho, 0.2, grid, _free(grid)).forces(u)
+    torch.testing.assert_close(CompiledSystem(rho, 0.2, grid, _free(grid)).forces(u), expected)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -67,7 +68,7 @@ def test_one_cycle_is_that_of_torch(grid: Grid) -> None:
     # Residuals are images of A, orthogonal to every motion of unsupported nodes and pieces.
     r = apply_stiffness(_field(grid, 3), pad_moduli(rho), K, grid) * free
     expected = Multigrid.build(rho, K, grid, free).precondition(r)
-    system = compiled.System(rho, 0.3, grid, free)
+    system = CompiledSystem(rho, 0.3, grid, free)
     for cell in range(len(rho)):
         z = system.precondition(r[:, :, cell], cell)
         # Motions of voids and loose pieces differ; what they do to the forces is nothing.
@@ -85,7 +86,7 @@ def test_solutions_agree(grid: Grid) -> None:
     b = apply_stiffness(_field(grid, 5), pad_moduli(rho), K, grid) * free
     floor, groups = inner(b, b).sqrt(), [slice(0, 1), slice(1, 2)]
     results = []
-    for system in (compiled.System, pcg.System):
+    for system in (CompiledSystem, TorchSystem):
         s = system(rho, 0.3, grid, free).solve(b, rtol=1e-8, floor=floor, groups=groups)
         assert bool(s.converged.all())
         # The defect is what it is called, and the residual its size.

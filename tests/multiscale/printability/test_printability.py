@@ -19,7 +19,7 @@ from micro.runtime.errors import InputError
 from multiscale.lattice.lattice import Lattice
 from multiscale.printability.cavities import find_cavities
 from multiscale.printability.printability import assess, assess_run, described, overhanging_area, thinner_than
-from multiscale.printability.printer import suited, thinner
+from multiscale.printability.printer import printable, thinner
 
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -155,7 +155,7 @@ def test_walls_against_a_printer():
     walls = octant(lambda a, b, c: a < 3, n)
     item = make([[[0, 0]]], cells=np.array([walls]))
     for least, passes in ((0.2, True), (0.5, True), (0.5001, False), (1.6, False)):
-        found = suited(item, least)
+        found = printable(item, least)
         assert found.passes == passes
         assert found.solid_thinner == pytest.approx(0.0 if passes else 1.0)
         # Beyond the box's edge every gap is too narrow as well.
@@ -164,20 +164,20 @@ def test_walls_against_a_printer():
         assert found.cell_size_mm == pytest.approx(4 * least)
         for scale, passes_then in ((1.0001, True), (0.9999, False)):
             scaled = make([[[0, 0]]], cell_size_m=1e-3 * scale * found.cell_size_mm, cells=np.array([walls]))
-            assert suited(scaled, least).passes == passes_then
+            assert printable(scaled, least).passes == passes_then
     assert size == 1e3 * item.cell_size_m
     # Gaps count as walls do, and a cell that is solid throughout stops no printer.
     slots = make([[[0, 1]]], cells=np.array([~walls, octant(lambda a, b, c: a >= 0, n)]))
-    assert suited(slots, 0.5001).void_thinner == pytest.approx(1.0)
-    assert not suited(slots, 0.5001).passes
+    assert printable(slots, 0.5001).void_thinner == pytest.approx(1.0)
+    assert not printable(slots, 0.5001).passes
     full = make([[[0]]], cells=np.array([SOLID]))
-    assert suited(full, 1e3).passes
+    assert printable(full, 1e3).passes
 
 
 def test_the_printer_in_the_report_of_a_lattice():
     item = mixed()
     report = assess(item, least_mm=0.7)  # voxels of 1/6 mm: five of them are needed
-    assert report.printer == suited(item, 0.7)
+    assert report.printer == printable(item, 0.7)
     assert report.printer.solid_thinner == pytest.approx(report.solid.thinner["5"])
     assert report.printer.void_thinner == pytest.approx(report.void.thinner["5"])
     fits = min(report.solid.smallest_voxels, report.void.smallest_voxels)
