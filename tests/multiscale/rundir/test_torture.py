@@ -64,4 +64,7 @@ def test_the_page_shows_the_table_of_the_last_torture(root):
     page = (root / "docs" / "run-directory.md").read_text(encoding="utf-8")
     tallies = [Tally(**part) for part in record.values()]
     assert table(tallies) in page
+    for part in ("kills", "rounds"):
+        stages = [f"{count} in {stage}" for stage, count in record[part]["where"].items()]
+        assert ", ".join(stages) in page.replace("\n", " ")
     assert not any(t.wrong or t.tracebacks for t in tallies)
