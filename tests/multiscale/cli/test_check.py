@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
@@ -287,10 +288,10 @@ def test_every_command_explains_itself(command):
 
 
 def test_schema_command(tmp_path, root):
-    expected = (root / "docs" / "case.schema.json").read_text(encoding="utf-8")
-    assert invoke("schema")[1] == expected
+    printed = invoke("schema")[1]  # numbers are written 0 or 0.0, as the release of pydantic has it
+    assert json.loads(printed) == json.loads((root / "docs" / "case.schema.json").read_text(encoding="utf-8"))
     assert invoke("schema", "--out", tmp_path / "s.json")[0] == 0
-    assert (tmp_path / "s.json").read_text(encoding="utf-8") == expected
+    assert (tmp_path / "s.json").read_text(encoding="utf-8") == printed
 
 
 @pytest.mark.parametrize(
