@@ -28,7 +28,7 @@ def interpolate(
     ],
     b: Annotated[str, typer.Argument(metavar="B", show_default=False, help="Another one.")],
     out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
-    steps: Annotated[int, typer.Option(help="Cells, both ends included; at most 18.")] = 9,
+    steps: Annotated[int, typer.Option(help="Cells, both ends included.")] = 9,
     along: Annotated[
         str,
         typer.Option(help="**tensor**: each cell is moved onto the path; **noise**: the noise alone."),

@@ -140,12 +140,57 @@ def sample(
             clean = estimator(x, number, clean)
             if pull is not None:
                 clean = pull(clean, rows, float(sigmas[number]))
-            x = clean + (x - clean) * (sigmas[number + 1] / sigmas[number]).item()
+            x = _less_noise(x, clean, sigmas, number)
         return x[: min(BLOCK, len(noise) - start)]
 
     with one_thread(noise.device) as threads:
         parts = run([partial(block, start) for start in range(0, len(noise), BLOCK)], threads)
     return torch.cat(parts) if parts else torch.empty_like(noise)
+
+
+def sample_together(
+    network: Denoiser,
+    noise: Tensor,
+    conditions: Conditions,
+    *,
+    steps: int,
+    pull: Callable[[Tensor, float], Tensor],
+) -> Tensor:
+    """As :func:`sample`, but all rows go from noise level to noise level together.
+
+    Parameters
+    ----------
+    network : Denoiser
+    noise : Tensor, shape (m, d)
+    conditions : Conditions
+        Of m cells.
+    steps : int
+    pull : callable
+        Maps all estimates of x0 (m, d), and the noise level they were made at, to those to go on with.
+    """
+    sigmas = levels(steps)
+    starts = range(0, len(noise), BLOCK)
+    blocks = [_block(start, len(noise), noise.device) for start in starts]
+    estimators = [Estimator(network, conditions.rows(rows), sigmas[:-1]) for rows in blocks]
+    x, clean = noise * sigmas[0], None
+
+    @torch.no_grad()
+    def estimate(block: int, number: int) -> Tensor:
+        rows = blocks[block]
+        found = estimators[block](x[rows], number, None if clean is None else clean[rows])
+        return found[: min(BLOCK, len(noise) - starts[block])]
+
+    with one_thread(noise.device) as threads:
+        for number in range(steps):
+            parts = run([partial(estimate, block, number) for block in range(len(blocks))], threads)
+            clean = pull(torch.cat(parts), float(sigmas[number]))
+            x = _less_noise(x, clean, sigmas, number)
+    return x
+
+
+def _less_noise(x: Tensor, clean: Tensor, sigmas: Tensor, number: int) -> Tensor:
+    """From one noise level to the next by Euler's step."""
+    return clean + (x - clean) * (sigmas[number + 1] / sigmas[number]).item()
 
 
 @torch.no_grad()

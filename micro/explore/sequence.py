@@ -2,10 +2,9 @@
 
 Both cells' noises are found by DDIM backwards; between them the noise is turned along an arc while the target
 tensor goes along in equal ratios of its moduli (Yang et al. 2024, Fig. 5, move the noise alone). Every
-estimate of the sampler is guided by an energy of the whole sequence, s times the sum of the squared distances
-of neighbours, by its proximal step: a smoothing of the coordinates along the sequence between its given ends,
-stronger in the directions that move the outer face. The network makes cells of it; then each is moved onto
-its target by the homogeniser's own slopes.
+estimate of the sampler is guided by the likeness of neighbours (:mod:`micro.generator.likeness`): a smoothing
+of the coordinates along the sequence between its given ends, stronger in the directions that move the outer
+face. The network makes cells of it; then each is moved onto its target by the homogeniser's own slopes.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from micro.cell import tensor
@@ -23,24 +23,21 @@ from micro.cell.chamber import fundamental_domain
 from micro.cell.octant import connectivity, face, half_period_shift, similarity
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
-from micro.generator.face_guidance import FaceGuide
 from micro.generator.generator import Generator
 from micro.generator.guidance import Decoder, Guidance, raised
+from micro.generator.likeness import Likeness, Strength
 from micro.generator.scalars import OVER_BOUND, Scalar
 from micro.inverse import Goal, match_target
 from micro.inverse.binary import binary_cell
 from micro.inverse.polish import polished
-from micro.runtime.arrays import Bools, Floats
+from micro.runtime.arrays import Bools, Floats, Singles
 from micro.runtime.errors import InputError, NotConverged
 from micro.shape.derivative import level_field
 from micro.shape.distance import signed_distance
 from micro.shape.space import ShapeSpace
 
-MOST = process.BLOCK + 2
-"""Steps at most: those between the ends are drawn together."""
-
-LIKENESS, FACES = 8.0, 50.0
-"""Weights s of the energy: of the cells, and of the directions that move their outer faces."""
+CHAIN = Strength(8.0, 50.0)
+"""How much neighbours on the way are to be alike (:mod:`micro.generator.likeness`)."""
 
 _STEPS = 24
 """Of the sampler, forwards and backwards."""
@@ -167,7 +164,7 @@ def interpolate(
         The two cells, homogenised: the sequence's ends. The last may come moved by half a period on every
         axis (the same material), if so it is more like the first.
     steps : int
-        Cells, the ends included; at most :data:`MOST`.
+        Cells, the ends included.
     along : str
         ``tensor``: noise and target go along, and each cell is moved onto its target. ``noise``: the noise
         alone, unconditional and unrefined; what the cells' tensors are, shows.
@@ -184,13 +181,13 @@ def interpolate(
     Raises
     ------
     InputError
-        If there are not two cells, or too many or too few steps, or the cells' base material is not the
+        If there are not two cells, or too few steps, or the cells' base material is not the
         generator's.
     """
     if len(ends) != 2:
         raise InputError("two cells are needed", key="ends", value=len(ends))
-    if not 3 <= steps <= MOST:
-        raise InputError(f"lies between 3 and {MOST}", key="steps", value=steps)
+    if steps < 3:
+        raise InputError("is at least 3", key="steps", value=steps)
     if maximise is not None and maximise not in OVER_BOUND:
         raise InputError(f"is {' or '.join(OVER_BOUND)}", key="maximise", value=maximise)
     if along not in ("tensor", "noise"):
@@ -295,50 +292,33 @@ def drawn(
     noise = process.invert(model.denoiser, z, outer, steps=_STEPS).double()
     angle = np.linspace(0, np.pi / 2, steps)[1:-1]
     way = torch.stack([np.cos(a) * noise[0] + np.sin(a) * noise[1] for a in angle]).float()
-    likeness = Likeness(model.space, z)
-    inner = asked.rows(torch.arange(1, steps - 1))
+    likeness = along_a_chain(model.space, z.numpy(), steps - 2)
+    inner, rows = asked.rows(torch.arange(1, steps - 1)), torch.arange(steps - 2)
 
-    def pull(clean: Tensor, rows: Tensor, noise: float) -> Tensor:
-        return likeness(clean if extra is None else extra(clean, rows, noise), rows)
+    def pull(clean: Tensor, noise: float) -> Tensor:
+        if extra is not None:
+            clean = extra(clean, rows, noise)
+        return torch.from_numpy(likeness(clean.numpy(), noise)).to(clean)
 
-    return process.sample(model.denoiser, way, inner, steps=_STEPS, pull=pull).cpu().numpy()
+    drawn = process.sample_together(model.denoiser, way, inner, steps=_STEPS, pull=pull)
+    return drawn.cpu().numpy()
 
 
-class Likeness:
-    """The proximal step of the energy of likeness on a sequence between two fixed ends.
+def along_a_chain(space: ShapeSpace, ends: Singles, inner: int, strength: Strength = CHAIN) -> Likeness:
+    """Likeness of cells on a chain between two given ones.
 
     Parameters
     ----------
     space : ShapeSpace
-    ends : Tensor, shape (2, d)
+    ends : array, shape (2, d)
+    inner : int
+        Cells between them.
+    strength : Strength
     """
-
-    def __init__(self, space: ShapeSpace, ends: Tensor, likeness: float = LIKENESS, faces: float = FACES):
-        self._ends = ends.double().cpu()
-        n = space.n
-        free = FaceGuide(space, np.zeros((1, n, n), dtype=bool)).free
-        self._parts = (
-            (likeness, torch.from_numpy(free)),
-            (faces, torch.eye(len(free), dtype=torch.float64) - torch.from_numpy(free)),
-        )
-
-    def __call__(self, clean: Tensor, rows: Tensor) -> Tensor:
-        """Coordinates of the sequence's cells, all in one block, whose row 0 fills what is left of it."""
-        count = int(rows.max()) + 1
-        at = clean[:count].double().cpu()
-        out = torch.zeros_like(at)
-        chain = 2 * torch.eye(count, dtype=torch.float64)
-        chain -= torch.diag(torch.ones(count - 1, dtype=torch.float64), 1)
-        chain -= torch.diag(torch.ones(count - 1, dtype=torch.float64), -1)
-        for weight, part in self._parts:
-            right = at @ part
-            right[0] += weight * self._ends[0] @ part
-            right[-1] += weight * self._ends[1] @ part
-            out += torch.linalg.solve(torch.eye(count, dtype=torch.float64) + weight * chain, right)
-        smooth = clean.clone()
-        smooth[:count] = out.to(clean)
-        smooth[count:] = smooth[0]
-        return smooth
+    counts = sparse.diags_array([np.ones(inner - 1)] * 2, offsets=[-1, 1], shape=(inner, inner))
+    beside = np.zeros((inner, 2))
+    beside[0, 0] = beside[-1, 1] = 1.0
+    return Likeness(space, counts, strength, given=ends, beside=beside)
 
 
 def _moved(

@@ -1,5 +1,4 @@
 from .face_guidance import FaceGuide as FaceGuide
 from .generator import Generator as Generator
-from .guidance import Wish as Wish, raised as raised
-from .opening import openness as openness
+from .guidance import Wish as Wish, openness as openness, raised as raised
 from .samples import Samples as Samples

@@ -39,6 +39,8 @@ class FaceGuide:
     space : ShapeSpace
     faces : bool array, shape (m, r, r)
         Outer faces of octants (:meth:`micro.cell.cellset.CellSet.faces`), at any resolution r.
+    yielding : float
+        How readily later steps move the faces, compared with all else: 0 not at all.
 
     Raises
     ------
@@ -46,7 +48,7 @@ class FaceGuide:
         If the faces are not bool, square and symmetric.
     """
 
-    def __init__(self, space: ShapeSpace, faces: ArrayLike):
+    def __init__(self, space: ShapeSpace, faces: ArrayLike, yielding: float = 0.0):
         wanted = np.asarray(faces)
         if wanted.dtype != bool or wanted.ndim != 3 or wanted.shape[1] != wanted.shape[2]:
             raise InputError("faces are a bool array (m, r, r)", key="faces", value=wanted.shape)
@@ -67,8 +69,9 @@ class FaceGuide:
         self._pull = (weight[:, None] * self._response.T) @ np.linalg.inv(gram + damping * np.eye(len(gram)))
         values, vectors = np.linalg.eigh(gram)
         moved = vectors[:, values > _HELD**2 * values[-1]]
-        self.free: Floats = np.eye(len(gram)) - moved @ moved.T
-        """Projector (d, d) onto the directions that leave the face as it is."""
+        self.free: Floats = np.eye(len(gram)) - (1.0 - yielding) * moved @ moved.T
+        """How readily later steps take each direction, (d, d): a projector onto those that leave the face as
+        it is, if it does not yield."""
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         """Coordinates (b, d) of cells ``rows`` (b,) pulled onto their faces."""

@@ -27,6 +27,7 @@ from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
+from micro.generator.likeness import Likeness
 from micro.generator.refinement import RELATIVE, Refinement, refine
 from micro.generator.samples import CLEAN, Delivery, Samples, generated, joined
 from micro.generator.steering import predict, steer
@@ -166,6 +167,70 @@ class Generator:
             progress(int(of[-1]) + 1, len(numbers))
         return joined(parts, resolution)
 
+    def sample_together(
+        self,
+        targets: ArrayLike,
+        likeness: Likeness,
+        *,
+        seed: int = 0,
+        number: int = 0,
+        steps: int = 18,
+        steering: int = 4,
+        yielding: float = 0.3,
+        resolution: int = 32,
+        open: bool = False,
+    ) -> Samples:
+        """One cell for each target, all from one noise and drawn together as neighbours.
+
+        Steering moves the outer faces less readily than the rest; ``refined(..., faces=..., yielding=...)``
+        with the samples' own faces does as well.
+
+        Parameters
+        ----------
+        targets : array_like, shape (m, 3)
+            In units of E_s.
+        likeness : Likeness
+            Of m cells (:mod:`micro.generator.likeness`).
+        seed, number : int
+            Of the noise.
+        steps, steering, resolution, open
+            As of :meth:`sample`.
+        yielding : float
+            How readily steering moves the outer faces (:class:`micro.generator.face_guidance.FaceGuide`).
+
+        Raises
+        ------
+        InputError
+            If the arrays do not match or a number is out of range.
+        """
+        wanted, volumes, _ = _checked(targets, None, seed, 1, 1, resolution)
+        m = len(wanted)
+        if len(likeness) != m:
+            raise InputError("targets and likeness do not match", key="likeness", value=(len(likeness), m))
+        rng = np.random.default_rng([seed, number])
+        noise = rng.standard_normal((1, self.model.space.dimension), dtype=np.float32)
+        asked = Conditions.of(wanted, volumes, np.ones(m) if open else None)
+
+        def pull(clean: torch.Tensor, noise: float) -> torch.Tensor:
+            return torch.from_numpy(likeness(clean.cpu().numpy(), noise)).to(clean)
+
+        z = process.sample_together(
+            self.model.denoiser,
+            torch.from_numpy(np.repeat(noise, m, axis=0)).to(self.device),
+            asked.to(self.device),
+            steps=steps,
+            pull=pull,
+        )
+        drawn = z.cpu().numpy()
+        if steering:
+            n = self.model.space.n
+            stay = FaceGuide(self.model.space, np.zeros((m, n, n), dtype=bool), yielding)
+            decoder = Decoder(self.model.space, self.model.surrogate)
+            keep = Guidance(decoder, (), np.arange(m), stay)
+            drawn = self._delivery.redistanced(drawn).z
+            drawn = self._steered(drawn, wanted, volumes, steering, keep, open)
+        return self._delivery.samples(drawn, np.arange(m), resolution, open)
+
     def refine(
         self,
         samples: Samples,
@@ -209,6 +274,7 @@ class Generator:
         relative: float = RELATIVE,
         trials: int,
         faces: ArrayLike | None = None,
+        yielding: float = 0.0,
     ) -> Refinement:
         """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each.
 
@@ -218,8 +284,10 @@ class Generator:
         targets : array, shape (m, 3)
         tolerance, relative, trials, faces
             As of :meth:`refine`.
+        yielding : float
+            How readily the faces move all the same (:class:`micro.generator.face_guidance.FaceGuide`).
         """
-        free = None if faces is None else FaceGuide(self.model.space, faces).free
+        free = None if faces is None else FaceGuide(self.model.space, faces, yielding).free
         return refine(
             self.model.space,
             samples.z,

@@ -32,6 +32,9 @@ RELATIVE = 0.02
 _RTOL = 3e-3
 """Residual tolerance of a trial; on the library's cells C is then right to 2e-5."""
 
+_LONGER = 2.0
+"""What a longest step that led nearer lengthens the next one by: cells far off are soft ones."""
+
 _LONGEST, _SHORTEST = 3.0, 0.01
 """Longest step at first, in coordinates whose root mean square is one (so a cell has a norm of about 16), and
 that at which a cell is given up."""
@@ -105,7 +108,7 @@ def refine(
     nu : float
         Poisson's ratio of the base material.
     free : array, shape (d, d), optional
-        Projector onto the directions that steps may take.
+        How readily steps take each direction (:func:`micro.homogenize.secant.least_norm`).
     """
     z = z.astype(np.float32).copy()
     bounds = tensor.Bounds(tolerance, relative)
@@ -122,8 +125,7 @@ def refine(
             break
         known = np.asarray(np.isfinite(C[rows]).all(axis=1))
         missing = (targets[rows] - np.nan_to_num(C[rows])) / tensor.PAPER_SPAN
-        open_to = np.nan_to_num(slope[rows]) if free is None else np.nan_to_num(slope[rows]) @ free
-        step = cut(least_norm(open_to, missing), longest[rows])
+        step = cut(least_norm(np.nan_to_num(slope[rows]), missing, free=free), longest[rows])
         # A cell in pieces has no tensor and no slope: it is thickened until it holds together.
         step[~known] = _THICKER / (2 * space.n) * space.shift()
         tried = (z[rows] + step).astype(np.float32)
@@ -135,6 +137,8 @@ def refine(
             nearer = solved and float(bounds.error(C_new[i], targets[row])) < error[row]
             if nearer or not known[i]:
                 z[row], octants[row], C[row], slope[row] = tried[i], new[i], C_new[i], slope_new[i]
+                if np.linalg.norm(step[i]) > 0.99 * longest[row]:
+                    longest[row] *= _LONGER
             else:
                 longest[row] = 0.4 * min(longest[row], float(np.linalg.norm(step[i])))
                 if solved:

@@ -14,7 +14,9 @@ DAMPING = 1e-3
 """Share of the mean squared slope that is added: directions that hardly move C take no long steps."""
 
 
-def least_norm(slope: Floats, missing: Floats, damping: float = DAMPING) -> Floats:
+def least_norm(
+    slope: Floats, missing: Floats, damping: float = DAMPING, free: Floats | None = None
+) -> Floats:
     """Shortest steps that change a tensor by what is missing.
 
     Parameters
@@ -24,12 +26,18 @@ def least_norm(slope: Floats, missing: Floats, damping: float = DAMPING) -> Floa
     missing : array, shape (..., k)
     damping : float
         Relative to the mean of the slope's squared singular values.
+    free : array, shape (d, d), optional
+        Symmetric: how readily each direction is taken. A projector confines steps to its range; otherwise
+        the step is shortest after division by it.
 
     Returns
     -------
     array, shape (..., d)
-        ``J^T (J J^T + damping tr(J J^T) / k)^-1 missing``.
+        ``J^T (J J^T + damping tr(J J^T) / k)^-1 missing``, with ``J free`` in place of J and the result times
+        ``free`` if that is given.
     """
+    if free is not None:
+        return least_norm(slope @ free, missing, damping) @ free
     across = np.swapaxes(slope, -1, -2)
     gram = slope @ across
     k = gram.shape[-1]

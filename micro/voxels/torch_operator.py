@@ -138,11 +138,24 @@ def element_energy(u: Tensor, v: Tensor, stiffness: Tensor, grid: Grid) -> Tenso
     stiffness : Tensor, shape (24, 24)
     grid : Grid
     """
-    full_u, full_v = grid.unfold(u), grid.unfold(v)
-    energies = []
-    for b in range(u.shape[2]):
-        local = torch.stack([corner(full_u[:, :, b], c, grid.shape) for c in CORNERS])
-        other = torch.stack([corner(full_v[:, :, b], c, grid.shape) for c in CORNERS])
-        force = (stiffness @ local.view(24, -1)).view_as(local)
-        energies.append((force * other).sum(dim=(0, 1)))
-    return torch.stack(energies, dim=1)
+    first = grid.unfold(u).contiguous()
+    second = first if v is u else grid.unfold(v).contiguous()
+    nodes = first.shape[1:]
+    total = first[0].numel()
+    sx, sy = _strides(grid.shape)
+    elements = total - sx - sy - 1  # what follows is padding only
+    size = min(_CHUNK, elements) if u.device.type == "cpu" else elements
+    scratch = torch.empty(3, 24 * size, dtype=u.dtype, device=u.device)
+    out = first.new_zeros(total)
+    for q in range(0, elements, size):
+        count = min(size, elements - q)
+        local, force, other = (row[: 24 * count] for row in scratch)
+        for field, into in ((first, local), (second, other))[: 1 if second is first else 2]:
+            into.view(2, 2, 2, 3, count).copy_(
+                field.as_strided((2, 2, 2, 3, count), (sx, sy, 1, total, 1), q)
+            )
+        torch.mm(stiffness, local.view(24, count), out=force.view(24, count))
+        force.mul_(local if second is first else other)
+        torch.sum(force.view(24, count), dim=0, out=out[q : q + count])
+    nx, ny, nz = grid.shape
+    return out.view(nodes)[..., :nx, :ny, :nz]

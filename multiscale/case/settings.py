@@ -146,7 +146,7 @@ class FillSettings(Table):
     """Relative error ||C - C_wanted|| / ||C_wanted|| (Frobenius) within which they do so, for soft cells."""
     candidates: Count = 48
     """Cells of a set considered for each group."""
-    generated: Count = 4
+    generated: Count = 2
     """Cells generated for each group, where the generator is the source."""
     seed: Index = 0
     """Seed of what is drawn at random: generated cells, and errors that probe the objective."""

@@ -38,7 +38,7 @@ from multiscale.fill.selection import (
     select,
 )
 from multiscale.fill.set_source import FAR
-from multiscale.fill.source import GENERATED, CellSource
+from multiscale.fill.source import GENERATED, CellSource, Neighbours
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.influence import Influence
 from multiscale.problem.problem import Problem, Role
@@ -142,7 +142,14 @@ class Filling:
 
         self._show(self.total, "cells for the fixed regions")
         special = [source.material(target) for target in materials.target]
-        offered = source.candidates(groups.target, self._progress)
+        counts = self.groups.counts
+        neighbours = Neighbours(
+            groups.size,
+            counts[self.fixed :, self.fixed :],
+            joined(special) if special else source.known.subset(slice(0, 0)),
+            counts[self.fixed :, : self.fixed],
+        )
+        offered = source.candidates(groups.target, neighbours, self._progress)
         n = source.known.n
         self._candidates, self._offered = offered, len(offered.C)
         index = np.full((self.total, offered.index.shape[1]), -1, dtype=np.int64)
@@ -262,6 +269,8 @@ class Filling:
         known = self._candidates.exact[chosen]
         self._add(finished.before.subset(~known), everyone[~known])
         self._add(finished.after.subset(new), everyone[new])
+        if finished.further is not None:
+            self._add(finished.further.cells, everyone[finished.further.rows])
 
     def _grow(self) -> bool:
         """Offer groups cells made for their neighbours' faces; whether there is anything new to choose from.

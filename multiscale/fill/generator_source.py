@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
 from micro.cell.tensor import Bounds, tensor_error
 from micro.generator import blocks
 from micro.generator.generator import Generator
+from micro.generator.likeness import LATTICE, Likeness
 from micro.generator.refinement import Refinement
-from micro.generator.samples import Samples
+from micro.generator.samples import Samples, joined
 from micro.runtime.arrays import Bools, Floats, Ints
-from micro.runtime.progress import Progress, unheard
+from micro.runtime.progress import Progress
+from micro.shape.space import distance_at
 from multiscale.fill.set_source import FAR, SetSource, solid_cell
 from multiscale.fill.source import (
     GENERATED,
     Candidates,
     Finished,
     Matched,
+    Neighbours,
 )
 
-_REFINEMENTS = 4
+_REFINEMENTS = 5
 """Homogenisations that a generated cell is given, the first one included."""
 
 _FAR_REFINEMENTS = 8
 """The same where no other cell came near: soft tensors, at the edge of what can be built."""
 
-_DRAWS = 1
-"""Candidates drawn for each generated one: a choice among several would cost the likeness of neighbours."""
-
 _GUIDED_DRAWS = 4
-"""The same for cells that continue a given face."""
+"""Candidates drawn for each cell that continues a given face."""
 
-_STEERING = 2
+_YIELDING = 0.3
+"""How readily the faces of cells that were drawn together give way to their tensors."""
+
+_STEERING = 4
 """Steps that a candidate is moved by the surrogate; the homogeniser does the rest."""
 
 _MATERIAL_SAMPLES, _MATERIAL_TRIALS = 6, 10
@@ -45,11 +48,10 @@ _MATERIAL_SAMPLES, _MATERIAL_TRIALS = 6, 10
 
 
 class GeneratorSource:
-    """Generated cells: candidate j of every group is drawn from the same noise.
+    """Generated cells: candidates j of all groups are drawn together as the neighbours they are.
 
-    Neighbouring groups want tensors that are nearly alike, and the sampler is continuous: from the same
-    noise their cells are nearly alike too, and meet. Cells that can't be made in one piece come from
-    ``spare``.
+    The cells of the fixed regions are given, and the others continue them
+    (:mod:`micro.generator.likeness`). Cells that can't be made in one piece come from ``spare``.
 
     Parameters
     ----------
@@ -57,15 +59,13 @@ class GeneratorSource:
     spare : SetSource
     count : int
         Candidates for each group.
-    seed, draws : int
+    seed : int
         As of :meth:`micro.generator.generator.Generator.sample`.
     """
 
-    def __init__(
-        self, generator: Generator, spare: SetSource, count: int = 4, seed: int = 0, draws: int = _DRAWS
-    ):
+    def __init__(self, generator: Generator, spare: SetSource, count: int = 2, seed: int = 0):
         self.generator, self.spare, self.count = generator, spare, count
-        self.seed, self.draws = seed, draws
+        self.seed = seed
         self.resolution = spare.cells.n
         self.open = spare.avoid_cavities
         self.known = spare.known
@@ -89,25 +89,38 @@ class GeneratorSource:
         )
         return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
 
-    def candidates(self, targets: Floats, progress: Progress) -> Candidates:
+    def candidates(self, targets: Floats, neighbours: Neighbours, progress: Progress) -> Candidates:
         """As :class:`CellSource`; tensors are the surrogate's."""
         m, count = len(targets), self.count
-        samples = blocks.sample(
-            self.generator,
-            targets,
-            count,
-            seed=self.seed,
-            draws=self.draws,
-            steering=_STEERING,
-            resolution=self.resolution,
-            open=self.open,
-            progress=lambda done, total, what="": progress(done // count, m, "generating cells"),
+        space = self.generator.model.space
+        likeness = Likeness(
+            space,
+            neighbours.counts,
+            LATTICE,
+            size=neighbours.size,
+            given=space.encode(distance_at(neighbours.fixed.octants(), space.n)),
+            beside=neighbours.beside,
         )
+        parts = []
+        for number in range(count):
+            progress(number * m // count, m, "generating cells")
+            parts.append(
+                self.generator.sample_together(
+                    targets,
+                    likeness,
+                    seed=self.seed,
+                    number=number,
+                    steering=_STEERING,
+                    resolution=self.resolution,
+                    open=self.open,
+                )
+            )
+        samples = joined(parts, self.resolution)
         octants = samples.octants()
         avoid = ~samples.connected
         if self.spare.avoid_cavities:
             avoid = avoid | encloses(octants)
-        index = np.arange(m * count, dtype=np.int64).reshape(m, count)
+        index = np.arange(m * count, dtype=np.int64).reshape(count, m).T
         exact = np.zeros(m * count, dtype=bool)
         return Candidates(octants[:, 0], samples.predicted, exact, avoid, index, samples)
 
@@ -122,27 +135,42 @@ class GeneratorSource:
     ) -> Finished:
         """As :class:`CellSource`."""
         samples: Samples = offered.origin
-        found = self._refined(samples.rows(chosen), targets, bounds, partial(progress, what="refining cells"))
-        octants, C = self._again(found, targets, bounds, progress)
-        generated = np.isfinite(C).all(axis=1) & found.start_known
+        held = offered.faces[chosen]  # on which the neighbours agree
+        refining = partial(progress, what="refining cells")
+        found = self._refined(samples.rows(chosen), targets, bounds, refining, faces=held, yielding=_YIELDING)
+        octants, C = found.octants.copy(), found.C.copy()
+        generated = found.known & found.start_known
         before, C_before = found.start_octants.copy(), found.start_C.copy()
         lost = np.flatnonzero(~generated)
         if len(lost):
-            near = self.spare.candidates(targets[lost], progress)
+            near = self.spare.candidates(targets[lost], None, progress)
             spare = self.spare.finish(near, near.index[:, 0], targets[lost], bounds, progress)
             octants[lost], C[lost] = spare.after.octants(), spare.after.C
             before[lost], C_before[lost] = spare.before.octants(), spare.before.C
         family = np.where(generated, GENERATED, "spare").tolist()
+        far = np.flatnonzero(bounds.error(C, targets) > FAR * bounds.tolerance)
+        further = None
+        if len(far):
+            made = self.with_faces(held[far], targets[far], bounds, progress, trials=_FAR_REFINEMENTS)
+            further = Matched(made.cells, far[made.rows])
         return Finished(
             CellSet.from_octants(before, C_before, family=family, poisson=self.poisson),
             CellSet.from_octants(octants, C, family=family, poisson=self.poisson),
+            further,
         )
 
-    def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
-        """As :class:`CellSource`: drawn under guidance by the face, refined so that it stays."""
+    def with_faces(
+        self,
+        faces: Bools,
+        targets: Floats,
+        bounds: Bounds,
+        progress: Progress,
+        trials: int = _REFINEMENTS,
+    ) -> Matched:
+        """As :class:`CellSource`: drawn under guidance by the face, refined so that it hardly moves."""
         samples = self._drawn(targets, self.seed, faces=faces, draws=_GUIDED_DRAWS, steering=_STEERING)
         continuing = partial(progress, what="cells that continue their neighbours")
-        found = self._refined(samples, targets, bounds, continuing, faces=faces)
+        found = self._refined(samples, targets, bounds, continuing, trials, faces=faces, yielding=_YIELDING)
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Matched(self._generated(found, rows), rows)
 
@@ -158,12 +186,12 @@ class GeneratorSource:
         bounds: Bounds,
         progress: Progress,
         trials: int = _REFINEMENTS,
-        faces: Bools | None = None,
+        **held: Any,
     ) -> Refinement:
         """To half of what a group's members may be apart: the cell adds little to that."""
         half = bounds.scaled(0.5)
-        settings = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
-        return blocks.refined(self.generator, samples, targets, faces=faces, progress=progress, **settings)
+        settings: dict[str, Any] = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
+        return blocks.refined(self.generator, samples, targets, progress=progress, **settings, **held)
 
     def _generated(self, found: Refinement, rows: Ints) -> CellSet:
         return CellSet.from_octants(
@@ -181,21 +209,6 @@ class GeneratorSource:
             good = good & ~encloses(found.octants)
         rows = np.flatnonzero(good)
         return Matched(self._generated(found, rows), rows)
-
-    def _again(
-        self, found: Refinement, targets: Floats, bounds: Bounds, progress: Progress
-    ) -> tuple[NDArray[np.bool_], Floats]:
-        """Octants and tensors, those beyond the tolerance replaced by freshly drawn ones if nearer."""
-        octants, C = found.octants.copy(), found.C.copy()
-        far = np.flatnonzero(~np.less_equal(bounds.error(C, targets), bounds.tolerance))
-        if len(far):
-            progress(0, len(far), "drawing other cells")
-            samples = self._drawn(targets[far], self.seed + 1)
-            fresh = self._refined(samples, targets[far], bounds, unheard)
-            gain = ~np.greater_equal(bounds.error(fresh.C, targets[far]), bounds.error(C[far], targets[far]))
-            gain &= fresh.known
-            octants[far[gain]], C[far[gain]] = fresh.octants[gain], fresh.C[gain]
-        return octants, C
 
 
 class JoinedSource(SetSource):
@@ -219,19 +232,14 @@ class JoinedSource(SetSource):
     def finish(
         self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
     ) -> Finished:
-        """As :class:`CellSource`; cells that stay far from their targets make way for generated ones."""
+        """As :class:`CellSource`; generated ones are offered where its cells stay far off."""
         done = super().finish(offered, chosen, targets, bounds, progress)
         error = bounds.error(done.after.C, targets)
         far = np.flatnonzero(error > FAR * bounds.tolerance)
         if len(far) == 0:
             return done
         made = self.generator.nearer(targets[far], bounds, progress)
-        of = far[made.rows]
-        better = np.flatnonzero(bounds.error(made.cells.C, targets[of]) < error[of])
-        pick = np.arange(len(error))
-        pick[of[better]] = len(error) + better
-        after = CellSet.concat([done.after.without_parameters(), made.cells])
-        return Finished(done.before, after.subset(pick))
+        return replace(done, further=Matched(made.cells, far[made.rows]))
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
         """As :class:`CellSource`."""

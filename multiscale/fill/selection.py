@@ -5,11 +5,13 @@ model of :mod:`multiscale.objective.influence` predicts it, N elements and e the
 relative one measured by its own bound if that is larger, :class:`micro.cell.tensor.Bounds`), the choice
 minimises ::
 
-    N J  +  sum_g size_g e(g, c_g)^2 / (2 tolerance)  +  weight * sum_{g<h} w(g, h) miss(c_g, c_h)
-         +  penalties
+    N J  +  sum_g size_g guard(e(g, c_g))  +  weight * sum_{g<h} w(g, h) miss(c_g, c_h)  +  penalties
+
+    guard(e) = e^2 / (2 tolerance) (1 + (e / (3 tolerance))^2)
 
 The first term weighs errors by what they do: those that cancel, or that nothing depends on, are free. The
-second one guards against what the model does not see. Two neighbouring groups meet at w(g, h) interfaces;
+second one guards against what the model does not see, from three tolerances on steeply: a soft cell off by a
+third is cheap for all else. Two neighbouring groups meet at w(g, h) interfaces;
 ``miss`` is 1/o - 1 with the overlap o of their patterns, as the compliance of a junction grows that passes
 the share o of a section; :attr:`Weights.hold` weighs the piece of either cell that hangs by the smallest
 share of its section (:mod:`multiscale.lattice.holds`) in the same way. A contact below what is asked, and a
@@ -17,8 +19,11 @@ cell that encloses void, are taken only if nothing else exists.
 
 Iterated conditional modes (Besag 1986), blocks being groups: sweep over them, the largest first, and give
 each its best candidate while the others stand still, until no group changes. Each step lowers the sum, so
-it ends; the result is a local minimum and deterministic. To start without a model of J its term is
-replaced by sum_g size_g e(g, c_g).
+it ends, in a local minimum. Without a choice to start with it is tried from the nearest tensors and from each
+column of candidates that all groups have (cells from one noise fit each other), and the best of these is
+annealed: in sweeps like the others each candidate is taken with its probability at a falling temperature
+(Geman and Geman 1984). The result is deterministic. To start without a model of J its term is replaced by
+sum_g size_g e(g, c_g).
 """
 
 from __future__ import annotations
@@ -41,8 +46,16 @@ _NO_CONTACT = 10.0
 _LEAST_OVERLAP = 0.02
 #: Cost of an element whose cell is one to avoid.
 _AVOIDED = 1.0
+#: Error, in tolerances, from which the guard is steep.
+_STEEP = 3.0
 #: More sweeps than any observed run needs (usually fewer than ten).
 _SWEEPS = 50
+#: Columns that a choice is started from, if there are no more: many are a set's nearest cells, of no kinship.
+_STARTS = 8
+#: First and last temperature, in units of an element's tensor error, and sweeps from the one to the other. On
+#: the flagship's 897 groups with 8 cells from noise each the sum falls from 38.8 to 26.8, in a second; three
+#: times as many sweeps, or three times the temperature, end within a hundredth of that.
+_HOT, _COLD, _ANNEALED = 1.0, 0.03, 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +174,26 @@ def select(
     model : Influence, optional
         What tensor errors do to the objective; by themselves they count alike.
     start : int array, shape (groups,), optional
-        Columns to begin with; the nearest tensors by default.
+        Columns to go on from.
     """
-    search = _Search(pool, groups, weights, model, start)
+    if start is not None:
+        return _settled(_Search(pool, groups, weights, model, start))
+    rows = len(pool.index)
+    common = np.flatnonzero((pool.index >= 0).all(axis=0))
+    starts: list[Ints | None] = [None]
+    if 1 < len(common) <= _STARTS:
+        starts += [np.full(rows, column, dtype=np.int64) for column in common]
+    found = [_settled(_Search(pool, groups, weights, model, columns)) for columns in starts]
+    best = min(found, key=lambda selection: selection.cost)
+    search = _Search(pool, groups, weights, model, best.choice)
+    rng = np.random.default_rng(0)
+    for temperature in np.geomspace(_HOT, _COLD, _ANNEALED):
+        search.sweep(float(temperature), rng)
+    return min(best, _settled(search), key=lambda selection: selection.cost)
+
+
+def _settled(search: _Search) -> Selection:
+    """The local minimum that a search comes to."""
     sweeps, changed = 0, True
     while changed and sweeps < _SWEEPS:
         changed, sweeps = search.sweep(), sweeps + 1
@@ -217,7 +247,9 @@ class _Search:
         there = pool.index >= 0
         size = groups.size[:, None].astype(float)
         error = np.asarray(weights.bounds.error(pool.C[pool.index], groups.target[:, None]))
-        own = size * (error**2 / (2 * weights.bounds.tolerance) + _AVOIDED * pool.avoid[pool.index])
+        tolerance = weights.bounds.tolerance
+        guard = error**2 / (2 * tolerance) * (1.0 + (error / (_STEEP * tolerance)) ** 2)
+        own = size * (guard + _AVOIDED * pool.avoid[pool.index])
         if model is None:
             own += size * error
         self.own: Floats = np.where(there, own, np.inf)
@@ -249,8 +281,8 @@ class _Search:
             self.parts.append(part)
             self.amplitude.append(base + part[np.arange(m), :, self.choice].sum(axis=0))
 
-    def sweep(self) -> bool:
-        """Every group once; whether any changed."""
+    def sweep(self, temperature: float = 0.0, rng: np.random.Generator | None = None) -> bool:
+        """Every group once, at its best or, with a temperature, at random; whether any changed."""
         changed = False
         for g in self.order:
             if np.count_nonzero(self.index[g] >= 0) < 2:
@@ -263,6 +295,9 @@ class _Search:
                     for a, p in zip(self.amplitude, self.parts, strict=True)
                 ]
                 total = total + self.elements * self.model.value(moved)
+            if rng is not None:
+                # The largest of these is each candidate with its probability (Gumbel 1954).
+                total = total - temperature * rng.gumbel(size=len(total))
             best = int(np.argmin(total))
             if total[best] < total[now] - 1e-12:
                 self.choice[g], changed = best, True

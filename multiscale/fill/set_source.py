@@ -22,6 +22,7 @@ from multiscale.fill.source import (
     CellSource,
     Finished,
     Matched,
+    Neighbours,
 )
 
 _TRIALS = 2
@@ -84,8 +85,8 @@ class SetSource:
             some = some if closed.all() else some.subset(~closed)
         return some
 
-    def candidates(self, targets: Floats, progress: Progress) -> Candidates:
-        """As :class:`CellSource`."""
+    def candidates(self, targets: Floats, neighbours: Neighbours | None, progress: Progress) -> Candidates:
+        """As :class:`CellSource`; the nearest ones, whoever their neighbours are."""
         further = _FURTHER if self.avoid_cavities else 1
         index, _ = library.nearest(self.cells, targets, min(further * self.count, len(self.cells)))
         rows, place = np.unique(index, return_inverse=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from scipy import sparse
+
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import Bounds
 from micro.runtime.arrays import Bools, Floats, Ints
@@ -50,19 +52,50 @@ class Candidates:
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
-    """Chosen cells before and after they were brought onto their targets, each with its own tensor."""
+class Neighbours:
+    """Who meets whom among the groups that are to be filled.
 
-    before: CellSet
-    after: CellSet
+    Attributes
+    ----------
+    size : int array, shape (m,)
+        Elements of each.
+    counts : sparse array, shape (m, m)
+        Interfaces between them.
+    fixed : CellSet
+        The f cells of the fixed regions.
+    beside : sparse array, shape (m, f)
+        Interfaces with those.
+    """
+
+    size: Ints
+    counts: sparse.csr_array
+    fixed: CellSet
+    beside: sparse.csr_array
 
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """Cells made for given faces, and which of those they are for; not every face gets one."""
+    """Cells made for some of what was asked, and which of it they are for; not everything gets one."""
 
     cells: CellSet
     rows: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """Chosen cells before and after they were brought onto their targets, each with its own tensor.
+
+    Attributes
+    ----------
+    before, after : CellSet
+        Of m cells.
+    further : Matched, optional
+        Others, made anew where a cell stayed far from its target.
+    """
+
+    before: CellSet
+    after: CellSet
+    further: Matched | None = None
 
 
 class CellSource(Protocol):
@@ -85,7 +118,7 @@ class CellSource(Protocol):
     def material(self, target: Floats) -> CellSet:
         """One cell, as near to a tensor (3,) as can be."""
 
-    def candidates(self, targets: Floats, progress: Progress) -> Candidates:
+    def candidates(self, targets: Floats, neighbours: Neighbours, progress: Progress) -> Candidates:
         """Candidates for each target (m, 3)."""
 
     def take(self, offered: Candidates, rows: Ints) -> CellSet:

@@ -11,8 +11,7 @@ from micro.cell import tensor
 from micro.data.packaged import load_dataset
 from micro.dataset.dataset import part
 from micro.generator.generator import Generator
-from micro.generator.guidance import Decoder, Shape, Wish, raised
-from micro.generator.opening import openness
+from micro.generator.guidance import Decoder, Shape, Wish, openness, raised
 from micro.generator.scalars import Scalar
 from micro.runtime.errors import InputError
 from micro.runtime.gradient_check import check_gradient

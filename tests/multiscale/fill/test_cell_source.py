@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from micro.cell import octant as cell
 from micro.cell.cellset import CellSet
@@ -15,29 +16,37 @@ from micro.runtime.progress import unheard
 from multiscale.fill.filling import joined
 from multiscale.fill.generator_source import GeneratorSource, JoinedSource
 from multiscale.fill.set_source import SetSource
+from multiscale.fill.source import Neighbours
 
 # Three targets along a line through the gamut, as neighbouring elements of a design want them.
 TARGETS = np.array([[0.30, 0.11, 0.09], [0.31, 0.112, 0.092], [0.32, 0.114, 0.094]])
 
 
+def in_a_row(count):
+    """Neighbours as along a row of elements, beside nothing fixed."""
+    counts = sparse.csr_array(np.diag(np.ones(count - 1), 1) + np.diag(np.ones(count - 1), -1))
+    nothing = load_library().subset(slice(0, 0))
+    return Neighbours(np.ones(count, dtype=int), counts, nothing, sparse.csr_array((count, 0)))
+
+
 @pytest.fixture(scope="module")
 def generated():
     source = GeneratorSource(Generator.load(), SetSource(load_library()), count=2, seed=1)
-    offered = source.candidates(TARGETS, unheard)
+    offered = source.candidates(TARGETS, in_a_row(3), unheard)
     return source, offered
 
 
 def test_candidates_of_the_generator(generated):
     _, offered = generated
     assert offered.faces.shape == (6, 32, 32)
-    assert offered.index.tolist() == [[0, 1], [2, 3], [4, 5]]
-    assert (tensor_error(offered.C, np.repeat(TARGETS, 2, axis=0)) < 0.1).all()
+    assert offered.index.tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert (tensor_error(offered.C[offered.index], TARGETS[:, None]) < 0.1).all()
     assert not offered.exact.any()
 
 
 def test_one_noise_makes_neighbours_alike(generated):
     _, offered = generated
-    faces = offered.faces.reshape(3, 2, 32, 32)
+    faces = offered.faces[offered.index]
     same = [(faces[i, 0] == faces[i + 1, 0]).mean() for i in range(2)]
     other = [(faces[i, 0] == faces[i + 1, 1]).mean() for i in range(2)]
     assert min(same) > 0.8
@@ -79,7 +88,7 @@ def test_cells_that_enclose_void_are_passed_over():
     cells = load_library()
     near = SetSource(cells, 6, avoid_cavities=False)
     far = SetSource(cells, 6)
-    rows = {source: source.candidates(TARGETS, unheard) for source in (near, far)}
+    rows = {source: source.candidates(TARGETS, None, unheard) for source in (near, far)}
     closed = encloses(near.take(rows[near], np.arange(len(rows[near].C))).octants())
     assert closed.any()
     assert not rows[near].avoid.any()
@@ -95,11 +104,11 @@ def test_cells_that_enclose_void_are_passed_over():
 
 def test_cells_of_a_set_are_corrected_if_far():
     source = SetSource(load_library(), 40)
-    offered = source.candidates(TARGETS, unheard)
+    offered = source.candidates(TARGETS, None, unheard)
     chosen = offered.index[:, -1]
     before = source.take(offered, chosen)
     # What was offered since, to others, changes nothing.
-    source.candidates(TARGETS[::-1] * 0.7, unheard)
+    source.candidates(TARGETS[::-1] * 0.7, None, unheard)
     assert np.array_equal(source.take(offered, chosen).packed, before.packed)
     kept = source.finish(offered, chosen, TARGETS, Bounds(1.0), unheard)
     assert np.array_equal(kept.after.packed, before.packed)
@@ -109,7 +118,7 @@ def test_cells_of_a_set_are_corrected_if_far():
 
 def test_a_cell_made_for_a_face_has_it(generated):
     source, _ = generated
-    near = source.spare.candidates(TARGETS[:1], unheard)
+    near = source.spare.candidates(TARGETS[:1], None, unheard)
     neighbour = source.spare.take(near, near.index[:, 0])
     made = source.with_faces(neighbour.faces(), TARGETS[2:], Bounds(0.01), unheard)
     assert made.rows.tolist() == [0]
@@ -126,15 +135,17 @@ def test_a_soft_target_gets_a_generated_cell_where_none_of_the_set_is_near():
     generator = GeneratorSource(Generator.load(), SetSource(library))
     source = JoinedSource(library, generator, 4, True)
     bounds = Bounds(0.01, 0.05)
-    offered = source.candidates(target, unheard)
+    offered = source.candidates(target, None, unheard)
     nearest = offered.index[:, 0]
     before = source.take(offered, nearest)
     assert tensor_error(before.C, target) < 0.01
     assert relative_error(before.C, target) > 0.2
     finished = source.finish(offered, nearest, target, bounds, unheard)
-    assert relative_error(finished.after.C, target) < 0.5 * relative_error(before.C, target)
-    assert not encloses(finished.after.octants()).any()
-    np.testing.assert_allclose(homogenize_octants(finished.after.octants()).C, finished.after.C, rtol=1e-3)
+    assert finished.further.rows.tolist() == [0]
+    assert relative_error(finished.further.cells.C, target) < 0.5 * relative_error(before.C, target)
+    made = finished.further.cells
+    assert not encloses(made.octants()).any()
+    np.testing.assert_allclose(homogenize_octants(made.octants()).C, made.C, rtol=1e-3)
 
 
 def test_joined_keeps_parameters_only_if_all_have_them():

@@ -41,7 +41,8 @@ def cost(pool, groups, weights, model, choice):
     """The documented sum, written out."""
     cells = pool.index[np.arange(len(choice)), choice]
     error = tensor_error(pool.C[cells], groups.target)
-    total = float((groups.size * error**2 / (2 * weights.bounds.tolerance)).sum())
+    tolerance = weights.bounds.tolerance
+    total = float((groups.size * error**2 / (2 * tolerance) * (1 + (error / (3 * tolerance)) ** 2)).sum())
     total += float((groups.size * pool.avoid[cells]).sum())
     if model is None:
         total += float((groups.size * error).sum())

@@ -1,0 +1,122 @@
+"""Likeness of cells that are to be neighbours: one energy over a graph, and its proximal step.
+
+Cells drawn each by itself, even from one noise, part company where the sampler's paths fork. Drawn together
+they need not: at every step of the sampler the estimates z0 of all cells are replaced by the minimiser of ::
+
+    sum_g size_g |z_g - z0_g|^2 / 2  +  s / 2  sum_{g<h} count_gh |z_g - z_h|^2
+
+with ``count_gh`` the interfaces between g and h, and the network makes cells of these at the noise that is
+left (universal guidance, Bansal et al. 2023, by an energy of many samples at once). Given cells may be among
+the neighbours: they stay as they are. A chain between two cells is an interpolation
+(:mod:`micro.explore.sequence`), the groups of a design are a lattice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from micro.generator.face_guidance import FaceGuide
+from micro.runtime.arrays import Floats, Singles
+from micro.runtime.errors import InputError
+from micro.shape.space import ShapeSpace
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How much neighbours' likeness counts.
+
+    Attributes
+    ----------
+    cells, faces : float
+        s of the energy: in the directions of the shape space that leave a cell's outer face as it is, and in
+        those that move it.
+    until : float
+        Noise level, in units of the data's spread, down to which estimates are drawn together. What is left
+        below it is each cell's own, for its tensor.
+    """
+
+    cells: float
+    faces: float
+    until: float = 0.0
+
+
+LATTICE = Strength(8.0, 8.0, 2.0)
+"""For the flagship's 897 groups from one noise: unlike neighbours overlap by 0.990 (0.839 without), those
+below 0.4 fall from 938 to none, and the surrogate sees a tensor error of 1.8 % after two steps (0.5 %). Kept
+up to a noise of 1 the error is 3.4 %; given up at 5, the overlap is 0.938."""
+
+
+class Likeness:
+    """The proximal step of the energy of likeness.
+
+    Parameters
+    ----------
+    space : ShapeSpace
+    counts : array_like or sparse, shape (m, m)
+        Interfaces between the cells, symmetric; the diagonal counts nothing.
+    strength : Strength
+    size : array_like, shape (m,), optional
+        What each cell counts: the elements that hold it. One by default.
+    given : array, shape (f, d), optional
+        Coordinates of neighbours that stay as they are.
+    beside : array_like or sparse, shape (m, f), optional
+        Interfaces with them.
+
+    Raises
+    ------
+    InputError
+        If the arrays do not match.
+    """
+
+    def __init__(
+        self,
+        space: ShapeSpace,
+        counts: ArrayLike | sparse.sparray,
+        strength: Strength,
+        *,
+        size: ArrayLike | None = None,
+        given: Singles | None = None,
+        beside: ArrayLike | sparse.sparray | None = None,
+    ):
+        between = sparse.csr_array(counts, dtype=np.float64)
+        m = between.shape[0]
+        self._given = np.zeros((0, space.dimension)) if given is None else given.astype(np.float64)
+        to = sparse.csr_array((m, len(self._given)) if beside is None else beside, dtype=np.float64)
+        self._size = np.ones(m) if size is None else np.asarray(size, dtype=np.float64)
+        if between.shape != (m, m) or to.shape != (m, len(self._given)) or self._size.shape != (m,):
+            shapes = (between.shape, to.shape, self._size.shape)
+            raise InputError("counts, size and given cells do not match", key="counts", value=shapes)
+        self._strength, self._to = strength, to
+        own = between.diagonal()
+        met = np.asarray(between.sum(axis=1)).reshape(-1) - own + np.asarray(to.sum(axis=1)).reshape(-1)
+        self._laplacian = sparse.diags_array(met + own) - between
+        n = space.n
+        free = FaceGuide(space, np.zeros((1, n, n), dtype=bool)).free
+        parts: list[tuple[float, Floats | None]] = [
+            (strength.cells, free),
+            (strength.faces, np.eye(len(free)) - free),
+        ]
+        self._parts = [(strength.cells, None)] if strength.cells == strength.faces else parts
+        self._solvers = [
+            splu(sparse.csc_array(sparse.diags_array(self._size) + s * self._laplacian))
+            for s, _ in self._parts
+        ]
+
+    def __len__(self) -> int:
+        return len(self._size)
+
+    def __call__(self, clean: NDArray[np.floating], noise: float) -> Floats:
+        """Estimates (m, d) of all cells, made at a noise level, to those to go on with."""
+        at = clean.astype(np.float64)
+        if noise <= self._strength.until:
+            return at
+        out = np.zeros_like(at)
+        for (s, part), solver in zip(self._parts, self._solvers, strict=True):
+            right = self._size[:, None] * at + s * (self._to @ self._given)
+            out += solver.solve(right if part is None else right @ part)
+        return out
