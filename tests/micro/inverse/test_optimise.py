@@ -176,8 +176,9 @@ def test_isotropy_is_held() -> None:
 def test_an_isotropic_cell_that_gets_wider_when_pulled() -> None:
     """From the default start: connected, isotropic, within its volume and stiff enough, or it is said."""
     goal = Goal("poisson", 0.3, isotropic=True, stiffness=0.003)
-    result = optimise(Settings(goal, n=12, effort=0.6))
-    assert poisson(result.C) < 0.1  # n = 12 resolves no hinge; n = 32 ends at -0.6
+    result = optimise(Settings(goal, n=16, effort=0.6))
+    # n = 16 hardly resolves a hinge (-0.20; n = 32 ends at -0.6), n = 12 none: rounding decides how it ends.
+    assert poisson(result.C) < -0.1
     assert result.met == goal.met(result.C, result.volume)
     _check(result)
 
