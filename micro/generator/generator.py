@@ -27,7 +27,7 @@ from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
-from micro.generator.likeness import Likeness
+from micro.generator.likeness import YIELDING, Likeness
 from micro.generator.refinement import RELATIVE, Refinement, refine
 from micro.generator.samples import CLEAN, Delivery, Samples, generated, joined
 from micro.generator.steering import predict, steer
@@ -176,7 +176,7 @@ class Generator:
         number: int = 0,
         steps: int = 18,
         steering: int = 4,
-        yielding: float = 0.3,
+        yielding: float = YIELDING,
         resolution: int = 32,
         open: bool = False,
     ) -> Samples:

@@ -103,14 +103,20 @@ def apply_stiffness(
     for q in range(0, elements, size):
         count = min(size, elements - q)
         local, force = scratch[0, : 24 * count], scratch[1, : 24 * count].view(24, count)
-        view = full.as_strided((2, 2, 2, 3, count), (sx, sy, 1, total, 1), q)
-        local.view(2, 2, 2, 3, count).copy_(view)
+        _gather(full, grid, q, local)
         torch.mm(stiffness, local.view(24, count), out=force)
         weight = density[q : q + count]
         for part, (dx, dy, dz) in zip(force.view(8, 3, count).unbind(), CORNERS, strict=True):
             target = out.as_strided((3, count), (total, 1), q + dx * sx + dy * sy + dz)
             target.addcmul_(part, weight, value=sign)
     return grid.fold(out)
+
+
+def _gather(field: Tensor, grid: Grid, first: int, into: Tensor) -> None:
+    """Copy the 24 values of each element from number ``first`` on, (24 * count,), out of all nodes."""
+    count = len(into) // 24
+    strides = (*_strides(grid.shape), 1, field[0].numel(), 1)
+    into.view(2, 2, 2, 3, count).copy_(field.as_strided((2, 2, 2, 3, count), strides, first))
 
 
 def corner(u: Tensor, offset: tuple[int, int, int], shape: tuple[int, int, int]) -> Tensor:
@@ -150,10 +156,9 @@ def element_energy(u: Tensor, v: Tensor, stiffness: Tensor, grid: Grid) -> Tenso
     for q in range(0, elements, size):
         count = min(size, elements - q)
         local, force, other = (row[: 24 * count] for row in scratch)
-        for field, into in ((first, local), (second, other))[: 1 if second is first else 2]:
-            into.view(2, 2, 2, 3, count).copy_(
-                field.as_strided((2, 2, 2, 3, count), (sx, sy, 1, total, 1), q)
-            )
+        _gather(first, grid, q, local)
+        if second is not first:
+            _gather(second, grid, q, other)
         torch.mm(stiffness, local.view(24, count), out=force.view(24, count))
         force.mul_(local if second is first else other)
         torch.sum(force.view(24, count), dim=0, out=out[q : q + count])

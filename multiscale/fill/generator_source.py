@@ -13,7 +13,7 @@ from micro.cell.octant import encloses
 from micro.cell.tensor import Bounds, tensor_error
 from micro.generator import blocks
 from micro.generator.generator import Generator
-from micro.generator.likeness import LATTICE, Likeness
+from micro.generator.likeness import LATTICE, YIELDING, Likeness
 from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples, joined
 from micro.runtime.arrays import Bools, Floats, Ints
@@ -36,9 +36,6 @@ _FAR_REFINEMENTS = 8
 
 _GUIDED_DRAWS = 4
 """Candidates drawn for each cell that continues a given face."""
-
-_YIELDING = 0.3
-"""How readily the faces of cells that were drawn together give way to their tensors."""
 
 _STEERING = 4
 """Steps that a candidate is moved by the surrogate; the homogeniser does the rest."""
@@ -137,7 +134,7 @@ class GeneratorSource:
         samples: Samples = offered.origin
         held = offered.faces[chosen]  # on which the neighbours agree
         refining = partial(progress, what="refining cells")
-        found = self._refined(samples.rows(chosen), targets, bounds, refining, faces=held, yielding=_YIELDING)
+        found = self._refined(samples.rows(chosen), targets, bounds, refining, faces=held, yielding=YIELDING)
         octants, C = found.octants.copy(), found.C.copy()
         generated = found.known & found.start_known
         before, C_before = found.start_octants.copy(), found.start_C.copy()
@@ -170,7 +167,7 @@ class GeneratorSource:
         """As :class:`CellSource`: drawn under guidance by the face, refined so that it hardly moves."""
         samples = self._drawn(targets, self.seed, faces=faces, draws=_GUIDED_DRAWS, steering=_STEERING)
         continuing = partial(progress, what="cells that continue their neighbours")
-        found = self._refined(samples, targets, bounds, continuing, trials, faces=faces, yielding=_YIELDING)
+        found = self._refined(samples, targets, bounds, continuing, trials, faces=faces, yielding=YIELDING)
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Matched(self._generated(found, rows), rows)
 
