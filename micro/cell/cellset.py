@@ -23,7 +23,6 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +32,9 @@ from numpy.typing import ArrayLike, NDArray
 from micro.cell import octant as cell
 from micro.cell.chamber import pack, packed_bytes, unpack, unpack_face
 from micro.cell.tensor import POISSON
+from micro.runtime.arrays import Bools, Bytes, Floats
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 if TYPE_CHECKING:  # loading it takes half a second, which only reading and writing should wait for
     import zarr
@@ -69,11 +69,11 @@ class CellSet:
     """
 
     n: int
-    packed: NDArray[np.uint8]
-    C: NDArray[np.float64]
-    volume: NDArray[np.float64]
+    packed: Bytes
+    C: Floats
+    volume: Floats
     family: NDArray[np.str_]
-    params: NDArray[np.float64]
+    params: Floats
     attrs: dict[str, Any] = field(default_factory=dict)
     poisson: float = POISSON
 
@@ -94,7 +94,7 @@ class CellSet:
         if not -1 < self.poisson < 0.5:
             raise InputError("must lie between -1 and 0.5", key="poisson", value=self.poisson)
 
-    def require_poisson(self, poisson: float, file: str | PathLike[str] | None = None) -> None:
+    def require_poisson(self, poisson: float, file: PathLike | None = None) -> None:
         """Refuse a base material that the tensors do not hold for.
 
         Raises
@@ -148,13 +148,13 @@ class CellSet:
     def __len__(self) -> int:
         return len(self.packed)
 
-    def octants(self, index: ArrayLike | slice | None = None) -> NDArray[np.bool_]:
+    def octants(self, index: ArrayLike | slice | None = None) -> Bools:
         """Octants as bool (m, n, n, n), or (n, n, n) for a single integer; all of them by default."""
         if isinstance(index, int | np.integer):
             return unpack(self.packed[int(index)][None], self.n)[0]
         return unpack(self.packed[self._rows(index)], self.n)
 
-    def faces(self, index: ArrayLike | slice | None = None) -> NDArray[np.bool_]:
+    def faces(self, index: ArrayLike | slice | None = None) -> Bools:
         """Outer faces as bool (m, n, n) (a single integer: (n, n)); index 0 of each octant."""
         if isinstance(index, int | np.integer):
             return cell.face(self.octants(index))
@@ -223,7 +223,7 @@ class CellSet:
         sha.update("\n".join(self.family.tolist()).encode())
         return sha.hexdigest()
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write as a Zarr group, atomically: a directory, or one file when ``path`` ends in ``.zip``."""
         families, codes = np.unique(self.family, return_inverse=True)
         attributes = {
@@ -257,7 +257,7 @@ class CellSet:
                 store.close()
 
     @staticmethod
-    def load(path: str | PathLike[str]) -> CellSet:
+    def load(path: PathLike) -> CellSet:
         """Read what :meth:`save` wrote.
 
         Raises
@@ -340,7 +340,7 @@ def _check_header(attributes: dict[str, Any], source: Path) -> None:
         raise InputError("the resolution must be a positive integer", file=source, key="n", value=n)
 
 
-def require_poisson(what: str, own: float, wanted: float, file: str | PathLike[str] | None = None) -> None:
+def require_poisson(what: str, own: float, wanted: float, file: PathLike | None = None) -> None:
     """Refuse a base material that something made by homogenisation does not hold for.
 
     Parameters

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from micro.cell.octant import checked_octants, is_symmetric
-from micro.runtime.arrays import Bools, Bytes, Floats
+from micro.runtime.arrays import Bools, Bytes, Floats, Ints
 from micro.runtime.errors import InputError
 
 CORNERS: Floats = np.array([[0, 0, 0], [0, 0, 0.5], [0, 0.5, 0.5], [0.5, 0.5, 0.5]])
@@ -50,7 +50,7 @@ class Chamber:
 
     n: int
     points: Floats
-    weights: NDArray[np.int64]
+    weights: Ints
 
     @cached_property
     def waves(self) -> Floats:
@@ -137,7 +137,7 @@ def pack(octants: ArrayLike) -> Bytes:
     return np.packbits(array.astype(bool, copy=False).reshape(m, n**3)[:, inside], axis=1)
 
 
-def _checked_bits(packed: ArrayLike, n: int) -> NDArray[np.uint8]:
+def _checked_bits(packed: ArrayLike, n: int) -> Bytes:
     """``packed`` as uint8 (m, bytes of n), or an InputError."""
     array = np.asarray(packed)
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != packed_bytes(n):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from os import PathLike
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from micro.cell.cellset import CellSet
 from micro.cell.picture import cell_image
 from micro.cell.tensor import tensor_error
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 _ROWS, _COLUMNS = 8, 8
 _PIXELS = 160
 
 
-def save_sheet(path: str | PathLike[str], cells: CellSet, targets: ArrayLike) -> None:
+def save_sheet(path: PathLike, cells: CellSet, targets: ArrayLike) -> None:
     """Write a PNG with the first cells of the first targets (at most 8 by 8).
 
     Parameters
@@ -27,7 +25,6 @@ def save_sheet(path: str | PathLike[str], cells: CellSet, targets: ArrayLike) ->
     targets : array_like, shape (q, 3)
         NaN where no tensor was asked for.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     wanted = np.asarray(targets, dtype=np.float64)
@@ -35,7 +32,6 @@ def save_sheet(path: str | PathLike[str], cells: CellSet, targets: ArrayLike) ->
     shown = np.unique(of)[:_ROWS]
     columns = min(_COLUMNS, max(int((of == t).sum()) for t in shown))
     figure = Figure(figsize=(1.5 * columns + 0.2, 1.75 * len(shown) + 0.2), dpi=110)
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(shown), columns, squeeze=False)
     for line, target in zip(axes, shown, strict=True):
         for axis in line:

@@ -13,7 +13,7 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.arrays import Bools
+from micro.runtime.arrays import Bools, Ints
 from micro.runtime.errors import InputError
 
 
@@ -87,7 +87,7 @@ def contacts(solid: Bools) -> Contacts:
     )
 
 
-def _across(parts: NDArray[np.integer], corners: bool) -> list[NDArray[np.int64]]:
+def _across(parts: NDArray[np.integer], corners: bool) -> list[Ints]:
     """Parts that meet across the cell's faces: rows (a, b, x, y, z), b in the image at that offset."""
     steps: list[tuple[int, ...]] = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
     if corners:
@@ -112,12 +112,12 @@ def _across(parts: NDArray[np.integer], corners: bool) -> list[NDArray[np.int64]
     return rows
 
 
-def _joined(count: int, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], Bools]:
+def _joined(count: int, pairs: Ints) -> tuple[Ints, Bools]:
     """Pieces of the parts 0 to ``count``, from 1 on in their order, and whether each goes on without end.
 
     A piece goes on without end if a walk through it comes back to the same part in another image of the cell.
     """
-    neighbours: list[list[tuple[int, NDArray[np.int64]]]] = [[] for _ in range(count + 1)]
+    neighbours: list[list[tuple[int, Ints]]] = [[] for _ in range(count + 1)]
     for a, b, *offset in pairs:
         shift = np.array(offset)
         neighbours[a].append((int(b), shift))

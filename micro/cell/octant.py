@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from micro.runtime.arrays import Bools
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 
 _PERMUTATIONS = tuple(permutations(range(3)))
@@ -55,6 +55,11 @@ def is_symmetric(octant: ArrayLike) -> bool:
     array = checked_octants(octant)
     # A transposition and a cycle generate the whole group.
     return all(np.array_equal(array, _permuted(array, p)) for p in ((1, 0, 2), (1, 2, 0)))
+
+
+def nearest_voxels(m: int, n: int) -> NDArray[np.intp]:
+    """Along an edge of m voxels, those nearest to the centres of n voxels; (n,)."""
+    return np.minimum((np.arange(n) + 0.5) * m / n, m - 0.5).astype(int)
 
 
 def half_period_shift(octant: ArrayLike) -> NDArray:
@@ -99,7 +104,7 @@ def face(octants: ArrayLike) -> NDArray:
     return checked_octants(octants)[..., 0, :, :]
 
 
-def similarity(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+def similarity(a: ArrayLike, b: ArrayLike) -> Floats:
     """Shape similarity of two voxel sets (the founding paper's Eq. 5).
 
     Voxels solid in both over the geometric mean of their solid voxels: 1 for
@@ -189,7 +194,7 @@ def largest_component(octant: ArrayLike) -> Bools:
     return labels == best[0] + 1
 
 
-def encloses(octants: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def encloses(octants: Bools) -> Bools:
     """Whether cells enclose void in a lattice of their own kind; bool octants (m, n, n, n) to (m,).
 
     In it an octant stands among its mirror images, so a piece of its void goes on for ever exactly if it

@@ -6,15 +6,13 @@ gradient there is the surface's normal. No graphics driver, so it works anywhere
 
 from __future__ import annotations
 
-from os import PathLike
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from micro.cell.octant import cell_from_octant
-from micro.runtime.arrays import Floats
-from micro.runtime.files import atomic_path
+from micro.runtime.arrays import Bools, Bytes, Floats
+from micro.runtime.files import PathLike, atomic_path
 
 _VIEW = np.array([0.9, 0.55, 0.5])
 """From the cell's centre towards the eye."""
@@ -25,7 +23,7 @@ _STEP = 0.7
 """Steps along a ray, in voxels."""
 
 
-def cell_image(octant: NDArray[np.bool_], pixels: int = 360) -> NDArray[np.uint8]:
+def cell_image(octant: Bools, pixels: int = 360) -> Bytes:
     """Shaded view of the cell of a bool octant (n, n, n), its near corner cut out; (pixels, pixels, 3)."""
     n = len(octant)
     solid = ndimage.gaussian_filter(cell_from_octant(octant).astype(np.float32), 0.7, mode="wrap")
@@ -55,7 +53,7 @@ def cell_image(octant: NDArray[np.bool_], pixels: int = 360) -> NDArray[np.uint8
     return _shaded(solid, origin, hit, towards)
 
 
-def _shaded(solid: NDArray, origin: Floats, hit: Floats, towards: Floats) -> NDArray[np.uint8]:
+def _shaded(solid: NDArray, origin: Floats, hit: Floats, towards: Floats) -> Bytes:
     image = np.ones((*hit.shape, 3))
     there = ~np.isnan(hit)
     at = (origin[there] + hit[there, None] * towards).T
@@ -69,7 +67,7 @@ def _shaded(solid: NDArray, origin: Floats, hit: Floats, towards: Floats) -> NDA
     return np.asarray(np.round(255 * np.clip(image, 0, 1)), dtype=np.uint8)
 
 
-def save_picture(path: str | PathLike[str], octant: NDArray[np.bool_], pixels: int = 360) -> None:
+def save_picture(path: PathLike, octant: Bools, pixels: int = 360) -> None:
     """Write :func:`cell_image` as a PNG file."""
     from matplotlib.image import imsave
 

@@ -134,7 +134,7 @@ def _columns(triangles: Floats, x: Floats, y: Floats, z: Floats) -> Ints:
     return np.rint(above).astype(np.int64)[:, None]
 
 
-def _crossings(triangles: Floats, rays: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+def _crossings(triangles: Floats, rays: Floats) -> tuple[Ints, Floats, Floats]:
     """Where lines along z through rays (c, 2), sorted by x, meet triangles: ray, height, and +1 going out."""
     a, b, c = (np.ascontiguousarray(triangles[:, i]) for i in range(3))
     low, high = triangles[:, :, :2].min(axis=1), triangles[:, :, :2].max(axis=1)
@@ -144,7 +144,7 @@ def _crossings(triangles: Floats, rays: Floats) -> tuple[NDArray[np.int64], Floa
         np.searchsorted(rays[:, 0], high[:, 0], side="right"),
     )
     count = np.where(area == 0.0, 0, np.maximum(stop - start, 0))
-    found: list[tuple[NDArray[np.int64], Floats, Floats]] = []
+    found: list[tuple[Ints, Floats, Floats]] = []
     ends = np.cumsum(count)
     first = 0
     while first < len(count):

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 
-_STL_HEAD = 84
-_STL_RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+STL_HEAD = 84
+STL_RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _VERTEX = re.compile(rb"vertex\s+(\S+)\s+(\S+)\s+(\S+)")
 _PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -95,8 +95,8 @@ def read_stl(path: Path) -> tuple[Floats, NDArray]:
         If it is none, or cut short.
     """
     data = path.read_bytes()
-    count = int.from_bytes(data[_STL_HEAD - 4 : _STL_HEAD], "little")
-    size = _STL_HEAD + _STL_RECORD.itemsize * count
+    count = int.from_bytes(data[STL_HEAD - 4 : STL_HEAD], "little")
+    size = STL_HEAD + STL_RECORD.itemsize * count
     if (
         len(data) != size
         and data.lstrip()[:5].lower() == b"solid"
@@ -105,11 +105,11 @@ def read_stl(path: Path) -> tuple[Floats, NDArray]:
         if b"endsolid" not in data[-1000:]:
             raise InputError("is cut short: it has no end of its solid", file=path)
         corners = _numbers(_VERTEX.findall(data), path)
-    elif len(data) < max(size, _STL_HEAD):
-        there = max(0, len(data) - _STL_HEAD) // _STL_RECORD.itemsize
+    elif len(data) < max(size, STL_HEAD):
+        there = max(0, len(data) - STL_HEAD) // STL_RECORD.itemsize
         raise InputError(f"is cut short or no STL: it names {count} triangles and holds {there}", file=path)
     else:
-        corners = np.frombuffer(data, _STL_RECORD, count, _STL_HEAD)["corners"].astype(float).reshape(-1, 3)
+        corners = np.frombuffer(data, STL_RECORD, count, STL_HEAD)["corners"].astype(float).reshape(-1, 3)
     if not len(corners) or len(corners) % 3:
         raise InputError("holds no surface", file=path)
     return corners, np.arange(len(corners)).reshape(-1, 3)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 
 
@@ -128,7 +128,7 @@ def born_margins(C: ArrayLike) -> Floats:
     return np.stack([C[..., 0] - C[..., 1], C[..., 0] + 2 * C[..., 1], C[..., 2]], axis=-1)
 
 
-def is_definite(C: ArrayLike) -> NDArray[np.bool_]:
+def is_definite(C: ArrayLike) -> Bools:
     """Whether tensors (..., 3) are finite and positive definite, as of every stable material; shape (...)."""
     C = _tensor(C)
     with np.errstate(invalid="ignore"):

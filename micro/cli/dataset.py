@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from micro.cell import tensor
+from micro.cli.options import DatasetOption, PoissonOption, ProcessesOption
 from micro.runtime.errors import InputError
 from micro.runtime.executor import among
 from micro.runtime.progress import stage_bar
@@ -32,7 +33,7 @@ def build(
     n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 32,
     pool: Annotated[int, typer.Option(help="Candidates by formula.")] = 16000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 2,
-    nu: Annotated[float, typer.Option(help="Poisson's ratio of the base material.")] = tensor.POISSON,
+    nu: PoissonOption = tensor.POISSON,
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 1000,
     extremes: Annotated[
         int, typer.Option(help="Cells pushed over the edge by inverse homogenisation; 0: no extremes.")
@@ -70,7 +71,7 @@ def refine(
     out: Annotated[
         Path, typer.Option(help="File to write: the data set, or with --part all that is finished, to go on.")
     ],
-    n: Annotated[int, typer.Option("--n", help="Voxels along an octant's edge.")] = 64,
+    n: Annotated[int, typer.Option(help="Voxels along an octant's edge.")] = 64,
     file: Annotated[
         Path | None, typer.Option("--data", help="The first edition (default: the packaged data set).")
     ] = None,
@@ -83,9 +84,7 @@ def refine(
     part: Annotated[
         bool, typer.Option("--part", help="Write what is finished as it is, to go on from.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one a processor core")
-    ] = None,
+    workers: ProcessesOption = None,
     work: WorkOption = None,
     finished: Annotated[
         bool, typer.Option("--finished", help="Only gather what is finished; make nothing new.")
@@ -124,9 +123,7 @@ def refine(
 @app.command()
 def gamut(
     out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
-    file: Annotated[
-        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
-    ] = None,
+    file: DatasetOption = None,
 ) -> None:
     """Learn phi(C), which tensors can be built, from a data set; calibrated on its validation cells."""
     from micro.dataset.learn import learn_gamut
@@ -140,9 +137,7 @@ def gamut(
 @app.command()
 def least_volume(
     out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
-    file: Annotated[
-        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
-    ] = None,
+    file: DatasetOption = None,
 ) -> None:
     """Learn v(C), how light a cell of a tensor can be, from a data set: what mass limits are made of."""
     from micro.dataset.learn import learn_least_volume
@@ -181,9 +176,7 @@ def info(
 def card(
     page: Annotated[Path, typer.Option(help="Page to write (Markdown).")] = Path("docs/dataset.md"),
     images: Annotated[Path, typer.Option(help="Folder of its pictures.")] = Path("docs/images"),
-    file: Annotated[
-        Path | None, typer.Option("--data", help="A data set (default: the packaged one).")
-    ] = None,
+    file: DatasetOption = None,
     shapes: Annotated[int, typer.Option(help="Cells of the resolution study.")] = 24,
     resolutions: Annotated[str, typer.Option(help="Its resolutions, ascending.")] = "16,32,64",
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from micro.cli.generate import GeneratorOption
+from micro.cli.options import GeneratorOption, IsotropicOption, ProcessesOption, print_json
 from micro.runtime.errors import NotConverged
 from micro.runtime.executor import among
 from micro.runtime.progress import stage_bar
@@ -20,11 +18,10 @@ from micro.runtime.progress import stage_bar
 
 def extreme(
     objective: Annotated[
-        str,
-        typer.Option(help="**bulk**, **shear**, **young** (high) or **poisson** (low).", show_default=False),
+        str, typer.Option(help="**bulk**, **shear**, **young** (high) or **poisson** (low).")
     ],
-    volume: Annotated[float, typer.Option(help="Solid fraction, at most.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder to write; the same command resumes.", show_default=False)],
+    volume: Annotated[float, typer.Option(help="Solid fraction, at most.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; the same command resumes.")],
     starts: Annotated[int, typer.Option(help="Generated starts.")] = 20,
     compare: Annotated[
         bool, typer.Option("--compare", help="As many random starts beside the generated ones.")
@@ -32,17 +29,13 @@ def extreme(
     vary: Annotated[
         int, typer.Option(min=0, help="Further starts, drawn from the turned noise of the best ends.")
     ] = 0,
-    isotropic: Annotated[
-        bool, typer.Option("--isotropic", help="Hold the Zener ratio in 0.95..1.05.")
-    ] = False,
+    isotropic: IsotropicOption = False,
     stiffness: Annotated[float, typer.Option(help="Least Young's modulus, for poisson.")] = 0.005,
     n: Annotated[int, typer.Option(help="Voxels along the edge of the cells' octants.")] = 16,
     conditions: Annotated[int, typer.Option(help="Cells of the data set near the extreme to ask for.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of the generated and the random starts.")] = 0,
     effort: Annotated[float, typer.Option(help="Factor on the number of evaluations.")] = 1.0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one a processor core")
-    ] = None,
+    workers: ProcessesOption = None,
     generator: GeneratorOption = "default",
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON object.")] = False,
 ) -> None:
@@ -74,7 +67,7 @@ def extreme(
     save_figure(out / "extreme.png", plan, runs)
     found = summary(plan, runs)
     if as_json:
-        sys.stdout.write(json.dumps(found, allow_nan=False) + "\n")
+        print_json(found)
         return
     _print(found, out)
 

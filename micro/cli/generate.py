@@ -14,16 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from micro.cli.options import DeviceOption, GeneratorOption, OverwriteOption, require_positive
 from micro.runtime.errors import InputError
 from micro.runtime.executor import among
 from micro.runtime.files import check_free
 from micro.runtime.progress import stage_bar
-
-GeneratorOption = Annotated[
-    str, typer.Option("--generator", help="Weights: a .safetensors file, or `default` for the packaged ones.")
-]
-DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-
 
 _VOLUME_MET = 0.02
 """Difference of volume fractions up to which a wish counts as met."""
@@ -47,9 +42,7 @@ def generate(
     c44: Annotated[float | None, typer.Option(help="C44 of a single target.")] = None,
     volume: Annotated[float | None, typer.Option(help="Solid fraction of a single target.")] = None,
     per_target: Annotated[int, typer.Option(help="Cells for each target.")] = 4,
-    n: Annotated[
-        int, typer.Option("--n", help="Voxels along an octant's edge; the cell has twice as many.")
-    ] = 32,
+    n: Annotated[int, typer.Option(help="Voxels along an octant's edge; the cell has twice as many.")] = 32,
     refine: Annotated[
         bool, typer.Option("--refine", help="Move each cell onto its target with the homogeniser.")
     ] = False,
@@ -64,12 +57,10 @@ def generate(
         bool, typer.Option("--open", help="Cells that enclose no void, which would keep powder or resin.")
     ] = False,
     raises: Annotated[
-        list[str] | None,
-        typer.Option("--raise", help="Scalar that is to be high, such as 'K / K_HS'.", show_default=False),
+        list[str] | None, typer.Option("--raise", help="Scalar that is to be high, such as 'K / K_HS'.")
     ] = None,
     lowers: Annotated[
-        list[str] | None,
-        typer.Option("--lower", help="Scalar that is to be low, such as 'nu'.", show_default=False),
+        list[str] | None, typer.Option("--lower", help="Scalar that is to be low, such as 'nu'.")
     ] = None,
     face: Annotated[
         str | None,
@@ -78,9 +69,7 @@ def generate(
     bare: Annotated[
         bool, typer.Option("--bare", help="The diffusion model alone: one draw, no screening, no steering.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write over an earlier result in --out.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     seed: Annotated[int, typer.Option(min=0, help="A cell depends on its target and its seed alone.")] = 0,
     generator: GeneratorOption = "default",
     device: DeviceOption = "cpu",
@@ -96,6 +85,7 @@ def generate(
     by a file of `micro train --regress`.
     """
     from micro.explore.given import given_cell
+    from micro.generator.blocks import Request
     from micro.generator.generate import check_targets, generate as run, read_targets
     from micro.generator.generator import Generator
     from micro.generator.regressor import SUFFIX
@@ -114,8 +104,7 @@ def generate(
         raise InputError("--c11, --c12 and --c44 are given together", key="--c11", value=single)
     else:
         wanted, volumes = np.full((1, 3), np.nan), np.array([np.nan if volume is None else volume])
-    if per_target < 1:
-        raise InputError("at least 1", key="--per-target", value=per_target)
+    require_positive({"--per-target": per_target})
     if refine and not np.isfinite(wanted).all():
         raise InputError("needs target tensors", key="--refine")
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed, "open": open}
@@ -125,24 +114,11 @@ def generate(
     wishes = [("raise", text) for text in raises or []] + [("lower", text) for text in lowers or []]
     for text in [text for _, text in wishes if not text.endswith(SUFFIX)]:
         Scalar(text)  # what is no expression is refused before anything is loaded
+    asked = Request(
+        generator, device, per_target, n, refine, tolerance, relative, settings, outer, tuple(wishes)
+    )
     with stage_bar("cells") as progress:
-        report = run(
-            wanted,
-            volumes,
-            out,
-            weights=generator,
-            device=device,
-            workers=among(workers, 1),
-            per_target=per_target,
-            resolution=n,
-            refined=refine,
-            tolerance=tolerance,
-            relative=relative,
-            face=outer,
-            wishes=wishes,
-            progress=progress,
-            **settings,
-        )
+        report = run(asked, wanted, volumes, out, workers=among(workers, 1), progress=progress)
     table = Table("figure", "value", title=escape(str(out)))
     for key in (
         "error_mean",
@@ -189,8 +165,7 @@ def _note_volume(number: int, line: dict[str, Any]) -> None:
 def train(
     out: Annotated[Path, typer.Option(help="Directory of checkpoints and weights; kept to resume.")],
     data: Annotated[
-        list[Path] | None,
-        typer.Option(help="A data set (default: the packaged one); may be given again.", show_default=False),
+        list[Path] | None, typer.Option(help="A data set (default: the packaged one); may be given again.")
     ] = None,
     start: Annotated[
         str | None,
@@ -230,9 +205,7 @@ def train(
     from micro.training.data import Settings
     from micro.training.pipeline import train as run
 
-    for key, value in (("--samples", samples), ("--width", width), ("--depth", depth), ("--batch", batch)):
-        if value < 1:
-            raise InputError("at least 1", key=key, value=value)
+    require_positive({"--samples": samples, "--width": width, "--depth": depth, "--batch": batch})
     before = None if start is None else Generator.load(start).model
     if dimension is None:
         dimension = Settings.dimension if before is None else before.space.dimension
@@ -289,8 +262,7 @@ def active(
     number: Annotated[int, typer.Option("--round", help="Number of the round, from 1; also its seed.")],
     count: Annotated[int, typer.Option(help="Targets to generate for.")] = 1500,
     data: Annotated[
-        Path | None,
-        typer.Option(help="The data known so far (default: the packaged set).", show_default=False),
+        Path | None, typer.Option(help="The data known so far (default: the packaged set).")
     ] = None,
     generator: GeneratorOption = "default",
     trials: Annotated[
@@ -311,9 +283,7 @@ def active(
     from micro.generator.generator import Generator
     from micro.training.active import active_round
 
-    for key, value in (("--round", number), ("--count", count), ("--trials", trials)):
-        if value < 1:
-            raise InputError("at least 1", key=key, value=value)
+    require_positive({"--round": number, "--count": count, "--trials": trials})
     path = (dataset_directory() if work is None else work) / "active" / f"round{number:03d}.zarr.zip"
     if path.exists():
         print(f"{path} is there already")

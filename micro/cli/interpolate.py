@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from micro.cli.generate import GeneratorOption
+from micro.cli.options import GeneratorOption, OverwriteOption, print_json
 from micro.runtime.errors import InputError
 from micro.runtime.files import check_free, write_json
 
@@ -22,31 +20,27 @@ def interpolate(
         str,
         typer.Argument(
             metavar="A",
-            show_default=False,
             help="A cell: C11,C12,C44, dataset:ROW, library:ROW, SET.zarr:ROW, or a file of voxels.",
         ),
     ],
-    b: Annotated[str, typer.Argument(metavar="B", show_default=False, help="Another one.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     steps: Annotated[int, typer.Option(help="Cells, both ends included.")] = 9,
     along: Annotated[
         str,
         typer.Option(help="**tensor**: each cell is moved onto the path; **noise**: the noise alone."),
     ] = "tensor",
     maximise: Annotated[
-        str | None,
-        typer.Option(help="**bulk**: along volumes, each cell as stiff as can be.", show_default=False),
+        str | None, typer.Option(help="**bulk**: along volumes, each cell as stiff as can be.")
     ] = None,
-    n: Annotated[int, typer.Option("--n", help="Voxels along the edge of generated ends' octants.")] = 32,
+    n: Annotated[int, typer.Option(help="Voxels along the edge of generated ends' octants.")] = 32,
     tolerance: Annotated[
         float, typer.Option(help="Tensor error (Eq. 4) at which a cell is left alone.")
     ] = 2e-3,
     trials: Annotated[int, typer.Option(min=1, help="Homogenisations of a cell at most.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of generated ends.")] = 0,
     generator: GeneratorOption = "default",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write over an earlier result in --out.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Cells that lead from one to another: graded in stiffness, alike from step to step.
@@ -87,7 +81,7 @@ def interpolate(
     write_json(out / "sequence.json", {"ends": [a, b], "along": along, **report})
     save_figure(out / "sequence.png", found)
     if as_json:
-        sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
+        print_json(report)
         return
     table = Table("figure", "value", title=f"{escape(str(out))}: {steps} cells")
     for key, value in report.items():

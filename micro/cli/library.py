@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from micro.cell import tensor
+from micro.cli.options import PoissonOption
 from micro.runtime.executor import among
 from micro.runtime.files import cache_path
 from micro.runtime.progress import stage_bar
@@ -36,7 +37,7 @@ def build(
     round_size: Annotated[int, typer.Option(help="Candidates of one round.")] = 500,
     reach: Annotated[int, typer.Option(help="Goals searched for by all shape parameters.")] = 40,
     focus: Annotated[float, typer.Option(help="How much denser cells stand where designs need them.")] = 2.0,
-    nu: Annotated[float, typer.Option(help="Poisson's ratio of the base material.")] = 0.3,
+    nu: PoissonOption = 0.3,
     gamut: Annotated[Path | None, typer.Option(help="Also write the library's gamut to this file.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
     cache: Annotated[Path | None, typer.Option(help="Work directory; kept to resume.")] = None,

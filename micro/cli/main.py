@@ -6,7 +6,6 @@ converge, or a cell carries no load; 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,6 +19,7 @@ from micro.cli.generate import register as register_generator
 from micro.cli.interpolate import interpolate
 from micro.cli.library import app as library_app
 from micro.cli.optimize import optimize
+from micro.cli.options import DeviceOption, PoissonOption, print_json, three_numbers
 from micro.runtime.errors import InputError, NotConverged, file_error
 from micro.runtime.executor import among, on_ranks
 from micro.runtime.version import version_option
@@ -76,7 +76,6 @@ def homogenize(
         Path,
         typer.Argument(
             metavar="FILE",
-            show_default=False,
             help="Voxels (.npy, .npz, .vti, .vdb) or a closed surface (.stl, .obj, .ply, .3mf).",
         ),
     ],
@@ -88,12 +87,10 @@ def homogenize(
     general: Annotated[
         bool, typer.Option("--general", help="Six loads on the whole cell even if it is cubic.")
     ] = False,
-    nu: Annotated[float, typer.Option(help="Poisson's ratio of the base material.")] = 0.3,
+    nu: PoissonOption = 0.3,
     void: Annotated[float, typer.Option(help="Modulus of bool voids; 0 removes them.")] = 0.0,
     rtol: Annotated[float, typer.Option(help="Relative residual to reach.")] = 1e-5,
-    array: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default=False, help="Array to read of several.")
-    ] = None,
+    array: Annotated[str | None, typer.Option(metavar="NAME", help="Array to read of several.")] = None,
     resolution: Annotated[
         int | None,
         typer.Option(metavar="N", show_default="64", help="Voxels along the longest edge of a surface."),
@@ -114,12 +111,9 @@ def homogenize(
             help="A voxel's edges, if no cube.",
         ),
     ] = None,
-    solid: Annotated[
-        int | None,
-        typer.Option(metavar="VALUE", show_default=False, help="The value that is solid."),
-    ] = None,
+    solid: Annotated[int | None, typer.Option(metavar="VALUE", help="The value that is solid.")] = None,
     moduli: Annotated[bool, typer.Option("--moduli", help="Whole numbers are Young's moduli.")] = False,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    device: DeviceOption = "cpu",
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that share octants.", show_default="one, with threads"),
@@ -151,7 +145,9 @@ def homogenize(
         moduli=moduli,
     )
     voxels = read.values
-    edges = read.edges if spacing is None else _spacing(spacing)
+    edges = (
+        read.edges if spacing is None else three_numbers(spacing, "--spacing", "three numbers with commas")
+    )
     if octant and len(set(edges)) > 1:
         raise InputError("excludes voxels that are not cubes", file=file, key="--octant", value=edges)
     if voxels.ndim == 4 and not octant:
@@ -167,7 +163,7 @@ def homogenize(
         raise InputError(error.reason, file=file, key=error.key, value=error.value) from None
     report["taken_for"] = read.taken
     if as_json:
-        sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
+        print_json(report)
     else:
         print_report(report, str(file))
     status = report["status"]
@@ -196,14 +192,6 @@ def _box(text: str) -> Any:
     if len(low) != 3 or not all(a < b for a, b in zip(low, high, strict=True)):
         raise InputError("three ranges LOW:HIGH with commas are needed", key="--box", value=text)
     return low, high
-
-
-def _spacing(text: str) -> tuple[float, float, float]:
-    try:
-        dx, dy, dz = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError("three numbers with commas are needed", key="--spacing", value=text) from None
-    return dx, dy, dz
 
 
 def _device(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -16,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from micro.cell import tensor
-from micro.runtime.errors import InputError, NotConverged
+from micro.cli.options import IsotropicOption, PoissonOption, print_json, three_numbers
+from micro.runtime.errors import NotConverged
 from micro.runtime.files import write_json
 
 
@@ -25,21 +25,16 @@ def optimize(
         str,
         typer.Option(
             help="**bulk**, **shear** or **young** (as stiff as possible), **poisson** (as low as possible) "
-            "or **match** (a given tensor).",
-            show_default=False,
+            "or **match** (a given tensor)."
         ),
     ],
-    volume: Annotated[
-        float, typer.Option(help="Solid fraction, at most; for match: of the start.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write; the same command resumes.", show_default=False)],
+    volume: Annotated[float, typer.Option(help="Solid fraction, at most; for match: of the start.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; the same command resumes.")],
     n: Annotated[int, typer.Option(help="Voxels along the edge of the cell's octant.")] = 32,
     target: Annotated[
         str | None, typer.Option(metavar="C11,C12,C44", help="Tensor to match, in units of E_s.")
     ] = None,
-    isotropic: Annotated[
-        bool, typer.Option("--isotropic", help="Hold the Zener ratio in 0.95..1.05.")
-    ] = False,
+    isotropic: IsotropicOption = False,
     stiffness: Annotated[float, typer.Option(help="Least Young's modulus, for poisson.")] = 0.005,
     start: Annotated[
         str,
@@ -56,7 +51,7 @@ def optimize(
     ] = None,
     method: Annotated[str, typer.Option(help="oc, mma, or auto.")] = "auto",
     effort: Annotated[float, typer.Option(help="Factor on the number of evaluations.")] = 1.0,
-    nu: Annotated[float, typer.Option(help="Poisson's ratio of the base material.")] = 0.3,
+    nu: PoissonOption = 0.3,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Find the cell that is best at something: inverse homogenisation.
@@ -79,7 +74,7 @@ def optimize(
     """
     from micro.inverse import Goal, Settings
 
-    wanted = None if target is None else _tensor(target)
+    wanted = None if target is None else three_numbers(target, "--target", "three numbers C11,C12,C44")
     settings = Settings(
         Goal(objective, volume, wanted, isotropic, stiffness, nu),
         n=n,
@@ -93,7 +88,7 @@ def optimize(
     )
     metrics = _run(settings, out, quiet=as_json)
     if as_json:
-        sys.stdout.write(json.dumps(metrics, allow_nan=False) + "\n")
+        print_json(metrics)
     else:
         _print(metrics, out)
     if not metrics["met"]:
@@ -164,14 +159,6 @@ def _missed(goal: Any, metrics: dict[str, Any]) -> str:
     if goal.name == "poisson":
         asked.append(f"Young's modulus {metrics['young']:.5f} (at least {goal.stiffness:g})")
     return "one of: " + ", ".join(asked)
-
-
-def _tensor(text: str) -> tuple[float, float, float]:
-    try:
-        c11, c12, c44 = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError("three numbers C11,C12,C44 are needed", key="--target", value=text) from None
-    return c11, c12, c44
 
 
 def _start(text: str) -> Any:

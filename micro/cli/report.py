@@ -16,6 +16,7 @@ from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants, homogenize_shared
 from micro.homogenize.periodic import brick, homogenize_cell
 from micro.runtime import memory
+from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.executor import executor
 from micro.runtime.progress import stage_bar
@@ -71,7 +72,7 @@ def cell_report(
 
 
 def _hanging(
-    voxels: NDArray, C: NDArray[np.float64], edges: tuple[float, float, float], settings: dict[str, Any]
+    voxels: NDArray, C: Floats, edges: tuple[float, float, float], settings: dict[str, Any]
 ) -> Report:
     """Pieces, floating solid, and how much of the tensor passes through edges and corners of voxels."""
     solid = voxels > 0 if settings.get("void", 0.0) == 0 else np.ones(voxels.shape, dtype=bool)
@@ -118,7 +119,7 @@ def octants_report(
     return reports[0] if single else {key: [r[key] for r in reports] for key in reports[0]}
 
 
-def constants(C: NDArray[np.float64]) -> Report:
+def constants(C: Floats) -> Report:
     """Engineering constants of C (6, 6), its Zener ratio, nearest cubic and isotropic tensors."""
     cubic, isotropic = nearest_cubic(C), nearest_isotropic(C)
     ratio = float(zener(cubic))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ from micro.families.families import FAMILIES, family
 from micro.library.build import Recipe, label_pool
 from micro.library.labelling import Labels, is_stiff, load_labels, presentable
 from micro.runtime.errors import InputError
-from micro.runtime.files import cache_path
+from micro.runtime.files import PathLike, cache_path
 from micro.runtime.jobs import Workers
 from micro.runtime.progress import Progress, unheard
 
@@ -55,7 +54,7 @@ EARLY = 10
 
 
 def build(
-    work: str | PathLike[str],
+    work: PathLike,
     recipe: Recipe = POOL,
     runs: int = PUSHES,
     *,
@@ -113,7 +112,7 @@ def make_extremes(work: Path, recipe: Recipe, runs: int, team: Workers) -> None:
     team.finish("extremes", pushes(CellSet.concat(parts), runs, folder))
 
 
-def assemble(work: str | PathLike[str], recipe: Recipe = POOL, *, command: str | None = None) -> CellSet:
+def assemble(work: PathLike, recipe: Recipe = POOL, *, command: str | None = None) -> CellSet:
     """The data set of what is finished in ``work``: clean, thinned and split, with sources and parts.
 
     Cells are sorted by family and volume, so that neighbours in the file share bits and compress.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from micro.library.build import MEDIUM
 from micro.library.retrieval import nearest
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 BOX = 1 / 24
 """Edge of the boxes in scaled moduli by which coverage is counted."""
@@ -51,9 +50,9 @@ class Study:
 
 def write_card(
     cells: CellSet,
-    file: str | PathLike[str],
-    page: str | PathLike[str],
-    images: str | PathLike[str],
+    file: PathLike,
+    page: PathLike,
+    images: PathLike,
     *,
     shapes: int = 24,
     resolutions: tuple[int, ...] = (16, 32, 64),

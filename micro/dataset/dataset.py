@@ -27,6 +27,7 @@ from scipy.spatial import cKDTree
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import scaled_moduli
 from micro.dataset.duplicates import fingerprints, near_duplicates
+from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
 
 PARTS = ("train", "validation", "test")
@@ -144,12 +145,12 @@ def sources(cells: CellSet) -> NDArray[np.str_]:
     return np.array(names, dtype=np.str_)[letters]
 
 
-def openness(cells: CellSet) -> NDArray[np.bool_]:
+def openness(cells: CellSet) -> Bools:
     """Which cells of a labelled data set enclose no void in a lattice of their own kind; (m,)."""
     return _letters(cells, "open", _OPEN_LETTERS) == 1
 
 
-def masks(cells: CellSet) -> dict[str, NDArray[np.bool_]]:
+def masks(cells: CellSet) -> dict[str, Bools]:
     """Which cells of a data set are for ``train``, ``validation`` and ``test``; each bool (m,)."""
     letters = _letters(cells, "split", _PART_LETTERS)
     return {name: letters == i for i, name in enumerate(PARTS)}

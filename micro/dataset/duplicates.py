@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.cell.chamber import chamber, fundamental_domain
+from micro.runtime.arrays import Bytes, Floats, Singles
 
 ALIKE = 0.98
 """Above this similarity two cells count as the same shape."""
 
 
-def near_duplicates(
-    packed: NDArray[np.uint8], n: int, *, threshold: float = ALIKE, block: int = 512
-) -> NDArray[np.intp]:
+def near_duplicates(packed: Bytes, n: int, *, threshold: float = ALIKE, block: int = 512) -> NDArray[np.intp]:
     """Pairs of cells that are alike as they are, or after a shift of one by half a period.
 
     Parameters
@@ -62,7 +61,7 @@ def near_duplicates(
     return np.sort(np.concatenate(found), axis=1)
 
 
-def fingerprints(packed: NDArray[np.uint8], n: int) -> NDArray[np.uint64]:
+def fingerprints(packed: Bytes, n: int) -> NDArray[np.uint64]:
     """A 64-bit hash of each cell's bits (BLAKE2b), the same for the cell shifted by half a period; (m,)."""
     inside, _ = fundamental_domain(n)
     mirrored = _shifted_rank(n)
@@ -71,7 +70,7 @@ def fingerprints(packed: NDArray[np.uint8], n: int) -> NDArray[np.uint64]:
     return _hashes(packed) + _hashes(shifted)
 
 
-def _hashes(packed: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def _hashes(packed: Bytes) -> NDArray[np.uint64]:
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in packed]
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
 
@@ -83,10 +82,10 @@ def _shifted_rank(n: int) -> NDArray[np.intp]:
     return rank[np.ravel_multi_index((n - 1 - i, n - 1 - j, n - 1 - k), (n, n, n))]
 
 
-def _bits(packed: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
+def _bits(packed: Bytes, count: int) -> Singles:
     return np.unpackbits(packed, axis=1, count=count).astype(np.float32)
 
 
-def _counts(packed: NDArray[np.uint8], weights: NDArray[np.float32], block: int) -> NDArray[np.float64]:
+def _counts(packed: Bytes, weights: Singles, block: int) -> Floats:
     parts = [_bits(packed[i : i + block], len(weights)) @ weights for i in range(0, len(packed), block)]
     return np.concatenate([np.empty(0), *parts]).astype(np.float64)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from os import PathLike
-
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
-from micro.runtime.arrays import Floats
-from micro.runtime.files import atomic_path
+from micro.runtime.arrays import Bools, Floats
+from micro.runtime.files import PathLike, atomic_path
 
-Stage = tuple[str, NDArray[np.bool_]]
+Stage = tuple[str, Bools]
 """A name, and which cells it brought."""
 
 COLOURS = {"pool": "#3b75af", "library": "#4a4a4a", "active": "#2f9e6e", "extremes": "#c43d2f"}
@@ -34,7 +31,7 @@ def projections(cells: CellSet) -> list[tuple[str, str, Floats, Floats]]:
     ]
 
 
-def coverage(cells: CellSet, kinds: NDArray[np.str_], path: str | PathLike[str]) -> None:
+def coverage(cells: CellSet, kinds: NDArray[np.str_], path: PathLike) -> None:
     """All cells in the five views, coloured by the kind of their source (m,), with the bounds."""
     figure = Figure(figsize=(10, 6.2), layout="constrained")
     axes = figure.subplots(2, 3)
@@ -49,7 +46,7 @@ def coverage(cells: CellSet, kinds: NDArray[np.str_], path: str | PathLike[str])
     _write(figure, path)
 
 
-def rounds(cells: CellSet, stages: list[Stage], path: str | PathLike[str]) -> None:
+def rounds(cells: CellSet, stages: list[Stage], path: PathLike) -> None:
     """A row for each stage: what was there before (grey) over what it added (red), in the five views."""
     figure = Figure(figsize=(10, 1.75 * len(stages)), layout="constrained")
     axes = figure.subplots(len(stages), 5, squeeze=False)
@@ -68,7 +65,7 @@ def rounds(cells: CellSet, stages: list[Stage], path: str | PathLike[str]) -> No
     _write(figure, path)
 
 
-def resolution(resolutions: list[int], C: Floats, families: list[str], path: str | PathLike[str]) -> None:
+def resolution(resolutions: list[int], C: Floats, families: list[str], path: PathLike) -> None:
     """Moduli (shapes, resolutions, 3) against the finest ones, a line for each shape.
 
     Parameters
@@ -117,8 +114,7 @@ def _decorate(ax: Axes, x: str, y: str, nu: float) -> None:
         ax.plot(volume, y_values, color="black", lw=0.8)
 
 
-def _write(figure: Figure, path: str | PathLike[str]) -> None:
-    FigureCanvasAgg(figure)
+def _write(figure: Figure, path: PathLike) -> None:
     with atomic_path(path) as temporary:
         # Without the time and version that matplotlib adds: the same cells give the same file.
         figure.savefig(

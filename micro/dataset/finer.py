@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from micro.homogenize.sensitivity import sensitivities
 from micro.library.labelling import is_stiff, presentable
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 from micro.runtime.jobs import Workers
 from micro.runtime.progress import Progress, unheard
 from micro.shape.channels import is_open
@@ -270,7 +270,7 @@ def build(
     first: CellSet,
     n: int,
     *,
-    folder: str | PathLike[str] | None = None,
+    folder: PathLike | None = None,
     blocks: int | None = None,
     start: CellSet | None = None,
     workers: int | None = 1,

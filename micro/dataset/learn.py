@@ -13,7 +13,7 @@ import numpy as np
 
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import POISSON
-from micro.dataset.dataset import part
+from micro.dataset.dataset import PARTS, part
 from micro.gamut.gamut import Gamut
 from micro.gamut.least_volume import LeastVolume
 from micro.runtime.errors import InputError
@@ -46,7 +46,7 @@ def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 
     """
     if not 0 < coverage <= 1:
         raise InputError("lies between 0 and 1", key="coverage", value=coverage)
-    tensors = {name: part(cells, name).C for name in ("train", "validation", "test")}
+    tensors = {name: part(cells, name).C for name in PARTS}
     if min(len(C) for C in tensors.values()) == 0:
         raise InputError("training, validation and test cells are needed to learn and check a gamut")
     bare = Gamut.fit(tensors["train"], slack=0.0, spacing=spacing)
@@ -77,8 +77,6 @@ def learn_least_volume(cells: CellSet, **options: Any) -> LeastVolume:
     InputError
         If the set has no parts, or is of another base material than the bound that v is measured from.
     """
-    from micro.dataset.dataset import PARTS, part
-
     cells.require_poisson(POISSON)
     parts = {name: part(cells, name) for name in PARTS}
     train = parts["train"]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from micro.cell import tensor
+from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 
 KINDS = ("tensor", "volume", "openness")
@@ -113,7 +114,7 @@ def per_number(given: Tensor) -> Tensor:
     return given[:, _OF[: numbers_of(given.shape[1])]]
 
 
-def _tensor_numbers(C: NDArray[np.float64]) -> NDArray[np.float64]:
+def _tensor_numbers(C: Floats) -> Floats:
     """Constants on the scale of Eq. 4 (-1 to 1), and the moduli's logarithms, which tell soft cells apart."""
     low, high = tensor.PAPER_RANGE.T
     scaled = np.maximum(tensor.to_moduli(C) / tensor.to_moduli(tensor.SOLID), _SOFTEST)

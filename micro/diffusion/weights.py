@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from micro.cell.tensor import POISSON
 from micro.diffusion.network import Denoiser
 from micro.diffusion.surrogate import Surrogate
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from micro.shape.space import ShapeSpace
 
 FORMAT = "cubic-cell-generator"
@@ -51,7 +50,7 @@ class Model:
         """Poisson's ratio of the base material of the cells it was trained on."""
         return float(self.card.get("poisson", POISSON))
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write atomically; weights and basis as bfloat16 (three significant digits are kept)."""
         tensors = {
             "space.mean": torch.from_numpy(self.space.mean).float(),
@@ -72,7 +71,7 @@ class Model:
             save_file(tensors, temporary, metadata=header)
 
     @staticmethod
-    def load(path: str | PathLike[str]) -> Model:
+    def load(path: PathLike) -> Model:
         """Read what :meth:`save` wrote.
 
         Raises
@@ -82,12 +81,7 @@ class Model:
         """
         if not Path(path).is_file():
             raise InputError("there is no such file of weights", file=path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"not a readable safetensors file: {error}", file=path) from error
+        header, tensors = read_tensors(path)
         for key, wanted in (("format", FORMAT), ("version", VERSION)):
             if header.get(key) != wanted:
                 raise InputError(f"is to be {wanted}", file=path, key=key, value=header.get(key))
@@ -129,6 +123,21 @@ def _sizes(denoiser: Denoiser, surrogate: Surrogate) -> dict[str, dict[str, int]
     }
     sizes["denoiser"]["kinds"] = denoiser.kinds
     return sizes
+
+
+def read_tensors(path: PathLike) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and named tensors of a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If it can't be read as one.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"not a readable safetensors file: {error}", file=path) from error
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

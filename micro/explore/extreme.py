@@ -141,7 +141,30 @@ class _Job:
     settings: Settings
 
     def make(self) -> None:
-        _make(self)
+        """Optimise from one start and write its file."""
+        began, settings = time.perf_counter(), self.settings
+        state = begin(settings)
+        start = binary_cell(state.x, state.n, settings.goal.volume, settings.nu)
+        nothing = np.full(3, np.nan)
+        known: dict[str, Any] = {
+            "start_C": nothing if start is None else start.C,
+            "start_volume": np.nan if start is None else start.volume,
+        }
+        try:
+            result = optimise(settings, state=state)
+        except NotConverged:
+            # A start that leads to no connected cell is an outcome, not to be tried again on resuming.
+            found: dict[str, Any] = {
+                "packed": pack(np.zeros((0, settings.n, settings.n, settings.n), bool)),
+                "C": nothing,
+            }
+            found |= {"met": False, "solves": sum(s.evaluations for s in settings.stages())}
+        else:
+            found = {"packed": pack(result.octant[None]), "C": result.C, "met": result.met}
+            found["solves"] = result.solves
+        seconds = time.perf_counter() - began
+        arrays = known | found | {"n": settings.n, "seconds": seconds}
+        write_arrays(self.path, {name: np.asarray(value) for name, value in arrays.items()}, pack=False)
 
 
 def conditions(goal: Goal, cells: CellSet, count: int) -> np.ndarray:
@@ -311,33 +334,6 @@ def _done(jobs: list[_Job], team: Workers) -> list[Run]:
     """The runs of jobs, made where their files are not there yet."""
     team.finish("starts", jobs)
     return [_load(job.path, job.kind) for job in jobs]
-
-
-def _make(job: _Job) -> None:
-    """Optimise from one start and write its file."""
-    began, settings = time.perf_counter(), job.settings
-    state = begin(settings)
-    start = binary_cell(state.x, state.n, settings.goal.volume, settings.nu)
-    nothing = np.full(3, np.nan)
-    known: dict[str, Any] = {
-        "start_C": nothing if start is None else start.C,
-        "start_volume": np.nan if start is None else start.volume,
-    }
-    try:
-        result = optimise(settings, state=state)
-    except NotConverged:
-        # A start that leads to no connected cell is an outcome, not to be tried again on resuming.
-        found: dict[str, Any] = {
-            "packed": pack(np.zeros((0, settings.n, settings.n, settings.n), bool)),
-            "C": nothing,
-        }
-        found |= {"met": False, "solves": sum(s.evaluations for s in settings.stages())}
-    else:
-        found = {"packed": pack(result.octant[None]), "C": result.C, "met": result.met}
-        found["solves"] = result.solves
-    seconds = time.perf_counter() - began
-    arrays = known | found | {"n": settings.n, "seconds": seconds}
-    write_arrays(job.path, {name: np.asarray(value) for name, value in arrays.items()}, pack=False)
 
 
 def _load(path: Path, kind: str) -> Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from micro.cell.picture import cell_image
 from micro.data.packaged import load_dataset
 from micro.explore.extreme import KINDS, Plan, Run, bound, ends
 from micro.inverse import Goal
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 _COLOURS = dict(zip(KINDS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
 _LABELS = {
@@ -25,14 +24,12 @@ _LABELS = {
 _SHOWN = 4
 
 
-def save_figure(path: str | PathLike[str], plan: Plan, runs: Sequence[Run]) -> None:
+def save_figure(path: PathLike, plan: Plan, runs: Sequence[Run]) -> None:
     """Write a PNG: property against volume, property against stiffness or anisotropy, the best four cells."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     goal, cells = plan.goal, load_dataset()
     figure = Figure(figsize=(10, 6.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.5, 1])
     above, below = parts
     by_volume, beside = above.subplots(1, 2)

@@ -20,7 +20,7 @@ from torch import Tensor
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import fundamental_domain
-from micro.cell.octant import connectivity, face, half_period_shift, similarity
+from micro.cell.octant import connectivity, face, half_period_shift, nearest_voxels, similarity
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.generator.generator import Generator
@@ -350,6 +350,5 @@ def _moved(
 
 def at_resolution(octants: Bools, n: int) -> Bools:
     """Octants (m, k, k, k) at another resolution, each voxel that of the nearest centre."""
-    m = octants.shape[-1]
-    at = np.minimum((np.arange(n) + 0.5) * m / n, m - 0.5).astype(int)
+    at = nearest_voxels(octants.shape[-1], n)
     return octants[:, at][:, :, at][:, :, :, at]

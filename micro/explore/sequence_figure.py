@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -10,18 +9,16 @@ import numpy as np
 from micro.cell import tensor
 from micro.cell.picture import cell_image
 from micro.explore.sequence import Sequence
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 
-def save_figure(path: str | PathLike[str], sequence: Sequence) -> None:
+def save_figure(path: PathLike, sequence: Sequence) -> None:
     """Write a PNG: every cell, then moduli along the sequence and the fit of neighbours."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     cells = sequence.cells
     count = len(cells)
     figure = Figure(figsize=(max(9.0, 1.25 * count), 4.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.7])
     above, below = parts
     for axis, octant, v in zip(above.subplots(1, count), cells.octants(), cells.volume, strict=True):

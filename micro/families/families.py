@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from micro.cell import octant as cell
 from micro.cell.chamber import ORDERS, Chamber, chamber
 from micro.families import solids
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 
 Draw = Callable[[np.random.Generator], Floats]
@@ -75,17 +75,23 @@ class Family:
         """
         return chamber(n).unfold(self.chamber_field(params, n))
 
-    def octant(self, params: ArrayLike, n: int) -> NDArray[np.bool_]:
+    def octant(self, params: ArrayLike, n: int) -> Bools:
         """The solid of :meth:`field` without loose pieces; bool (n, n, n)."""
         return cell.largest_component(self.field(params, n) > 0)
+
+    def with_volume(self, params: Floats, volume: float, n: int) -> Floats:
+        """These parameters with the threshold that gives about the solid fraction ``volume``; (p,)."""
+        params = params.copy()
+        params[0] = 0.0
+        params[0] = threshold_for_volume(self.chamber_field(params, n), volume, n)
+        return params
 
     def sample(self, rng: np.random.Generator, volume: float, n: int = 32) -> Floats:
         """Random parameters whose threshold gives about the solid fraction ``volume``; shape (p,)."""
         shape = np.round(self.draw(rng) / GRAIN) * GRAIN
-        params = np.concatenate([np.zeros(len(LEADING)), shape])
-        threshold = threshold_for_volume(self.chamber_field(params, n), volume, n)
+        params = self.with_volume(np.concatenate([np.zeros(len(LEADING)), shape]), volume, n)
         # A finer grain: a threshold may fall on a plateau of levels and must stay between two.
-        params[0] = np.round(threshold / GRAIN**2) * GRAIN**2
+        params[0] = np.round(params[0] / GRAIN**2) * GRAIN**2
         return params
 
     def _values(self, params: ArrayLike) -> Floats:

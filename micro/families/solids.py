@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from micro.cell.chamber import CORNERS, Chamber
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 
 ABSENT = -1.0
 """Half-thickness or radius of a part that is not there."""
@@ -104,12 +104,17 @@ def truss(grid: Chamber, shape: Floats) -> Floats:
     return _union(_truss_levels(grid.points, shape[1:7], shape[7:11]), shape[0])
 
 
+def _drawn(rng: np.random.Generator, chosen: Bools, low: float, high: float) -> Floats:
+    """Sizes of the parts chosen, one at least; the others are absent."""
+    chosen[rng.integers(len(chosen))] = True
+    sizes = np.full(len(chosen), ABSENT)
+    sizes[chosen] = rng.uniform(low, high, chosen.sum())
+    return sizes
+
+
 def draw_truss(rng: np.random.Generator) -> Floats:
     """A few struts along the chamber's edges, with balls at some of its corners."""
-    edges = np.full(6, ABSENT)
-    chosen = rng.random(6) < rng.uniform(0.2, 0.6)
-    chosen[rng.integers(6)] = True
-    edges[chosen] = rng.uniform(0.02, 0.16, chosen.sum())
+    edges = _drawn(rng, rng.random(6) < rng.uniform(0.2, 0.6), 0.02, 0.16)
     nodes = np.full(4, ABSENT)
     balls = rng.random(4) < 0.3
     nodes[balls] = rng.uniform(0.05, 0.3, balls.sum())
@@ -166,10 +171,7 @@ def plates(grid: Chamber, shape: Floats) -> Floats:
 
 def draw_plates(rng: np.random.Generator) -> Floats:
     """Plates on a few of the five sets of planes."""
-    halves = np.full(5, ABSENT)
-    chosen = rng.random(5) < rng.uniform(0.2, 0.6)
-    chosen[rng.integers(5)] = True
-    halves[chosen] = rng.uniform(0.01, 0.09, chosen.sum())
+    halves = _drawn(rng, rng.random(5) < rng.uniform(0.2, 0.6), 0.01, 0.09)
     offset = rng.choice([0.0, 0.5, rng.uniform(0.0, 0.5)])
     return np.concatenate([[rng.choice([0.0, rng.uniform(0.003, 0.03)])], halves, [offset]])
 
@@ -186,10 +188,7 @@ def hollow(grid: Chamber, shape: Floats) -> Floats:
 
 def draw_hollow(rng: np.random.Generator) -> Floats:
     """Holes of one to four kinds, between octahedra and cubes."""
-    radii = np.full(4, ABSENT)
-    chosen = rng.random(4) < 0.5
-    chosen[rng.integers(4)] = True
-    radii[chosen] = rng.uniform(0.1, 0.5, chosen.sum())
+    radii = _drawn(rng, rng.random(4) < 0.5, 0.1, 0.5)
     blend = rng.choice([0.0, rng.uniform(0.005, 0.05)])
     return np.concatenate([[blend], radii, 2.0 ** rng.uniform(0.2, 3.0, 4)])
 

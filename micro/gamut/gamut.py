@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from micro.gamut.spline import TricubicSpline
 from micro.gamut.spline_file import load_spline, save_spline
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 
 FORMAT = "cubic-gamut"
 VERSION = 1
@@ -183,7 +183,7 @@ class Gamut:
             high * SCALE, tensor.to_moduli(tensor.isotropic(1.0, self.poisson))
         )
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write as safetensors with JSON metadata, atomically."""
         save_spline(
             path,
@@ -198,7 +198,7 @@ class Gamut:
         )
 
     @staticmethod
-    def load(path: str | PathLike[str]) -> Gamut:
+    def load(path: PathLike) -> Gamut:
         """Read what :meth:`save` wrote.
 
         Raises

@@ -16,7 +16,6 @@ squares solve it: each step is a weighted fit with weights rho(r) / r^2, by conj
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from micro.gamut.spline import TricubicSpline, basis_weights
 from micro.gamut.spline_file import load_spline, save_spline
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError, NotConverged
+from micro.runtime.files import PathLike
 
 #: Volume fraction by which cells may be heavier than v(C): lighter ones alone are too few.
 EXCESS = 0.01
@@ -134,12 +134,12 @@ class LeastVolume:
         """Rows of the cells that are no heavier than v of their own tensor by ``excess``."""
         return np.flatnonzero(cells.volume <= self.volume(cells.C) + excess)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write as safetensors with JSON metadata, atomically."""
         save_spline(path, self.spline, kind=FORMAT, version=VERSION, source=self.source, attrs=self.attrs)
 
     @staticmethod
-    def load(path: str | PathLike[str]) -> LeastVolume:
+    def load(path: PathLike) -> LeastVolume:
         """Read what :meth:`save` wrote.
 
         Raises

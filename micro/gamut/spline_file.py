@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from safetensors.numpy import save
 
 from micro.gamut.spline import TricubicSpline
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 
 def save_spline(
-    path: str | PathLike[str],
+    path: PathLike,
     spline: TricubicSpline,
     *,
     kind: str,
@@ -60,7 +59,7 @@ def save_spline(
 
 
 def load_spline(
-    path: str | PathLike[str], *, kind: str, version: int
+    path: PathLike, *, kind: str, version: int
 ) -> tuple[TricubicSpline, str, dict[str, Any], dict[str, str]]:
     """Read what :func:`save_spline` wrote: the spline, its source, attributes and all metadata.
 
@@ -88,7 +87,7 @@ def load_spline(
     return spline, source, attrs, metadata
 
 
-def _check(metadata: dict[str, str], kind: str, version: int, path: str | PathLike[str]) -> None:
+def _check(metadata: dict[str, str], kind: str, version: int, path: PathLike) -> None:
     if metadata.get("format") != kind:
         raise InputError(f"not a {kind}", file=path, key="format", value=metadata.get("format"))
     if metadata.get("version") != str(version):

@@ -11,12 +11,10 @@ from micro.cell import octant as cell, tensor
 from micro.generator.generator import Generator
 from micro.generator.samples import CLEAN, Samples
 from micro.homogenize.fields import Status
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 
 
-def tensor_figures(
-    C: Floats, good: NDArray[np.bool_], samples: Samples, targets: ArrayLike
-) -> dict[str, Any]:
+def tensor_figures(C: Floats, good: Bools, samples: Samples, targets: ArrayLike) -> dict[str, Any]:
     """Errors of samples with tensors C (m, 3), where homogenised (``good``), against their targets (q, 3).
 
     Cells that have no tensor (not connected, or not converged) count as ``failed``, not in the means; the

@@ -40,14 +40,18 @@ class Request:
     weights, device : str
         Of the generator; every process loads it for itself.
     per_target, resolution : int
+        Cells for each target, and voxels along an octant's edge.
     refined : bool
-        Whether cells are moved onto their targets, to ``tolerance`` (Eq. 4) and ``relative`` error.
+        Whether cells are moved onto their targets by the homogeniser's slopes.
+    tolerance, relative : float
+        Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
     settings : dict
         Further arguments of :meth:`micro.generator.generator.Generator.sample`.
     face : bool array, shape (r, r), optional
         What all cells continue.
     wishes : tuple
-        Pairs of ``raise`` or ``lower`` and what :func:`micro.generator.regressor.regressor` takes.
+        Pairs such as ``("raise", "K / K_HS")``: ``raise`` or ``lower``, and what
+        :func:`micro.generator.regressor.regressor` takes.
     """
 
     weights: str

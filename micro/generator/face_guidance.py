@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from micro.cell.chamber import fundamental_domain
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.shape.distance import mirrored_distance, saturated
 from micro.shape.space import ShapeSpace
@@ -85,7 +85,7 @@ class FaceGuide:
         missing = torch.from_numpy(np.where(beyond, 0.0, wanted - level))
         return (at + missing @ torch.from_numpy(self._pull)).to(z)
 
-    def mismatch(self, solids: NDArray[np.bool_]) -> Floats:
+    def mismatch(self, solids: Bools) -> Floats:
         """Of octants (m, n, n, n) at the space's resolution: 1 - overlap (Eq. 5) of face and wanted one."""
         n = solids.shape[-1]
         own = solids.reshape(len(solids), -1)[:, fundamental_domain(n)[0][self._layer]]
@@ -105,6 +105,6 @@ class FaceGuide:
         return other
 
 
-def _levels(pattern: NDArray[np.bool_], n: int) -> Floats:
+def _levels(pattern: Bools, n: int) -> Floats:
     """Saturated signed distance (n, n) of a face, within the face and to its mirror images."""
     return saturated(np.clip(mirrored_distance(pattern, 4), -_DEPTH, _DEPTH), n)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,12 @@ from micro.cell.octant import encloses
 from micro.data.packaged import load_gamut, load_least_volume
 from micro.generator.accuracy import cleanliness, tensor_figures, volume_figures
 from micro.generator.blocks import Made, Request, blocks, cells_of, make
-from micro.generator.generator import DEFAULT, Generator
-from micro.generator.refinement import RELATIVE
+from micro.generator.generator import Generator
 from micro.generator.samples import Samples, joined
-from micro.runtime.arrays import Bools, Floats
+from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.executor import executor
-from micro.runtime.files import write_json
+from micro.runtime.files import PathLike, write_json
 from micro.runtime.progress import Progress, unheard
 
 COLUMNS = ("C11", "C12", "C44")
@@ -33,7 +30,7 @@ def _holds_data(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
-def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
+def read_targets(path: PathLike) -> tuple[Floats, Floats]:
     """Target tensors (q, 3) and volumes (q,), NaN where the file has none.
 
     A CSV file with the columns C11, C12, C44 (units of E_s) and, if wanted, volume, in any case; separated by
@@ -85,7 +82,7 @@ def read_targets(path: str | PathLike[str]) -> tuple[Floats, Floats]:
     return table[:, :3], table[:, 3]
 
 
-def check_targets(C: Floats, file: str | PathLike[str] | None = None) -> None:
+def check_targets(C: Floats, file: PathLike | None = None) -> None:
     """Refuse tensors (q, 3) that no elastic material has.
 
     Raises
@@ -100,27 +97,15 @@ def check_targets(C: Floats, file: str | PathLike[str] | None = None) -> None:
 
 
 def generate(
+    asked: Request,
     targets: Floats,
     volume: Floats,
-    out: str | PathLike[str],
+    out: PathLike,
     *,
-    weights: str | PathLike[str] = DEFAULT,
-    device: str = "cpu",
-    per_target: int = 4,
-    resolution: int = 32,
-    refined: bool = False,
-    tolerance: float = 2e-3,
-    relative: float = RELATIVE,
     workers: int | None = 1,
-    face: Bools | None = None,
-    wishes: Sequence[tuple[str, str]] = (),
     progress: Progress = unheard,
-    **settings: Any,
 ) -> dict[str, Any]:
     """Generate, homogenise (and refine) cells and write them with a report.
-
-    With a ``face`` (r, r) all cells continue it; ``wishes`` are pairs such as ``("raise", "K / K_HS")``, of
-    ``raise`` or ``lower`` and an expression (:mod:`micro.generator.scalars`).
 
     Writes ``cells.zarr.zip`` (a CellSet; parameters: row of the target, sample, homogenisations spent),
     ``generate.json`` and ``cells.png`` in the directory ``out``. Returns the report. The cells are the same
@@ -128,51 +113,27 @@ def generate(
 
     Parameters
     ----------
+    asked : Request
+        What is to be done for each target.
     targets : array, shape (q, 3)
         In units of E_s; NaN asks for no tensor.
     volume : array, shape (q,)
         Solid fractions; NaN asks for none.
     out : path
         Directory for what is written.
-    weights, device : str
-        As of :meth:`micro.generator.generator.Generator.load`.
-    per_target : int
-        Cells for each target.
-    resolution : int
-        Voxels along an octant's edge.
-    refined : bool
-        Whether cells are moved onto their targets by the homogeniser's slopes.
-    tolerance, relative : float
-        Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
     workers : int, optional
         Processes (default: all cores).
-    face : bool array, shape (r, r), optional
-    wishes : sequence of (str, str)
     progress : Progress
         Told how many cells are done.
-    **settings
-        Of :meth:`micro.generator.generator.Generator.sample`.
     """
     folder = Path(out)
-    asked = Request(
-        str(weights),
-        device,
-        per_target,
-        resolution,
-        refined,
-        tolerance,
-        relative,
-        settings,
-        face,
-        tuple(wishes),
-    )
-    model = Generator.load(weights).model
+    model = Generator.load(asked.weights).model
     made: list[Made] = []
     with executor(workers) as processes:
         for block in processes.run(make, list(blocks(asked, targets, volume))):
             made.append(block)
-            progress(sum(len(m.samples) for m in made), len(targets) * per_target)
-    samples = joined([m.samples for m in made], resolution)
+            progress(sum(len(m.samples) for m in made), len(targets) * asked.per_target)
+    samples = joined([m.samples for m in made], asked.resolution)
     good = np.concatenate([m.good for m in made])
     C = np.concatenate([m.C for m in made])
     cells = cells_of(made)
@@ -184,14 +145,14 @@ def generate(
     report = {
         **figures,
         "enclosing_void": float(encloses(cells.octants()).mean()) if len(cells) else None,
-        "refined": refined,
-        "n": resolution,
-        "settings": {k: np.asarray(v).tolist() for k, v in settings.items()},
-        "guides": [f"{word} {text}" for word, text in wishes],
+        "refined": asked.refined,
+        "n": asked.resolution,
+        "settings": {k: np.asarray(v).tolist() for k, v in asked.settings.items()},
+        "guides": [f"{word} {text}" for word, text in asked.wishes],
         "seconds_per_cell": sum(m.drawing for m in made) / len(samples),
         "seconds_per_cell_homogenise": sum(m.solving for m in made) / len(samples),
         "outside_gamut": int((load_gamut().phi(targets[known]) < 0).sum()),
-        "per_target": per_target,
+        "per_target": asked.per_target,
         "cells": _per_target(C, delivered, samples, targets, volume),
         "generator": model.card.get("data", ""),
     }

@@ -9,23 +9,21 @@ surrogate misses, from the coordinates and the surrogate's last hidden layer, as
 from __future__ import annotations
 
 import json
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from micro.cell.tensor import POISSON
 from micro.diffusion.surrogate import Surrogate
-from micro.diffusion.weights import digest
+from micro.diffusion.weights import digest, read_tensors
 from micro.generator.guidance import Shape
 from micro.generator.scalars import Scalar
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 FORMAT, VERSION = "cubic-cell-regressor", "1"
 
@@ -138,7 +136,7 @@ class Regressor:
             return value
         return value + self.correction(shape.z, self.surrogate, value, shape.volume).mean(dim=0)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write the correction atomically, as bfloat16, with the surrogate that it belongs to."""
         if self.correction is None:
             raise ValueError("nothing is trained")
@@ -159,7 +157,7 @@ class Regressor:
             save_file(tensors, temporary, metadata=header)
 
     @staticmethod
-    def load(path: str | PathLike[str], surrogate: Surrogate) -> Regressor:
+    def load(path: PathLike, surrogate: Surrogate) -> Regressor:
         """Read what :meth:`save` wrote.
 
         Raises
@@ -181,12 +179,7 @@ class Regressor:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
         raise InputError("there is no such regressor", file=path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"not a readable safetensors file: {error}", file=path) from error
+    header, tensors = read_tensors(path)
     for key, wanted in (("format", FORMAT), ("version", VERSION), ("digest", digest(tensors))):
         if header.get(key) != wanted:
             raise InputError("no regressor of this version, or damaged", file=path, key=key)

@@ -15,7 +15,7 @@ from micro.cell.tensor import POISSON
 from micro.diffusion.weights import Model
 from micro.generator.steering import predict
 from micro.homogenize.octants import OctantResult, homogenize_octants
-from micro.runtime.arrays import Bools, Floats, Singles
+from micro.runtime.arrays import Bools, Bytes, Floats, Singles
 from micro.runtime.progress import Progress, unheard
 from micro.shape.channels import drained
 from micro.shape.distance import signed_distance
@@ -52,11 +52,11 @@ class Samples:
 
     n: int
     z: Singles
-    packed: NDArray[np.uint8]
+    packed: Bytes
     target: NDArray[np.intp]
     predicted: Floats
     raw_clean: Floats
-    connected: NDArray[np.bool_]
+    connected: Bools
     poisson: float = POISSON
     open: bool = False
 
@@ -71,7 +71,7 @@ class Samples:
         """The same with ``first`` added to the rows of their targets."""
         return replace(self, target=self.target + first)
 
-    def octants(self) -> NDArray[np.bool_]:
+    def octants(self) -> Bools:
         """Octants, bool (m, n, n, n)."""
         return unpack(self.packed, self.n)
 
@@ -153,7 +153,7 @@ class Delivery:
         found = self.solids(z, space.n)
         return found._replace(z=space.encode(signed_distance(found.solid)))
 
-    def octants(self, z: Singles, n: int, open: bool = False) -> tuple[Bools, NDArray[np.bool_]]:
+    def octants(self, z: Singles, n: int, open: bool = False) -> tuple[Bools, Bools]:
         """Octants as they are delivered, and whether they are connected."""
         found = self.solids(z, n, open)
         return found.solid, found.touches & found.solid.any(axis=(1, 2, 3))

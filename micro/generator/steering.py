@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.diffusion.surrogate import Surrogate
@@ -14,7 +13,7 @@ from micro.homogenize.secant import cut, least_norm
 from micro.runtime.arrays import Bools, Floats, Singles
 from micro.shape.space import in_blocks
 
-Redistance = Callable[[Singles], tuple[Singles, NDArray[np.bool_]]]
+Redistance = Callable[[Singles], tuple[Singles, Bools]]
 """Coordinates (m, d) to those of the signed distance of their solid, and whether it is in one piece."""
 Beside = Callable[[Singles], tuple[Floats, Floats, Floats]]
 """Of coordinates (m, d): slopes (m, k, d) of what steps mind besides the tensor, changes (m, k) that are

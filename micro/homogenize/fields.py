@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from micro.runtime.arrays import Bools, Floats, Ints
 from micro.voxels.hexahedron import CUBE, Edges
 from micro.voxels.system import System
 from micro.voxels.torch_operator import Grid
@@ -69,17 +70,17 @@ class OctantFields:
         Their sum is the displacement under a unit axial strain along x and a unit shear in xy.
     """
 
-    C: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    iterations: NDArray[np.int64]
-    status: NDArray[np.int64]
+    C: Floats
+    residual: Floats
+    iterations: Ints
+    status: Ints
     moduli: Tensor
     affine: Tensor
     fluctuation: Tensor
 
 
 def solve_octants(
-    moduli: NDArray[np.float64],
+    moduli: Floats,
     nu: float,
     rtol: float,
     device: torch.device,
@@ -192,7 +193,7 @@ def exchange_xy(u: Tensor) -> Tensor:
     return u.transpose(-3, -2)[[1, 0, 2]]
 
 
-def _carrying_part(moduli: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+def _carrying_part(moduli: NDArray) -> tuple[NDArray, Bools]:
     """Octant moduli without the pieces that can't carry load, and whether anything is left.
 
     A piece (joined by faces, edges or corners) that reaches no two opposite faces of the octant

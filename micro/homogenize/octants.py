@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from micro.cell.octant import is_symmetric, symmetrise
 from micro.homogenize.fields import solve_octants
 from micro.runtime import memory, threads as parallel
+from micro.runtime.arrays import Floats, Ints
 from micro.runtime.errors import InputError
 from micro.runtime.executor import Executor
 from micro.runtime.progress import Progress, counted, unheard
@@ -70,11 +71,11 @@ class OctantResult:
         Values of :class:`Status`.
     """
 
-    C: NDArray[np.float64]
-    volume: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    iterations: NDArray[np.int64]
-    status: NDArray[np.int64]
+    C: Floats
+    volume: Floats
+    residual: Floats
+    iterations: Ints
+    status: Ints
 
 
 def homogenize_octants(
@@ -182,7 +183,7 @@ def _part(job: tuple[NDArray, dict[str, Any]]) -> OctantResult:
     return result
 
 
-def octant_moduli(octants: ArrayLike, void: float) -> NDArray[np.float64]:
+def octant_moduli(octants: ArrayLike, void: float) -> Floats:
     """Moduli (m, n, n, n) of octants as :func:`homogenize_octants` takes them, checked."""
     return _checked_moduli(_octant_array(octants), void)
 
@@ -197,7 +198,7 @@ def _octant_array(octants: ArrayLike) -> NDArray:
     return array
 
 
-def _checked_moduli(array: NDArray, void: float) -> NDArray[np.float64]:
+def _checked_moduli(array: NDArray, void: float) -> Floats:
     """Moduli of an array (m, n, n, n) of octants, which must be symmetric."""
     moduli = voxel_moduli(array, void)
     # Averaging over the permutations leaves numbers symmetric up to rounding.
@@ -206,7 +207,7 @@ def _checked_moduli(array: NDArray, void: float) -> NDArray[np.float64]:
     return moduli
 
 
-def voxel_moduli(array: NDArray, void: float) -> NDArray[np.float64]:
+def voxel_moduli(array: NDArray, void: float) -> Floats:
     """Moduli of voxels given as bool (solid or void) or as numbers.
 
     Raises

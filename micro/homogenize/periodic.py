@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from micro.homogenize.fields import Path, Status, inner, load_groups, make_system
 from micro.homogenize.octants import NOTHING, voxel_moduli
 from micro.runtime import threads as parallel
+from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Progress, counted, unheard
 from micro.voxels.hexahedron import CUBE, Edges
@@ -39,7 +40,7 @@ class CellResult:
     status : Status
     """
 
-    C: NDArray[np.float64]
+    C: Floats
     volume: float
     residual: float
     iterations: int
@@ -134,7 +135,7 @@ def _solve_cell(
     count: Callable[[int], None] | None = None,
     path: Path | None = None,
     edges: Edges = CUBE,
-) -> tuple[NDArray[np.float64], float, int, bool]:
+) -> tuple[Floats, float, int, bool]:
     """C (6, 6), residual, iterations and convergence for moduli (1, nx, ny, nz)."""
     _, nx, ny, nz = rho.shape
     grid = Grid((nx, ny, nz), periodic=True)

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from micro.homogenize.fields import OctantFields, Status, exchange_xy, solve_octants
 from micro.homogenize.octants import octant_moduli
 from micro.runtime import threads as parallel
+from micro.runtime.arrays import Floats, Ints
 from micro.runtime.errors import InputError, NotConverged
 from micro.voxels.hexahedron import unit_stiffness
 from micro.voxels.torch_operator import Grid, element_energy
@@ -47,11 +48,11 @@ class Sensitivity:
         Solution, to start the next solve of a similar octant from.
     """
 
-    C: NDArray[np.float64]
-    gradient: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    iterations: NDArray[np.int64]
-    status: NDArray[np.int64]
+    C: Floats
+    gradient: Floats
+    residual: Floats
+    iterations: Ints
+    status: Ints
     fluctuation: Tensor
 
 

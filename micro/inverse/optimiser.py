@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.octant import nearest_voxels
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.sensitivity import sensitivities
@@ -27,7 +28,7 @@ from micro.inverse.polish import polished
 from micro.inverse.projection import Design
 from micro.inverse.start import as_density, default_start, start_density
 from micro.inverse.update import Evaluation, mma, optimality_criteria
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError, NotConverged
 
 _RTOL = 1e-3
@@ -168,7 +169,7 @@ class Result:
         Poisson's ratio of the base material.
     """
 
-    octant: NDArray[np.bool_]
+    octant: Bools
     C: Floats
     value: float
     met: bool
@@ -385,7 +386,7 @@ def _made_binary(state: State, settings: Settings) -> BinaryCell | None:
 def _resampled(field: Floats, n: int) -> Floats:
     """An octant field (m, m, m) at the voxel centres of another resolution, on the chamber; (q,)."""
     m = len(field)
-    at = np.minimum((np.arange(n) + 0.5) * m / n, m - 0.5).astype(int)
+    at = nearest_voxels(m, n)
     inside, _ = fundamental_domain(n)
     if n < m and m % n == 0:
         k = m // n

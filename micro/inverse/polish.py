@@ -18,6 +18,7 @@ from micro.cell import tensor
 from micro.cell.chamber import chamber
 from micro.cell.octant import connectivity
 from micro.homogenize.fields import Status
+from micro.homogenize.secant import broyden
 from micro.homogenize.sensitivity import Sensitivity, sensitivities
 from micro.inverse.binary import BinaryCell
 from micro.inverse.goal import PENALTY, Goal
@@ -131,8 +132,7 @@ def _flips(at: _Place, goal: Goal, model: Floats, most: int, seed: int) -> Float
 
 def _learned(model: Floats, at: _Place, displacement: Floats, C: Floats) -> Floats:
     predicted = (at.surface.predicted(displacement) / tensor.PAPER_SPAN).ravel()
-    error = (C - at.cell.C) / tensor.PAPER_SPAN - model @ predicted
-    return np.asarray(model + np.outer(error, predicted) / (float(predicted @ predicted) + _NOISE**2))
+    return broyden(model, predicted, (C - at.cell.C) / tensor.PAPER_SPAN, _NOISE)
 
 
 def _displacement(at: _Place, goal: Goal, model: Floats, radius: float, seed: int) -> Floats:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from micro.cell.chamber import fundamental_domain
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Floats, Ints
 from micro.voxels.cone import cone_matrix
 
 VOID = 1e-4
@@ -37,7 +37,7 @@ def cone_filter(n: int, radius: float) -> sparse.csr_array:
     inside, rank = fundamental_domain(n)
     at = np.stack(np.unravel_index(inside, (n, n, n)))
 
-    def neighbour(offset: NDArray[np.int64]) -> NDArray[np.intp]:
+    def neighbour(offset: Ints) -> NDArray[np.intp]:
         there = at + offset[:, None]
         there = np.where(there < 0, -1 - there, there) % (2 * n)
         there = np.where(there >= n, 2 * n - 1 - there, there)

@@ -20,7 +20,6 @@ import json
 import shlex
 import time
 from dataclasses import asdict, dataclass
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +34,6 @@ from micro.families.families import (
     GRAIN,
     LEADING,
     family,
-    shifted,
-    threshold_for_volume,
     wavy_from_plates,
 )
 from micro.families.solids import ABSENT
@@ -50,8 +47,9 @@ from micro.library.labelling import (
     labels_of,
     padded,
 )
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 from micro.runtime.jobs import Workers
 from micro.runtime.progress import Progress, unheard
 
@@ -153,15 +151,14 @@ def vary(name: str, params: Floats, seed: int, index: int) -> tuple[str, Floats]
     chosen, n, lead = family(name), FINE, len(LEADING)
     shape = params[lead : len(chosen.parameters)].copy()
     if rng.random() < 0.5:
-        varied = shape * np.exp(rng.normal(0.0, rng.choice([0.05, 0.2]), len(shape)))
-        shape = np.where(shape == ABSENT, ABSENT, np.round(varied / GRAIN) * GRAIN)
+        other = shape * np.exp(rng.normal(0.0, rng.choice([0.05, 0.2]), len(shape)))
+        shape = np.where(shape == ABSENT, ABSENT, np.round(other / GRAIN) * GRAIN)
     leading = params[:lead].copy()
     volume = cell_volume(chosen.chamber_field(params, n), n) + rng.uniform(-0.1, 0.1)
     level = chosen.level(chamber(n), shape)
     leading[1:] += np.round(rng.normal(0.0, rng.choice([0.05, 0.15]), 2) * np.std(level) / GRAIN) * GRAIN
-    leading[0] = 0.0
-    leading[0] = threshold_for_volume(shifted(level, leading, n), min(max(volume, 0.03), 0.97), n)
-    return name, padded(np.concatenate([leading, shape]))
+    varied = np.concatenate([leading, shape])
+    return name, padded(chosen.with_volume(varied, min(max(volume, 0.03), 0.97), n))
 
 
 def cell_volume(chamber_field: Floats, n: int) -> float:
@@ -187,7 +184,7 @@ def choose(C: Floats, count: int, focus: float = 1.0) -> NDArray[np.intp]:
     return chosen
 
 
-def in_focus(C: Floats) -> NDArray[np.bool_]:
+def in_focus(C: Floats) -> Bools:
     """Which tensors (m, 3) lie in a box of :data:`FOCUS`."""
     inside = [((np.array(low) <= C) & (np.array(high) >= C)).all(axis=1) for low, high in FOCUS]
     return np.any(inside, axis=0)
@@ -213,7 +210,7 @@ def goals(C: Floats, count: int, rng: np.random.Generator) -> Floats:
 
 def build(
     recipe: Recipe,
-    work: str | PathLike[str],
+    work: PathLike,
     *,
     workers: int | None = None,
     progress: Progress = unheard,

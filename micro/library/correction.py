@@ -12,16 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell import octant as cell, tensor
 from micro.cell.chamber import chamber
-from micro.families.families import GRAIN, LEADING, Family, shifted, threshold_for_volume
+from micro.families.families import GRAIN, LEADING, Family, shifted
 from micro.families.solids import ABSENT
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.secant import broyden, least_norm, within
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 
 _VOLUME_STEP = 0.02
 _SHAPE_STEP = 0.1
@@ -69,7 +68,7 @@ class Search:
     active: list[int]
     steps: Floats
     jacobian: Floats
-    octant: NDArray[np.bool_] | None = None
+    octant: Bools | None = None
     radius: float = 1.0
 
     @staticmethod
@@ -120,12 +119,7 @@ class Search:
         params = self.params.copy()
         move = z * self.steps
         params[self.active] = np.round((params[self.active] + move[1:]) / _FINE) * _FINE
-        level = self.family.shape_level(params, n)
-        params[0] = 0.0
-        field = shifted(level, params[: len(LEADING)], n)
-        volume = float(np.clip(self.volume + move[0], 0.02, 0.98))
-        params[0] = threshold_for_volume(field, volume, n)
-        return params
+        return self.family.with_volume(params, float(np.clip(self.volume + move[0], 0.02, 0.98)), n)
 
     def propose(self) -> Floats:
         """The least-norm step that meets the target in the linear model, within the trust radius; (d,)."""

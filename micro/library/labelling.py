@@ -21,7 +21,7 @@ from micro.families.families import FAMILIES, family
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.library.reach import reach
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.runtime.npz import read_arrays, write_arrays
 
@@ -51,7 +51,7 @@ class Labels:
     params: Floats
     C: Floats
     volume: Floats
-    good: NDArray[np.bool_]
+    good: Bools
 
     @staticmethod
     def concat(parts: Sequence[Labels]) -> Labels:
@@ -63,7 +63,7 @@ class Labels:
         return Labels(*(getattr(self, f)[rows] for f in Labels.__dataclass_fields__))
 
 
-def presentable(octant: NDArray[np.bool_]) -> bool:
+def presentable(octant: Bools) -> bool:
     """Whether an octant is connected and without dust.
 
     No dust: at most 5 % of the mirrored cell's solid is thinner than two voxels (is lost by opening
@@ -78,7 +78,7 @@ def presentable(octant: NDArray[np.bool_]) -> bool:
     return bool(opened[1:-1, 1:-1, 1:-1].sum() >= 0.95 * octant.sum())
 
 
-def is_stiff(C: ArrayLike) -> NDArray[np.bool_]:
+def is_stiff(C: ArrayLike) -> Bools:
     """Whether cells of tensors (..., 3) carry a load worth a name (:data:`SMALLEST_MODULUS`); shape (...)."""
     return np.asarray((tensor.to_moduli(C) >= SMALLEST_MODULUS).all(axis=-1))
 
@@ -174,7 +174,7 @@ class ReachJob:
         """Search and write the shard."""
         tried: list[Labels] = []
 
-        def evaluate(candidates: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
+        def evaluate(candidates: list[Floats]) -> tuple[Floats, Bools]:
             rows = np.stack([padded(c) for c in candidates])
             tried.append(label([self.name] * len(rows), rows, self.n, COARSE_RTOL, self.nu))
             return scaled_moduli(tried[-1].C), tried[-1].good

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell.chamber import chamber
-from micro.families.families import GRAIN, LEADING, Family, family, shifted, threshold_for_volume
+from micro.families.families import GRAIN, LEADING, Family, family
 from micro.families.solids import ABSENT
 from micro.homogenize.secant import least_norm, within
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 
 _VOLUME_STEP = 0.02
 _SHAPE_STEP = 0.1
@@ -25,7 +24,7 @@ _SHAPE_STEP = 0.1
 _DAMPING = 1e-2
 """Of the least-norm step: differences of cells of few voxels are noisy."""
 
-Evaluate = Callable[[list[Floats]], tuple[Floats, NDArray[np.bool_]]]
+Evaluate = Callable[[list[Floats]], tuple[Floats, Bools]]
 """Parameter vectors to their scaled moduli (m, 3) and which are good (m,)."""
 
 
@@ -95,8 +94,4 @@ class _Coordinates:
         """Parameters of the family for search coordinates."""
         params = self.base.copy()
         params[self.active] = np.round(x[1:] / GRAIN) * GRAIN
-        level = self.formula.shape_level(params, self.n)
-        params[0] = 0.0
-        field = shifted(level, params[: len(LEADING)], self.n)
-        params[0] = threshold_for_volume(field, float(np.clip(x[0], 0.03, 0.97)), self.n)
-        return params
+        return self.formula.with_volume(params, float(np.clip(x[0], 0.03, 0.97)), self.n)

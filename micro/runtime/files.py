@@ -15,6 +15,9 @@ from typing import Any
 
 from micro.runtime.errors import InputError
 
+PathLike = str | os.PathLike[str]
+"""A path as callers may give it."""
+
 #: Names of temporaries: ``.NAME.PROCESS.part.SUFFIX``, and ``old`` for a directory that is being replaced.
 _TEMPORARY = re.compile(r"\..*\.(\d+)\.(part|old)(\..*)?")
 #: Seconds after which a temporary is nobody's any more, whatever process has that number now.
@@ -22,7 +25,7 @@ _ABANDONED = 86400.0
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes that name, all of it on the disk by then.
 
     Works for files and for directories (a Zarr group). On an exception the temporary is removed and whatever
@@ -100,7 +103,7 @@ def content_digest(path: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
 
 
-def check_writable(directory: str | os.PathLike[str], key: str | None = None) -> None:
+def check_writable(directory: PathLike, key: str | None = None) -> None:
     """Refuse a directory that can't be written to, or made; nothing is made here.
 
     For the beginning of long work, so that its result is not lost at the end.
@@ -120,7 +123,7 @@ def check_writable(directory: str | os.PathLike[str], key: str | None = None) ->
 
 
 def check_free(
-    directory: str | os.PathLike[str],
+    directory: PathLike,
     names: Iterable[str],
     *,
     overwrite: bool = False,
@@ -153,7 +156,22 @@ def check_free(
         )
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_text(path: PathLike, text: str) -> None:
+    """Write a text in UTF-8, atomically.
+
+    Raises
+    ------
+    InputError
+        If it can't be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"can't be written: {error.strerror}", file=path) from None
+
+
+def write_json(path: PathLike, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN is refused."""
     text = json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n"
     with atomic_path(path) as temporary:

@@ -10,12 +10,12 @@ import ctypes
 import resource
 from collections.abc import Callable
 from functools import lru_cache
-from os import PathLike
 from pathlib import Path
 
 import psutil
 
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 
 SHARE = 0.9
 """Of the memory that is free, what work may take."""
@@ -25,10 +25,10 @@ def total_and_available() -> tuple[int, int]:
     """Bytes of memory, and those that are free: the machine's, or a container's own where that is less."""
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if limit is not None and limit < total:
-        total = limit
-        free = min(free, total - used if used is not None else total)
+    limit, used = cgroup("memory.max"), cgroup("memory.current")
+    if limit and limit[0].isdigit() and int(limit[0]) < total:
+        total = int(limit[0])
+        free = min(free, total - int(used[0]) if used else total)
     return total, max(0, free)
 
 
@@ -41,12 +41,12 @@ def available() -> int:
     return free
 
 
-def _cgroup(name: str) -> int | None:
+def cgroup(name: str) -> list[str]:
+    """Words of a control group's file, empty where there is none."""
     try:
-        text = Path("/sys/fs/cgroup", name).read_text(encoding="utf-8").strip()
+        return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").split()
     except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+        return []
 
 
 def require(
@@ -56,7 +56,7 @@ def require(
     *,
     key: str = "memory",
     limit: float | None = None,
-    file: str | PathLike[str] | None = None,
+    file: PathLike | None = None,
 ) -> None:
     """Refuse work that needs more memory than there is, before it begins.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zipfile
 import zlib
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 #: What numpy, its header's parser and zip raise on bytes that are no npz file, or one that is cut or altered.
 _UNREADABLE = (
@@ -30,16 +29,14 @@ _UNREADABLE = (
 )
 
 
-def write_arrays(
-    path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], *, pack: bool = True
-) -> None:
+def write_arrays(path: PathLike, arrays: Mapping[str, NDArray[Any]], *, pack: bool = True) -> None:
     """Write arrays by name as npz, atomically; compressed unless ``pack`` is False."""
     save: Any = np.savez_compressed if pack else np.savez
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         save(stream, **arrays)
 
 
-def read_arrays(path: str | os.PathLike[str], needed: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
+def read_arrays(path: PathLike, needed: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
     """The arrays of an npz file by name.
 
     Raises

@@ -78,7 +78,7 @@ def signed_distance(octants: ArrayLike) -> Singles:
     return out
 
 
-def _squared_distance(goal: NDArray[np.bool_]) -> NDArray[np.signedinteger]:
+def _squared_distance(goal: Bools) -> NDArray[np.signedinteger]:
     """Squared distances (m, q), in voxels, of the chamber's voxels to the nearest voxel of ``goal``.
 
     ``goal`` (m, n, n, n) is symmetric. One axis after the other (Felzenszwalb and Huttenlocher 2012,

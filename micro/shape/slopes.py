@@ -8,11 +8,10 @@ homogenisation with its solution thus gives the derivative by all coordinates.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.cell.chamber import chamber, fundamental_domain
-from micro.runtime.arrays import Floats, Singles
+from micro.runtime.arrays import Bools, Floats, Singles
 from micro.shape.derivative import voxel_rates
 from micro.shape.space import ShapeSpace, resampling
 
@@ -23,7 +22,7 @@ _FLATTEST = 0.2
 """Least slope of the level set, over its median at the surface: flat places would move without bound."""
 
 
-def slopes(space: ShapeSpace, z: Singles, octants: NDArray[np.bool_], gradient: Floats) -> Floats:
+def slopes(space: ShapeSpace, z: Singles, octants: Bools, gradient: Floats) -> Floats:
     """Derivatives of C11, C12, C44, on the scale of Eq. 4, by the coordinates.
 
     Parameters

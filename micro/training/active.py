@@ -8,7 +8,6 @@ which thins what is dense; the next generator is trained on it.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
@@ -19,7 +18,7 @@ from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.library.build import goals
 from micro.library.labelling import COARSE_RTOL, SMALLEST_MODULUS, is_stiff, presentable
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.executor import executor
 from micro.runtime.progress import Progress, unheard
 
@@ -87,9 +86,7 @@ def active_round(
     )
 
 
-def _clean_cells(
-    job: tuple[Generator, Floats, int, int, int, int],
-) -> tuple[NDArray[np.bool_], Floats]:
+def _clean_cells(job: tuple[Generator, Floats, int, int, int, int]) -> tuple[Bools, Floats]:
     """Octants and tensors for some targets of a round; ranks share these jobs."""
     generator, targets, first, draws, n, trials = job
     seeds = first + np.arange(len(targets))
@@ -101,7 +98,7 @@ def _clean_cells(
 
 def _homogenised(
     samples: Samples, generator: Generator, targets: Floats, trials: int
-) -> tuple[NDArray[np.bool_], Floats]:
+) -> tuple[Bools, Floats]:
     """Octants and tensors of the samples in one piece whose solves converge."""
     if trials > 1:
         moved = generator.refined(samples, targets[samples.target], tolerance=_NEAR, trials=trials)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,14 @@ from micro.runtime.files import atomic_path
 from micro.training import ranks
 from micro.training.data import Settings
 
+N = TypeVar("N", bound=nn.Module)
 
-class Averaged:
+
+class Averaged(Generic[N]):
     """A running average of a network's weights."""
 
-    def __init__(self, network: nn.Module, decay: float):
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+    def __init__(self, network: N, decay: float):
+        self.network: N = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
@@ -34,7 +37,7 @@ class Averaged:
             mine.lerp_(other, 1 - decay)
 
 
-class Run:
+class Run(Generic[N]):
     """State of one training phase: network, average, optimiser, step; saved and taken up as one.
 
     Parameters
@@ -49,7 +52,7 @@ class Run:
         Of the phase.
     """
 
-    def __init__(self, network: nn.Module, settings: Settings, samples: int, folder: Path, name: str):
+    def __init__(self, network: N, settings: Settings, samples: int, folder: Path, name: str):
         self.network, self.settings = network, settings
         self.steps = max(1, samples // settings.batch)
         self.path = folder / f"{name}.pt.safetensors"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 
 _TRAINING, _VALIDATION = "#3b75af", "#c43d2f"
 
 
-def save_training(history: str | PathLike[str], path: str | PathLike[str]) -> None:
+def save_training(history: PathLike, path: PathLike) -> None:
     """Draw a ``history.jsonl`` of :mod:`micro.training.pipeline` as a PNG of three panels.
 
     Parameters
@@ -39,7 +37,7 @@ def save_training(history: str | PathLike[str], path: str | PathLike[str]) -> No
         _losses(ax, [line for line in lines if line["phase"] == phase], phase, label)
     _checks(right, lines)
     with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+        figure.savefig(temporary, format="png")
 
 
 def _losses(ax: Axes, lines: list[dict[str, Any]], title: str, label: str) -> None:

@@ -120,12 +120,9 @@ def train_surrogate(
         return value + settings.slope_weight * network.slope_loss(at, slopes.values[some].to(at), mix)
 
     for value in drive(run, loss, _PAUSES["surrogate"]):
-        network_now = run.average.network
-        assert isinstance(network_now, Surrogate)
         with torch.no_grad():
-            off = float(network_now.loss(check.z, check.C))
+            off = float(run.average.network.loss(check.z, check.C))
         report(progress_line("surrogate", run, value, off))
-    assert isinstance(run.average.network, Surrogate)
     return run.average.network
 
 
@@ -157,7 +154,6 @@ def train_denoiser(
     run = Run(network, settings, settings.samples, folder, "denoiser")
     run.load()
     if run.step == run.steps:
-        assert isinstance(run.average.network, Denoiser)
         yield run.average.network
     conditions, asked = data.conditions(), check.conditions()
 
@@ -170,7 +166,6 @@ def train_denoiser(
 
     for value in drive(run, loss, _PAUSES["denoiser"]):
         average = run.average.network
-        assert isinstance(average, Denoiser)
         with torch.no_grad():
             # The same noise each time, so that the curve is smooth.
             rng = torch.Generator().manual_seed(0)
@@ -186,7 +181,7 @@ def _begin(network: Any, start: nn.Module | None, data: Data) -> None:
     network.to(data.z.device)
 
 
-def drive(run: Run, loss: Callable[[torch.Generator], Tensor], pause: float) -> Iterator[float]:
+def drive(run: Run[Any], loss: Callable[[torch.Generator], Tensor], pause: float) -> Iterator[float]:
     """Advance to the end; about every ``pause`` seconds save and yield the mean loss since the last time."""
     values: list[Tensor] = []
     last = time.perf_counter()
@@ -198,7 +193,7 @@ def drive(run: Run, loss: Callable[[torch.Generator], Tensor], pause: float) -> 
             values, last = [], time.perf_counter()
 
 
-def progress_line(phase: str, run: Run, value: float, off: float) -> dict[str, Any]:
+def progress_line(phase: str, run: Run[Any], value: float, off: float) -> dict[str, Any]:
     """What is reported at a checkpoint.
 
     Parameters

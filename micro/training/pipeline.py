@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from micro.diffusion.weights import Model
 from micro.generator.accuracy import measure
 from micro.generator.generator import Generator
 from micro.homogenize.sensitivity import sensitivities
-from micro.runtime.arrays import Bools, Floats, Singles
+from micro.runtime.arrays import Bools, Bytes, Floats, Singles
 from micro.runtime.errors import InputError
-from micro.runtime.files import write_json
+from micro.runtime.files import PathLike, write_json
 from micro.runtime.npz import read_arrays, write_arrays
 from micro.shape import slopes as shape_slopes
 from micro.shape.channels import is_open
@@ -31,9 +30,7 @@ from micro.shape.space import ShapeSpace, distance_at
 from micro.training import ranks
 from micro.training.data import Data, Settings, Slopes
 from micro.training.figures import save_training
-from micro.training.phases import assemble, train_denoiser, train_surrogate
-
-Report = Callable[[dict[str, Any]], None]
+from micro.training.phases import Report, assemble, train_denoiser, train_surrogate
 
 _CHECKED = 24
 """Validation targets of the figures taken while training."""
@@ -44,7 +41,7 @@ _SLOPES, _SLOPE_RTOL = 25, 3e-3
 
 def train(
     cells: CellSet | Sequence[CellSet],
-    folder: str | PathLike[str],
+    folder: PathLike,
     settings: Settings,
     *,
     report: Report,
@@ -281,7 +278,7 @@ def _slopes(folder: Path, parts: list[CellSet], space: ShapeSpace, settings: Set
     return Slopes.encode(space, chosen, values, len(keys))
 
 
-def _key(bits: NDArray[np.uint8]) -> int:
+def _key(bits: Bytes) -> int:
     return int.from_bytes(hashlib.blake2b(bits.tobytes(), digest_size=8).digest(), "big")
 
 

@@ -5,11 +5,9 @@ The surrogate stays as it is; a :class:`micro.generator.regressor.Correction` le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +19,11 @@ from micro.diffusion.weights import Model
 from micro.generator.guidance import Decoder, Shape
 from micro.generator.regressor import Correction, Regressor
 from micro.generator.scalars import Scalar
+from micro.runtime.files import PathLike
 from micro.training.checkpoint import Run
 from micro.training.data import Data, Settings
-from micro.training.phases import drive, progress_line
+from micro.training.phases import Report, drive, progress_line
 from micro.training.pipeline import claim, distances
-
-Report = Callable[[dict[str, Any]], None]
 
 FILE = "regressor.safetensors"
 """Name of the file that a training leaves in its folder."""
@@ -42,7 +39,7 @@ _SMALL = 1e-3
 
 def train_regressor(
     cells: CellSet | Sequence[CellSet],
-    folder: str | PathLike[str],
+    folder: PathLike,
     text: str,
     model: Model,
     settings: Settings,
@@ -101,14 +98,11 @@ def train_regressor(
 
     def r2(name: str) -> float:
         with torch.no_grad():
-            averaged = run.average.network
-            assert isinstance(averaged, Correction)
-            return rows[name].r2(averaged.of_inputs(rows[name].inputs).mean(dim=0))
+            return rows[name].r2(run.average.network.of_inputs(rows[name].inputs).mean(dim=0))
 
     for value in drive(run, loss, 60.0):
         report(progress_line("regressor", run, value, 1 - r2("validation")))
     averaged = run.average.network
-    assert isinstance(averaged, Correction)
     card = {
         "data": "+".join(c.digest() for c in sets),
         "cells": sum(map(len, parts["train"])),

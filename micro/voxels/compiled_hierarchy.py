@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from micro.cell.tensor import isotropic
+from micro.voxels.corners import nodes_of as nodes_of_elements
 from micro.voxels.galerkin import (
     COARSE_RADIUS,
     DEGREES,
@@ -120,7 +121,7 @@ def build(frame: Frame, moduli: Array, nu: float) -> Hierarchy:
     for depth in range(1, len(frame.layouts)):
         layout = frame.layouts[depth]
         solid = _halved(solid)
-        starts = _cover(_touched(solid).ravel(), NODES)
+        starts = _cover(nodes_of_elements(solid).ravel(), NODES)
         last = depth == len(frame.layouts) - 1
         if depth == 1:
             matrices = np.zeros((layout.size if last else 0, 576), np.float32)
@@ -175,15 +176,6 @@ def _halved(solid: Array) -> Array:
         halved[: n // 2] |= pairs[1:n:2]
         solid = np.moveaxis(halved, 0, axis)
     return solid
-
-
-def _touched(solid: Array) -> Array:
-    """Nodes (nx + 1, ...) of the elements that hold something."""
-    nx, ny, nz = solid.shape
-    nodes = np.zeros((nx + 1, ny + 1, nz + 1), np.bool_)
-    for x, y, z in product((0, 1), repeat=3):
-        nodes[x : x + nx, y : y + ny, z : z + nz] |= solid
-    return nodes
 
 
 def _addresses(starts: Array, count: int) -> tuple[Array, Array]:

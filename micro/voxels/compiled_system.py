@@ -8,7 +8,6 @@ threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +23,7 @@ from micro.voxels.compiled_hierarchy import Frame, Hierarchy, build, nodes_of, r
 from micro.voxels.galerkin import Array
 from micro.voxels.kernels.cycle import Fields, Loads, Search, Steps, advance, coarsest, defect, sweep
 from micro.voxels.replacement import Replacement, Solution
-from micro.voxels.system import Limits, System
+from micro.voxels.system import System, Task
 from micro.voxels.torch_operator import Grid
 
 _sweep, _coarsest, _advance = fixed(sweep), fixed(coarsest), fixed(advance)
@@ -89,32 +88,24 @@ class CompiledSystem(System):
                 np.negative(nodes_of(out[load], layout), out=result[:, load, cell])
         return torch.from_numpy(result)
 
-    def _solve(
-        self,
-        b: Tensor,
-        start: Tensor | None,
-        limits: Limits,
-        groups: list[slice],
-        threads: int,
-        count: Callable[[int], None],
-    ) -> Solution:
+    def _solve(self, b: Tensor, task: Task) -> Solution:
         """Load cases of a group together, the groups of a cell one after another.
 
         Threads share out the cells, or a single cell's groups.
         """
-        shape, warm = tuple(b.shape[1:3]), start is not None
-        u = np.zeros(b.shape) if start is None else np.array(start.numpy(), order="C")
+        shape, warm, groups = tuple(b.shape[1:3]), task.start is not None, task.groups
+        u = np.zeros(b.shape) if task.start is None else np.array(task.start.numpy(), order="C")
         numbers = (np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, np.bool_))
         results = _Outcome(u, np.zeros(b.shape), *numbers)
-        known, floor = b.numpy(), limits.floor.numpy()
+        known, floor = b.numpy(), task.floor.numpy()
 
         def run(cell: int, hierarchy: Hierarchy, loads: slice, space: _Space) -> None:
             mine = _Outcome(*(a[:, loads, cell] for a in results[:2]), *(a[loads, cell] for a in results[2:]))
-            own = replace(limits, floor=floor[loads, cell])
+            own = replace(task, floor=floor[loads, cell])
             size = loads.stop - loads.start
             kind = np.arange(loads.start, loads.stop) if self.free.shape[1] > 1 else np.zeros(size, np.int64)
             self._iterate(hierarchy, space.of(size), own, warm, kind, known[:, loads, cell], mine)
-            count(size)
+            task.count(size)
 
         def whole(cells: range) -> None:
             space = _Space(self.frame, groups[0].stop)
@@ -125,15 +116,15 @@ class CompiledSystem(System):
 
         cells = len(self.moduli)
         if cells > 1:
-            shares = [range(i, cells, threads) for i in range(min(threads, cells))]
-            parallel.run([partial(whole, share) for share in shares], threads)
+            shares = [range(i, cells, task.threads) for i in range(min(task.threads, cells))]
+            parallel.run([partial(whole, share) for share in shares], task.threads)
         else:
             hierarchy = self._hierarchy(0)
 
             def group(loads: slice) -> None:
                 run(0, hierarchy, loads, _Space(self.frame, loads.stop - loads.start))
 
-            parallel.run([partial(group, loads) for loads in groups], threads)
+            parallel.run([partial(group, loads) for loads in groups], task.threads)
         return Solution(*(torch.from_numpy(array) for array in results))
 
     def precondition(self, r: Tensor, cell: int) -> Tensor:
@@ -154,7 +145,7 @@ class CompiledSystem(System):
         return build(self.frame, self.moduli[cell].numpy(), self.nu)
 
     def _iterate(
-        self, h: Hierarchy, space: _Space, limits: Limits, warm: bool, kind: Array, b: Array, result: _Outcome
+        self, h: Hierarchy, space: _Space, task: Task, warm: bool, kind: Array, b: Array, result: _Outcome
     ) -> None:
         """Conjugate gradients for load cases of a cell, b (3, L, X, Y, Z), whose results are filled in."""
         layout, loads, free = h.exact.layout, b.shape[1], self.frame.free[0]
@@ -164,7 +155,7 @@ class CompiledSystem(System):
         for load in range(loads):
             nodes_of(bb[load], layout)[(slice(None), *box)] = b[:, load]
         norm = np.sqrt((bb * bb).sum(axis=1))
-        active = norm > 1e-13 * limits.floor
+        active = norm > 1e-13 * task.floor
         trivial, scale = ~active, np.where(active, norm, 1.0)
         bb /= scale[:, None]  # unit right-hand sides: float32 cannot over- or underflow
         if warm:
@@ -173,12 +164,12 @@ class CompiledSystem(System):
         fields.r[:] = bb
         size = np.zeros(loads)
         steps = Steps(np.ones(loads, np.bool_), np.ones(loads), np.ones(loads))
-        rule = Replacement(limits.rtol, np.ones(loads))
+        rule = Replacement(task.rtol, np.ones(loads))
         result.residual[:], result.converged[:], result.iterations[:] = 0.0, ~active, 0
 
-        for iteration in range(limits.max_iterations + 1):
+        for iteration in range(task.max_iterations + 1):
             check = active & rule.due(steps.norms)
-            if iteration == limits.max_iterations or (warm and iteration == 0):
+            if iteration == task.max_iterations or (warm and iteration == 0):
                 check = active.copy()
             if check.any():
                 # A stretch that went wrong (overflow, breakdown) is thrown away; the float64 iterate stands.
@@ -192,7 +183,7 @@ class CompiledSystem(System):
                 for load in np.flatnonzero(check).tolist():
                     fields.r[load] = true[load]
                 worn, good, ended = rule.take(check, size, usable)
-                ended |= check & (iteration == limits.max_iterations)
+                ended |= check & (iteration == task.max_iterations)
                 steps.fresh[worn] = True
                 search.p[worn] = search.ap[worn] = 0
                 result.residual[ended], result.converged[good] = size[ended], True

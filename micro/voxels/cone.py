@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from micro.runtime.arrays import Ints
+
 
 def cone_matrix(
-    neighbour: Callable[[NDArray[np.int64]], NDArray[np.integer]], count: int, radius: float
+    neighbour: Callable[[Ints], NDArray[np.integer]], count: int, radius: float
 ) -> sparse.csr_array:
     """Matrix of the filter over ``count`` elements.
 

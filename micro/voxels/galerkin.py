@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.voxels.hexahedron import unit_stiffness
 
@@ -54,7 +55,7 @@ def shifted_inverse(a: Array) -> Array:
     raise NotConverged(NO_SHIFT)
 
 
-def interpolation(place: Sequence[int]) -> NDArray[np.float64]:
+def interpolation(place: Sequence[int]) -> Floats:
     """Corner values (24, 24) of a child from those of its parent.
 
     ``place`` says along x, y and z whether it is the lower child (0), the upper one (1) or as long as its
@@ -104,7 +105,7 @@ def element_bound(stiffness: bytes) -> float:
     return float(torch.linalg.eigvalsh((full + full.T) / 2)[-1])
 
 
-def element_radius(table: NDArray[np.float64]) -> float:
+def element_radius(table: Floats) -> float:
     """Bound of the spectrum of D^-1 A, D the diagonal: its largest value on a single element.
 
     A and D are sums over elements, so no quotient u^T A u / u^T D u exceeds the largest of one element.

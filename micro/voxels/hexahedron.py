@@ -7,20 +7,17 @@ freedom ``3*a + component`` (drawn in ``docs/architecture.md``).
 from __future__ import annotations
 
 from functools import cache
-from itertools import product
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from micro.cell.tensor import isotropic
-
-#: Offsets of the eight corners in local node order.
-CORNERS = tuple((dx, dy, dz) for dx, dy, dz in product((0, 1), repeat=3))
+from micro.runtime.arrays import Floats
+from micro.voxels.corners import CORNERS
 
 #: Stiffness (6, 6) in Voigt order 11, 22, 33, 23, 13, 12 per unit C11, C12, C44: shape (3, 6, 6).
-CUBIC_BASIS: NDArray[np.float64] = np.zeros((3, 6, 6))
+CUBIC_BASIS: Floats = np.zeros((3, 6, 6))
 CUBIC_BASIS[0, [0, 1, 2], [0, 1, 2]] = 1.0
 CUBIC_BASIS[1, :3, :3] = 1.0 - np.eye(3)
 CUBIC_BASIS[2, [3, 4, 5], [3, 4, 5]] = 1.0
@@ -30,7 +27,7 @@ Edges = tuple[float, float, float]
 CUBE: Edges = (1.0, 1.0, 1.0)
 
 
-def strain_displacement(point: NDArray[np.float64], edges: Edges = CUBE) -> NDArray[np.float64]:
+def strain_displacement(point: Floats, edges: Edges = CUBE) -> Floats:
     """B matrix (6, 24) of a brick at ``point`` (3,) in [0, 1]^3: Voigt strains, engineering shears."""
     corners = np.array(CORNERS)
     sign = 2.0 * corners - 1.0
@@ -49,7 +46,7 @@ def strain_displacement(point: NDArray[np.float64], edges: Edges = CUBE) -> NDAr
 
 
 @cache
-def element_matrices(edges: Edges = CUBE) -> NDArray[np.float64]:
+def element_matrices(edges: Edges = CUBE) -> Floats:
     """Stiffness matrices (3, 24, 24) of a brick per unit C11, C12, C44; of the unit cube by default.
 
     ``K_e = C11 K[0] + C12 K[1] + C44 K[2]``; a brick h times larger multiplies by h.

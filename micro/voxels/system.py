@@ -14,8 +14,8 @@ from micro.voxels.torch_operator import Grid
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Of a solve.
+class Task:
+    """How a solve is to be done.
 
     Attributes
     ----------
@@ -24,11 +24,22 @@ class Limits:
     floor : Tensor, shape (L, B), or array (L,) of one cell
         Norm of the forces behind b: below 1e-13 of it b is rounding, and u = 0 solves.
     max_iterations : int
+    groups : list of slice
+        Load cases to be solved together.
+    threads : int
+    start : Tensor, shape (3, L, B, X, Y, Z), float64, optional
+        First iterate, zero on fixed degrees of freedom; zero by default.
+    count : callable
+        Called with how many load cases are newly done.
     """
 
     rtol: float
     floor: Any
     max_iterations: int
+    groups: list[slice]
+    threads: int
+    start: Tensor | None
+    count: Callable[[int], None]
 
 
 @dataclass
@@ -72,30 +83,11 @@ class System(ABC):
         ----------
         b : Tensor, shape (3, L, B, X, Y, Z), float64
             Zero on fixed degrees of freedom.
-        rtol, floor, max_iterations
-            As of :class:`Limits`.
-        groups : list of slice
-            Load cases to be solved together.
-        threads : int
-        start : Tensor, shape (3, L, B, X, Y, Z), float64, optional
-            First iterate, zero on fixed degrees of freedom; zero by default.
-        count : callable, optional
-            Called with how many load cases are newly done.
+        rtol, floor, groups, threads, start, max_iterations, count
+            As of :class:`Task`.
         """
-        limits = Limits(rtol, floor, max_iterations)
-        return self._solve(b, start, limits, groups, threads, count or _uncounted)
+        heard = count or (lambda newly: None)
+        return self._solve(b, Task(rtol, floor, max_iterations, groups, threads, start, heard))
 
     @abstractmethod
-    def _solve(
-        self,
-        b: Tensor,
-        start: Tensor | None,
-        limits: Limits,
-        groups: list[slice],
-        threads: int,
-        count: Callable[[int], None],
-    ) -> Solution: ...
-
-
-def _uncounted(newly: int) -> None:
-    """Nobody listens."""
+    def _solve(self, b: Tensor, task: Task) -> Solution: ...

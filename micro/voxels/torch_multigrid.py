@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from micro.runtime.errors import NotConverged
+from micro.voxels.corners import CORNERS
 from micro.voxels.galerkin import (
     COARSE_RADIUS,
     DEGREES,
@@ -29,7 +30,6 @@ from micro.voxels.galerkin import (
     child_interpolation,
     element_bound,
 )
-from micro.voxels.hexahedron import CORNERS
 from micro.voxels.torch_operator import Grid, apply_stiffness, corner, diagonal_blocks, pad_moduli
 
 FUSED = {"cuda", "xpu", "mps"}

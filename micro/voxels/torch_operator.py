@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from micro.voxels.hexahedron import CORNERS
+from micro.voxels.corners import CORNERS
 
 _CHUNK = 16384
 """Elements that a processor handles at once: their 24 values then stay in the processor's cache."""

@@ -13,7 +13,6 @@ fall so far.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +24,7 @@ from torch import Tensor
 from micro.runtime import threads as parallel
 from micro.voxels.hexahedron import CUBE, Edges, unit_stiffness
 from micro.voxels.replacement import EARLY, REPLACE, Replacement, Solution
-from micro.voxels.system import Limits, System
+from micro.voxels.system import System, Task
 from micro.voxels.torch_multigrid import Multigrid
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
 
@@ -89,8 +88,7 @@ def solve(
     free: Tensor,
     multigrid: Multigrid,
     b: Tensor,
-    limits: Limits,
-    start: Tensor | None = None,
+    task: Task,
 ) -> Solution:
     """Solve A u = b on the free degrees of freedom.
 
@@ -103,17 +101,16 @@ def solve(
         The preconditioner, in float32.
     b : Tensor, shape (3, L, B, X, Y, Z), float64
         Zero on fixed degrees of freedom.
-    limits : Limits
-    start : Tensor, shape (3, L, B, X, Y, Z), float64, optional
-        First iterate, zero on fixed degrees of freedom; zero by default.
+    task : Task
+        Its tolerance, iterations and first iterate.
     """
-    rtol, max_iterations = limits.rtol, limits.max_iterations
+    rtol, max_iterations = task.rtol, task.max_iterations
     work = multigrid.levels[0].step.dtype
     cells = b.shape[2]
     mask = free.to(torch.float64)
     work_mask = free.to(work)
     norm = _dot(b, b).sqrt()
-    trivial = norm <= 1e-13 * limits.floor
+    trivial = norm <= 1e-13 * task.floor
     scale = torch.where(trivial, torch.ones_like(norm), norm)
 
     result = torch.zeros_like(b)
@@ -130,8 +127,8 @@ def solve(
     dx = torch.zeros_like(bb, dtype=work)  # what the current stretch adds to it
     r = bb.to(work)
     rule = Replacement(rtol, torch.ones_like(norm))
-    if start is not None:
-        x = start * _spread(~trivial / scale)
+    if task.start is not None:
+        x = task.start * _spread(~trivial / scale)
         r = apply_stiffness(x, m, stiffness, grid, bb).mul_(mask).to(work)
         rule.anchor = _dot(r, r).sqrt()
     p = torch.zeros_like(dx)
@@ -226,16 +223,8 @@ class TorchSystem(System):
         field = u.expand(-1, -1, len(self.moduli), -1, -1, -1)
         return apply_stiffness(field, pad_moduli(self.moduli), k, Grid(self.grid.shape))
 
-    def _solve(
-        self,
-        b: Tensor,
-        start: Tensor | None,
-        limits: Limits,
-        groups: list[slice],
-        threads: int,
-        count: Callable[[int], None],
-    ) -> Solution:
-        """Load cases of a group together, at most ``threads`` groups at once."""
+    def _solve(self, b: Tensor, task: Task) -> Solution:
+        """Load cases of a group together, at most ``task.threads`` groups at once."""
         k = unit_stiffness(self.nu, edges=self.edges).to(self.moduli)
         multigrid = Multigrid.build(self.moduli.float(), k.float(), self.grid, self.free)
 
@@ -243,13 +232,13 @@ class TorchSystem(System):
             mine, free = multigrid, self.free
             if free.shape[1] > 1:
                 mine, free = multigrid.for_loads(loads), free[:, loads]
-            guess = None if start is None else start[:, loads]
-            own = replace(limits, floor=limits.floor[loads])
-            solution = solve(self.moduli, k, self.grid, free, mine, b[:, loads], own, guess)
-            count(loads.stop - loads.start)
+            start = None if task.start is None else task.start[:, loads]
+            own = replace(task, floor=task.floor[loads], start=start)
+            solution = solve(self.moduli, k, self.grid, free, mine, b[:, loads], own)
+            task.count(loads.stop - loads.start)
             return solution
 
-        parts = parallel.run([partial(run, loads) for loads in groups], threads)
+        parts = parallel.run([partial(run, loads) for loads in task.groups], task.threads)
         fields = [torch.cat([getattr(s, name) for s in parts], dim=1) for name in ("u", "defect")]
         numbers = [
             torch.cat([getattr(s, name) for s in parts]) for name in ("residual", "iterations", "converged")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Ints
 from micro.voxels.compilation import U, entry, part
 from micro.voxels.kernels.layout import fold, wrap
 from micro.voxels.kernels.product import Operator, multiply, voxel_product
@@ -31,8 +32,8 @@ class Loads(NamedTuple):
     periodic : bool
     """
 
-    active: NDArray[np.bool_]
-    kind: NDArray[np.int64]
+    active: Bools
+    kind: Ints
     periodic: bool
 
 
@@ -47,7 +48,7 @@ class Level(NamedTuple):
 class Direct(NamedTuple):
     """Inverses (kinds, n, n) on the coarsest grid at positions ``dofs`` (kinds, n), unused ones zero."""
 
-    dofs: NDArray[np.int64]
+    dofs: Ints
     inverse: NDArray[Any]
 
 
@@ -71,7 +72,7 @@ class Search(NamedTuple):
 class Steps(NamedTuple):
     """Whether directions start anew, their p.Ap, norms of the residuals; each (L,)."""
 
-    fresh: NDArray[np.bool_]
+    fresh: Bools
     curvature: NDArray[Any]
     norms: NDArray[Any]
 
