@@ -72,7 +72,7 @@ def test_a_result_below_a_file_is_refused_in_one_line(words, tmp_path, capsys, m
 
 def test_a_full_disk_is_told_by_file_and_reason(capsys, monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "cells.npz")
-    with pytest.raises(typer.Exit) as ended, multiscale.cli.shell.reporting("multiscale run"):
+    with pytest.raises(typer.Exit) as ended, multiscale.cli.shell.reporting(lambda: "multiscale run"):
         raise full
     assert ended.value.exit_code == 2
     assert capsys.readouterr().err == "error: cells.npz: No space left on device\n"
@@ -87,7 +87,7 @@ def test_a_full_disk_is_told_by_file_and_reason(capsys, monkeypatch):
 
 def test_a_reader_that_has_gone_is_no_error_of_input(capsys):
     """`multiscale ... | head` must not say that a file can't be written."""
-    with pytest.raises(BrokenPipeError), multiscale.cli.shell.reporting("multiscale run"):
+    with pytest.raises(BrokenPipeError), multiscale.cli.shell.reporting(lambda: "multiscale run"):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
     assert capsys.readouterr().err == ""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
+from micro.runtime.arrays import Floats
 from multiscale.case.messages import finding
 from multiscale.case.shapes import AnyShape, Axis, Name, Number, Table, Vector
 
@@ -153,7 +153,7 @@ class FarField(Table):
             )
         return self
 
-    def matrix(self) -> NDArray[np.float64]:
+    def matrix(self) -> Floats:
         """The stress as a symmetric matrix (3, 3), MPa."""
         xx, yy, zz, yz, xz, xy = self.stress_mpa
         return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])

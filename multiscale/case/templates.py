@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import write_text
 from multiscale.case.case import parse_case
 
 _PLACE = 'name = "NAME"'
@@ -49,11 +49,7 @@ def new_case(name: str, template: str = "cloak", out: str | Path | None = None) 
         raise InputError("exists already and is left alone: give another NAME or --out", file=file)
     text = known[template].replace(_PLACE, f'name = "{name}"', 1)
     parse_case(tomllib.loads(text), file)
-    try:
-        with atomic_path(file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"can't be written: {error.strerror}", file=file) from None
+    write_text(file, text)
     return file
 
 

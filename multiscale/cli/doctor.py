@@ -24,7 +24,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from micro.runtime.memory import total_and_available
+from micro.runtime.memory import cgroup, total_and_available
 
 DISTRIBUTION = "multiscale-metamaterials"
 
@@ -206,7 +206,7 @@ def _mpi(library: str | None, missing: list[Missing]) -> dict[str, str | None]:
 
 def _machine() -> dict[str, Any]:
     total, available = total_and_available()
-    quota = _cgroup("cpu.max")
+    quota = cgroup("cpu.max")
     cores = float(len(os.sched_getaffinity(0)))
     if len(quota) == 2 and quota[0].isdigit():
         cores = min(cores, int(quota[0]) / int(quota[1]))
@@ -307,15 +307,6 @@ def _first_line(command: list[str]) -> str | None:
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
     lines = done.stderr.strip().splitlines()
     return lines[-1] if lines else f"the process ended with code {done.returncode}"
-
-
-def _cgroup(name: str) -> list[str]:
-    """Words of a control group's file, empty where there is none."""
-    path = Path("/sys/fs/cgroup") / name
-    try:
-        return path.read_text(encoding="ascii").split()
-    except OSError:
-        return []
 
 
 def _processor() -> str:

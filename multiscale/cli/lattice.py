@@ -11,28 +11,24 @@ import typer
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import check_writable
-from multiscale.cli.shell import console, first_rank, reporter, reporting
+from multiscale.cli.shell import console, first_rank, reporter
 
 if TYPE_CHECKING:
     from multiscale.printability.exported import Exported
     from multiscale.printability.printability import Printability
 
+Run = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory.")]
+RunOrLattice = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Run directory, or a lattice (Zarr) itself.")
+]
+
 
 def export(
-    run_dir: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", show_default=False, help="Run directory, or a lattice (Zarr) itself."),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", metavar="FILE", show_default=False, help="File (for slices: directory) to write."
-        ),
-    ],
+    run_dir: RunOrLattice,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File (for slices: directory) to write.")],
     format: Annotated[
         str | None,
         typer.Option(
-            "--format",
             metavar="NAME",
             show_default="by FILE's ending",
             help="stl, ply, obj, 3mf, glb, slices, svx, vti, vtu, inp, msh or vdb.",
@@ -41,10 +37,7 @@ def export(
     region: Annotated[
         str | None,
         typer.Option(
-            "--region",
-            metavar="I0:I1,J0:J1,K0:K1",
-            show_default="the whole lattice",
-            help="Elements to export.",
+            metavar="I0:I1,J0:J1,K0:K1", show_default="the whole lattice", help="Elements to export."
         ),
     ] = None,
     per_cell: Annotated[
@@ -58,17 +51,11 @@ def export(
     ] = None,
     smooth: Annotated[
         float | None,
-        typer.Option(
-            "--smooth",
-            metavar="VOXELS",
-            show_default="0; 3mf: 0.6",
-            help="Blur before a surface is taken.",
-        ),
+        typer.Option(metavar="VOXELS", show_default="0; 3mf: 0.6", help="Blur before a surface is taken."),
     ] = None,
     decimate: Annotated[
         float | None,
         typer.Option(
-            "--decimate",
             metavar="SHARE",
             show_default="0; 3mf: 0.9, glb: 0.75",
             help="Share of a surface's triangles to remove.",
@@ -77,20 +64,12 @@ def export(
     pixel: Annotated[
         str | None,
         typer.Option(
-            "--pixel",
             metavar="MM[,MM]",
-            show_default=False,
             help="For slices, sl1: the printer's pixels in mm, along x and y if they differ (0.0423,0.0846).",
         ),
     ] = None,
     layer: Annotated[
-        float | None,
-        typer.Option(
-            "--layer",
-            metavar="MM",
-            show_default=False,
-            help="For slices, sl1: the printer's layer height in mm.",
-        ),
+        float | None, typer.Option(metavar="MM", help="For slices, sl1: the printer's layer height in mm.")
     ] = None,
     fill_cavities: Annotated[
         bool, typer.Option("--fill-cavities", help="Change the geometry: enclosed cavities become solid.")
@@ -104,12 +83,7 @@ def export(
     ] = False,
     channel: Annotated[
         float | None,
-        typer.Option(
-            "--channel",
-            metavar="MM",
-            show_default="1/32 of a cell's edge",
-            help="Width of --drain's channels.",
-        ),
+        typer.Option(metavar="MM", show_default="1/32 of a cell's edge", help="Width of --drain's channels."),
     ] = None,
 ) -> None:
     """Write a run's lattice, or a region of it, for other programs.
@@ -126,44 +100,38 @@ def export(
 
         multiscale export runs/cloak --out slices --pixel 0.05 --layer 0.1
     """
-    with reporting("multiscale export"):
-        from multiscale.export.command import export as write
+    from multiscale.export.command import export as write
 
-        if first_rank():
-            check_writable(out.parent, "--out")
-            if fill_cavities and drain:
-                raise InputError("say either, not both", key="--fill-cavities, --drain")
-            name = format or out.suffix.removeprefix(".").lower() or "slices"
-            write(
-                run_dir,
-                name,
-                out,
-                region,
-                per_cell=per_cell,
-                smooth=smooth,
-                decimate=decimate,
-                pixel_mm=None if pixel is None else _pixel(pixel),
-                layer_mm=layer,
-                cavities="drain" if drain else "fill" if fill_cavities else None,
-                channel_mm=channel,
-                reporter=reporter(),
-            )
+    if first_rank():
+        check_writable(out.parent, "--out")
+        if fill_cavities and drain:
+            raise InputError("say either, not both", key="--fill-cavities, --drain")
+        name = format or out.suffix.removeprefix(".").lower() or "slices"
+        write(
+            run_dir,
+            name,
+            out,
+            region,
+            per_cell=per_cell,
+            smooth=smooth,
+            decimate=decimate,
+            pixel_mm=None if pixel is None else _pixel(pixel),
+            layer_mm=layer,
+            cavities="drain" if drain else "fill" if fill_cavities else None,
+            channel_mm=channel,
+            reporter=reporter(),
+        )
 
 
 def bar(
     cells: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CELLS",
-            show_default=False,
-            help="Cells in order, as `micro interpolate` writes them.",
-        ),
+        Path, typer.Argument(metavar="CELLS", help="Cells in order, as `micro interpolate` writes them.")
     ],
-    out: Annotated[Path, typer.Option("--out", show_default=False, help="Lattice to write (a .zarr).")],
-    across: Annotated[int, typer.Option("--across", help="Cells side by side, in both directions.")] = 2,
-    repeat: Annotated[int, typer.Option("--repeat", help="How often each cell comes one after another.")] = 1,
-    cell_size: Annotated[float, typer.Option("--cell-size", metavar="MM", help="Edge of a cell.")] = 10.0,
-    young: Annotated[float, typer.Option("--young", metavar="MPA", help="Of the base material.")] = 1000.0,
+    out: Annotated[Path, typer.Option(help="Lattice to write (a .zarr).")],
+    across: Annotated[int, typer.Option(help="Cells side by side, in both directions.")] = 2,
+    repeat: Annotated[int, typer.Option(help="How often each cell comes one after another.")] = 1,
+    cell_size: Annotated[float, typer.Option(metavar="MM", help="Edge of a cell.")] = 10.0,
+    young: Annotated[float, typer.Option(metavar="MPA", help="Of the base material.")] = 1000.0,
 ) -> None:
     """A graded bar of a sequence of cells, as a lattice that `export` and `printability` take.
 
@@ -171,58 +139,46 @@ def bar(
     multiscale bar sequence/cells.zarr.zip --out bar.zarr
     multiscale export bar.zarr --out bar.stl
     """
-    with reporting("multiscale bar"):
-        from micro.cell.cellset import CellSet
-        from multiscale.lattice.sequence import graded_bar
+    from micro.cell.cellset import CellSet
+    from multiscale.lattice.sequence import graded_bar
 
-        if first_rank():
-            check_writable(out.parent, "--out")
-            lattice = graded_bar(
-                CellSet.load(cells),
-                across=across,
-                repeat=repeat,
-                cell_size_m=cell_size / 1000,
-                young_pa=young * 1e6,
-            )
-            lattice.save(out)
-            contacts, pieces = lattice.contacts(), lattice.components()
-            console().print(
-                f"{' x '.join(map(str, lattice.shape))} cells in {pieces} piece{'s' * (pieces != 1)}, "
-                f"{contacts.unconnected} of {contacts.count} contacts without solid"
-            )
+    if first_rank():
+        check_writable(out.parent, "--out")
+        lattice = graded_bar(
+            CellSet.load(cells),
+            across=across,
+            repeat=repeat,
+            cell_size_m=cell_size / 1000,
+            young_pa=young * 1e6,
+        )
+        lattice.save(out)
+        contacts, pieces = lattice.contacts(), lattice.components()
+        console().print(
+            f"{' x '.join(map(str, lattice.shape))} cells in {pieces} piece{'s' * (pieces != 1)}, "
+            f"{contacts.unconnected} of {contacts.count} contacts without solid"
+        )
 
 
 def printability(
-    run_dir: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", show_default=False, help="Run directory, or a lattice (Zarr) itself."),
-    ],
+    run_dir: RunOrLattice,
     direction: Annotated[
         tuple[float, float, float],
-        typer.Option("--direction", metavar="X Y Z", help="Build direction, for overhangs and layers."),
+        typer.Option(metavar="X Y Z", help="Build direction, for overhangs and layers."),
     ] = (0.0, 0.0, 1.0),
     density: Annotated[
         float | None,
-        typer.Option(
-            "--density",
-            metavar="KG_M3",
-            show_default="the case's",
-            help="Of the base material, for the mass.",
-        ),
+        typer.Option(metavar="KG_M3", show_default="the case's", help="Of the base material, for the mass."),
     ] = None,
     least: Annotated[
         float | None,
         typer.Option(
-            "--least",
             metavar="MM",
-            show_default=False,
             help="The printer's smallest wall and gap: how much is thinner, and the cell size that suits.",
         ),
     ] = None,
     region: Annotated[
         str | None,
         typer.Option(
-            "--region",
             metavar="I0:I1,J0:J1,K0:K1",
             show_default="the whole lattice, if it is small",
             help="Elements to measure layer by layer, as they are cut: what --exported holds.",
@@ -231,9 +187,7 @@ def printability(
     exported: Annotated[
         Path | None,
         typer.Option(
-            "--exported",
             metavar="FILE",
-            show_default=False,
             help="Measure this file of `export` (stl, ply, obj, 3mf, slices) beside its voxels.",
         ),
     ] = None,
@@ -248,42 +202,39 @@ def printability(
 
         multiscale printability runs/cloak --exported part.stl
     """
-    with reporting("multiscale printability"):
-        from multiscale.printability import exported as files, printability as whole
-        from multiscale.printability.printer import check_least
+    from multiscale.printability import exported as files, printability as whole
+    from multiscale.printability.printer import check_least
 
-        if not first_rank():
-            return
-        if least is not None:
-            check_least(least)
-        if exported is not None and density is not None:
-            raise InputError("is for the mass of the whole lattice, not of a file", key="--density")
-        found: Printability | Exported
-        with reporter("quiet" if json_output else "text").task("printability", 1) as task:
-            if exported is None:
-                found = whole.assess_run(
-                    run_dir,
-                    direction=direction,
-                    density_kg_m3=density,
-                    least_mm=least,
-                    region=region,
-                    progress=task.reach,
-                )
-                lines = whole.described(found)
-            else:
-                found = files.assess_exported(
-                    run_dir, exported, region, direction=direction, progress=task.reach
-                )
-                lines = files.described(found, least)
-        if json_output:
-            typer.echo(json.dumps(asdict(found), indent=2))
+    if not first_rank():
+        return
+    if least is not None:
+        check_least(least)
+    if exported is not None and density is not None:
+        raise InputError("is for the mass of the whole lattice, not of a file", key="--density")
+    found: Printability | Exported
+    with reporter("quiet" if json_output else "text").task("printability", 1) as task:
+        if exported is None:
+            found = whole.assess_run(
+                run_dir,
+                direction=direction,
+                density_kg_m3=density,
+                least_mm=least,
+                region=region,
+                progress=task.reach,
+            )
+            lines = whole.described(found)
         else:
-            for line in lines:
-                console().print(line, soft_wrap=True, markup=False)
+            found = files.assess_exported(run_dir, exported, region, direction=direction, progress=task.reach)
+            lines = files.described(found, least)
+    if json_output:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        for line in lines:
+            console().print(line, soft_wrap=True, markup=False)
 
 
 def verify(
-    run_dir: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Run directory.")],
+    run_dir: Run,
     per_cell: Annotated[
         int,
         typer.Option(
@@ -291,16 +242,12 @@ def verify(
         ),
     ] = 8,
     max_memory: Annotated[
-        float | None,
-        typer.Option("--max-memory", metavar="GB", show_default="0.9 of what is free", help="Refuse above."),
+        float | None, typer.Option(metavar="GB", show_default="0.9 of what is free", help="Refuse above.")
     ] = None,
     threads: Annotated[
-        int | None,
-        typer.Option("--threads", metavar="N", min=1, show_default="OMP_NUM_THREADS, or the cores"),
+        int | None, typer.Option(metavar="N", min=1, show_default="OMP_NUM_THREADS, or the cores")
     ] = None,
-    rtol: Annotated[
-        float, typer.Option("--rtol", min=1e-10, max=0.1, help="Relative residual of the solves.")
-    ] = 1e-4,
+    rtol: Annotated[float, typer.Option(min=1e-10, max=0.1, help="Relative residual of the solves.")] = 1e-4,
 ) -> None:
     """Solve a run's lattice at full scale, voxel by voxel, and compare with what homogenisation says.
 
@@ -309,32 +256,30 @@ def verify(
     metrics.json under "verify", by resolution. Memory is announced first. Where so few voxels make cells
     that are off by more than 10 %, the result is marked as not of this lattice.
     """
-    with reporting("multiscale verify"):
-        from multiscale.verify.full_scale import verify as work
+    from multiscale.verify.full_scale import verify as work
 
-        work(
-            run_dir,
-            voxels_per_cell=per_cell,
-            max_memory=None if max_memory is None else max_memory * 1e9,
-            threads=threads,
-            rtol=rtol,
-            reporter=reporter(),
-        )
+    work(
+        run_dir,
+        voxels_per_cell=per_cell,
+        max_memory=None if max_memory is None else max_memory * 1e9,
+        threads=threads,
+        rtol=rtol,
+        reporter=reporter(),
+    )
 
 
 def unseen(
-    run_dir: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Run directory.")],
+    run_dir: Run,
 ) -> None:
     """Measure a cloak under loads it was not designed for: nine tensions and shears of the block.
 
     Each face of low coordinates is held in turn and the opposite one pulled along x, y and z; the distortions
     without a cloak, as designed and as built go into metrics.json under "unseen".
     """
-    with reporting("multiscale unseen"):
-        from multiscale.verify.unseen_loads import unseen as work
+    from multiscale.verify.unseen_loads import unseen as work
 
-        if first_rank():
-            work(run_dir, reporter())
+    if first_rank():
+        work(run_dir, reporter())
 
 
 def _pixel(text: str) -> tuple[float, float]:

@@ -18,13 +18,14 @@ import typer
 from micro.runtime.errors import InputError
 from micro.runtime.version import version_option
 from multiscale.cli import lattice
-from multiscale.cli.shell import console, first_rank, reporter, reporting
+from multiscale.cli.shell import Commands, console, first_rank, reporter
 
 if TYPE_CHECKING:
     from micro.runtime.progress import Style
 
 app = typer.Typer(
     name="multiscale",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,7 +59,7 @@ def check(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", show_default="check-NAME", help="Directory for the drawing, problem.png."
+            metavar="DIR", show_default="check-NAME", help="Directory for the drawing, problem.png."
         ),
     ] = None,
 ) -> None:
@@ -67,47 +68,38 @@ def check(
     A mistake in the case is answered by one line that names file, key, reason and value; the exit
     code is then 2 and nothing is written.
     """
-    with reporting("multiscale check"):
-        from multiscale.cli.check import check_case
+    from multiscale.cli.check import check_case
 
-        if first_rank():
-            check_case(case, out, console())
+    if first_rank():
+        check_case(case, out, console())
 
 
 @app.command()
 def schema(
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", show_default="standard output", help="File to write."),
+        Path | None, typer.Option(metavar="FILE", show_default="standard output", help="File to write.")
     ] = None,
 ) -> None:
     """Print the JSON schema of case files, for editors and for reference.
 
     Every key with its description, unit, default and allowed values.
     """
-    with reporting("multiscale schema"):
-        from multiscale.case.case import schema_text
+    from multiscale.case.case import schema_text
 
-        if not first_rank():
-            return
-        if out is None:
-            sys.stdout.write(schema_text())
-            return
-        from micro.runtime.files import atomic_path
+    if not first_rank():
+        return
+    if out is None:
+        sys.stdout.write(schema_text())
+        return
+    from micro.runtime.files import write_text
 
-        try:
-            with atomic_path(out) as temporary:
-                temporary.write_text(schema_text(), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"can't be written: {error.strerror}", file=out) from None
+    write_text(out, schema_text())
 
 
 @app.command()
 def run(
     case: CaseFile,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", show_default=False, help="Run directory; made if missing.")
-    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Run directory; made if missing.")],
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing unless something goes wrong.")] = False,
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="Progress for programs: one JSON object a line.")
@@ -122,20 +114,13 @@ def run(
     voxels_per_cell: Annotated[
         int | None,
         typer.Option(
-            "--voxels-per-cell",
             metavar="N",
-            show_default=False,
             help="Solve the lattice at full scale, N voxels along a cell's edge: [full_scale] of the case.",
         ),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(
-            "--rounds",
-            metavar="N",
-            show_default=False,
-            help="Correct the design by that up to N times: [full_scale] of the case.",
-        ),
+        typer.Option(metavar="N", help="Correct the design by that up to N times: [full_scale] of the case."),
     ] = None,
 ) -> None:
     """Design, fill, evaluate, export and report a case; everything goes into one directory.
@@ -143,15 +128,14 @@ def run(
     The stages are kept in the directory: after an interruption the same command goes on where it
     stopped. Under MPI (mpiexec -n 2 multiscale run ...) the solves are shared between ranks.
     """
-    with reporting("multiscale run", resumes=True):
-        if quiet and json_lines:
-            raise InputError("say either, not both", key="--quiet, --json-lines")
-        from multiscale.run.run import run_case
+    if quiet and json_lines:
+        raise InputError("say either, not both", key="--quiet, --json-lines")
+    from multiscale.run.run import run_case
 
-        style: Style = "quiet" if quiet else "json" if json_lines else "text"
-        given = {"voxels_per_cell": voxels_per_cell, "rounds": rounds}
-        asked = {key: value for key, value in given.items() if value is not None}
-        run_case(case, out, reporter(style), tensorboard=tensorboard, full_scale=asked)
+    style: Style = "quiet" if quiet else "json" if json_lines else "text"
+    given = {"voxels_per_cell": voxels_per_cell, "rounds": rounds}
+    asked = {key: value for key, value in given.items() if value is not None}
+    run_case(case, out, reporter(style), tensorboard=tensorboard, full_scale=asked)
 
 
 @app.command()
@@ -160,15 +144,11 @@ def evaluate(
     tensors: Annotated[
         Path,
         typer.Option(
-            "--tensors",
             metavar="FIELD.npz",
-            show_default=False,
             help="Arrays C11, C12, C44 of the grid's shape, indexed [x, y, z], in units of E_s.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", show_default=False, help="Directory for metrics.json.")
-    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for metrics.json.")],
     all_elements: Annotated[
         bool,
         typer.Option("--all-elements", help="Read the fixed regions' tensors too: a lattice as built."),
@@ -180,10 +160,9 @@ def evaluate(
     without a cloak, a mismatch beside the initial material's. The design regions' tensors come from the
     file, the fixed regions' materials from the case.
     """
-    with reporting("multiscale evaluate"):
-        from multiscale.run.evaluate import evaluate_case
+    from multiscale.run.evaluate import evaluate_case
 
-        evaluate_case(case, tensors, out, reporter(), all_elements=all_elements)
+    evaluate_case(case, tensors, out, reporter(), all_elements=all_elements)
 
 
 for _command in (lattice.export, lattice.bar, lattice.printability, lattice.verify, lattice.unseen):
@@ -192,68 +171,58 @@ for _command in (lattice.export, lattice.bar, lattice.printability, lattice.veri
 
 @app.command()
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Run directory.")],
+    run_dir: lattice.Run,
 ) -> None:
     """Write a run's report.html, one file to open or send, and report.md, with its figures linked.
 
     `multiscale run` ends with it; after `printability` or `verify` this brings it up to date.
     """
-    with reporting("multiscale report"):
-        from multiscale.report.page import write_report
+    from multiscale.report.page import write_report
 
-        if first_rank():
-            for file in write_report(run_dir):
-                console().print(str(file), soft_wrap=True, markup=False)
+    if first_rank():
+        for file in write_report(run_dir):
+            console().print(str(file), soft_wrap=True, markup=False)
 
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="DIR DIR ...", show_default=False, help="Run directories.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", show_default=False, help="Write FILE.html or FILE.md too."),
-    ] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR DIR ...", help="Run directories.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write FILE.html or FILE.md too.")] = None,
 ) -> None:
     """Put runs side by side: their numbers, and the settings in which their cases differ."""
-    with reporting("multiscale compare"):
-        from multiscale.report.compare import compare_runs
+    from multiscale.report.compare import compare_runs
 
-        if first_rank():
-            compare_runs(runs, out, console())
+    if first_rank():
+        compare_runs(runs, out, console())
 
 
 @app.command()
 def new(
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", show_default=False, help="The case's name; the file is NAME.toml."),
+        str | None, typer.Argument(metavar="NAME", help="The case's name; the file is NAME.toml.")
     ] = None,
     template: Annotated[
-        str, typer.Option("--template", metavar="TEMPLATE", help="What to start from; --list shows them.")
+        str, typer.Option(metavar="TEMPLATE", help="What to start from; --list shows them.")
     ] = "cloak",
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", show_default="NAME.toml", help="File to write."),
+        Path | None, typer.Option(metavar="FILE", show_default="NAME.toml", help="File to write.")
     ] = None,
     list_templates: Annotated[bool, typer.Option("--list", help="List the templates and stop.")] = False,
 ) -> None:
     """Write a commented case file to start from; an existing file is left alone."""
-    with reporting("multiscale new"):
-        from multiscale.case.templates import describe, new_case
+    from multiscale.case.templates import describe, new_case
 
-        if not first_rank():
-            return
-        if list_templates:
-            for key, text in describe().items():
-                console().print(f"{key:10} {text}", soft_wrap=True, markup=False)
-            return
-        if name is None:
-            raise InputError("the case's name is missing; --list shows what to start from", key="NAME")
-        console().print(
-            f"{new_case(name, template, out)}: now `multiscale check` it", soft_wrap=True, markup=False
-        )
+    if not first_rank():
+        return
+    if list_templates:
+        for key, text in describe().items():
+            console().print(f"{key:10} {text}", soft_wrap=True, markup=False)
+        return
+    if name is None:
+        raise InputError("the case's name is missing; --list shows what to start from", key="NAME")
+    console().print(
+        f"{new_case(name, template, out)}: now `multiscale check` it", soft_wrap=True, markup=False
+    )
 
 
 @app.command()
@@ -261,12 +230,11 @@ def doctor(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Say what is installed, what is missing, and the command that mends it."""
-    with reporting("multiscale doctor"):
-        from multiscale.cli.doctor import doctor as examine
+    from multiscale.cli.doctor import doctor as examine
 
-        code = examine(json_output)
-        if code:
-            raise typer.Exit(code)
+    code = examine(json_output)
+    if code:
+        raise typer.Exit(code)
 
 
 def main() -> None:

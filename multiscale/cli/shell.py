@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 from micro.runtime.errors import InputError, NotConverged, file_error
 from multiscale.solve.errors import RankFailed
@@ -19,11 +20,25 @@ if TYPE_CHECKING:
     from micro.runtime.progress import Reporter, Style
 
 
+class Commands(TyperGroup):
+    """The commands: what a user can mend becomes one line on stderr and an exit code (:func:`reporting`)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        with reporting(lambda: f"multiscale {ctx.invoked_subcommand}"):
+            return super().invoke(ctx)
+
+
+_RESUMED = ("multiscale run",)
+"""Commands that go on where an interrupted one stopped."""
+
+
 @contextmanager
-def reporting(command: str, *, resumes: bool = False) -> Iterator[None]:
+def reporting(command: Callable[[], str]) -> Iterator[None]:
     """Turn the errors a user can mend into one line on stderr and an exit code.
 
-    Under MPI every rank meets the same error; the first one speaks.
+    Under MPI every rank meets the same error; the first one speaks. ``command`` is asked for its name when it
+    was interrupted.
     """
     try:
         yield
@@ -41,8 +56,8 @@ def reporting(command: str, *, resumes: bool = False) -> Iterator[None]:
         _say(f"error: {' '.join(str(error).split())}")
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        hint = "; the same command goes on where it stopped" if resumes else ""
-        _say(f"{command}: interrupted{hint}")
+        hint = "; the same command goes on where it stopped" if command() in _RESUMED else ""
+        _say(f"{command()}: interrupted{hint}")
         raise typer.Exit(130) from None
 
 

@@ -24,13 +24,12 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.cell.cellset import require_poisson
 from micro.data.packaged import load_gamut
 from micro.gamut.gamut import Gamut
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from multiscale.case.case import Case
 from multiscale.case.settings import GAMUT_SOURCES
 
@@ -41,6 +40,11 @@ FEASIBILITY_TOLERANCE = 1e-9
 def count_violations(phi: Floats, margin: float) -> int:
     """How many of the values of phi fall short of the margin."""
     return int(np.count_nonzero(phi < margin - FEASIBILITY_TOLERANCE))
+
+
+def feasibility(phi: Floats, margin: float, weight: int = 1) -> dict[str, float]:
+    """What metrics say of phi of the design elements (N,), each of which stands for ``weight`` of them."""
+    return {"violations": weight * count_violations(phi, margin), "phi_min": float(phi.min())}
 
 
 def case_gamut(case: Case) -> Gamut:
@@ -176,7 +180,7 @@ class FeasibleProjection:
         out[moved] = pulled @ np.linalg.inv(_TENSOR_OF_SCALED)
         return out
 
-    def _newton(self, tensors: Floats, start: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    def _newton(self, tensors: Floats, start: Floats) -> tuple[Floats, Bools]:
         """Newton's method from ``start``: tensors (q, 3) and which of them are feasible minima."""
         m, p = tensor.scaled_moduli(tensors), tensor.scaled_moduli(start)
         normal = self._gradient(p)
@@ -205,7 +209,7 @@ class FeasibleProjection:
         good[good] = self._is_minimum(p[good], normal[good], multiplier[good])
         return found, good
 
-    def _is_minimum(self, p: Floats, normal: Floats, multiplier: Floats) -> NDArray[np.bool_]:
+    def _is_minimum(self, p: Floats, normal: Floats, multiplier: Floats) -> Bools:
         """Whether I - t H is positive definite on the tangent plane (a saddle solves the equations too)."""
         form = np.eye(3) - multiplier[:, None, None] * self._hessian(p)
         unit = normal / np.linalg.norm(normal, axis=1, keepdims=True)

@@ -8,15 +8,13 @@ the whole.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from micro.runtime.arrays import Bools, Ints
 from micro.voxels.cone import cone_matrix
 
 
-def cone_filter(
-    design: NDArray[np.bool_], radius: float, mirror_axes: tuple[int, ...] = ()
-) -> sparse.csr_array:
+def cone_filter(design: Bools, radius: float, mirror_axes: tuple[int, ...] = ()) -> sparse.csr_array:
     """Filter matrix (N, N) over the N design elements of a reduced grid.
 
     Parameters
@@ -32,7 +30,7 @@ def cone_filter(
     number[design] = np.arange(np.count_nonzero(design))
     position = np.argwhere(design)
 
-    def neighbour(offset: NDArray[np.int64]) -> NDArray[np.int64]:
+    def neighbour(offset: Ints) -> Ints:
         there = position + offset
         for axis in mirror_axes:
             # Index -1 is the image of 0, -2 of 1, ...

@@ -14,11 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from micro.cell import tensor
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 
 #: d(C11, C12, C44) / d(K, mu', G): one row a modulus, hence the transpose.
 _TENSOR_OF_MODULI: Floats = tensor.from_moduli(np.eye(3)).T
@@ -39,7 +38,7 @@ class DesignSpace:
         Box of (K, mu', G), units of E_s.
     """
 
-    design: NDArray[np.bool_]
+    design: Bools
     background: Floats
     filter: sparse.csr_array
     lower: Floats

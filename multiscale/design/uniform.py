@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from multiscale.objective.combination import Value
 from multiscale.objective.compliance import ComplianceObjective
@@ -51,7 +51,7 @@ def best_uniform(
     cells: CellSet,
     density: float,
     fill: Callable[[Floats], Floats],
-    design: NDArray[np.bool_],
+    design: Bools,
     rtol: float = 1e-6,
 ) -> Uniform:
     """The cell of least compliance among those of a volume fraction up to ``density``.
@@ -107,7 +107,7 @@ def _bounds(
     displacements: list[Floats],
     field: Floats,
     value: Value,
-    design: NDArray[np.bool_],
+    design: Bools,
     C: Floats,
 ) -> Floats:
     """Lower bounds (m,) of J for the uniform tensors C (m, 3)."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 from micro.runtime.progress import Reporter
 from multiscale.lattice.block import Block
 from multiscale.lattice.draining import described, without_cavities
 from multiscale.lattice.lattice import Lattice
-from multiscale.rundir import record
-from multiscale.rundir.directory import RunDirectory
+from multiscale.rundir.directory import addable_run
 
 Cavities = Literal["fill", "drain"]
 
@@ -52,12 +51,7 @@ class CavityOptions:
 
 
 def export_without_cavities(
-    run_dir: str | os.PathLike[str],
-    lattice: Lattice,
-    block: Block,
-    options: CavityOptions,
-    out: Path,
-    reporter: Reporter,
+    run_dir: PathLike, lattice: Lattice, block: Block, options: CavityOptions, out: Path, reporter: Reporter
 ) -> Lattice:
     """The lattice without enclosed void in the block; what was changed is said, and added to a run's metrics.
 
@@ -77,9 +71,7 @@ def export_without_cavities(
     InputError
         If the run can't be added to.
     """
-    run = RunDirectory.open(run_dir) if (Path(run_dir) / record.NAME).is_file() else None
-    if run is not None:
-        run.check_addable()
+    run = addable_run(run_dir)
     radius = None if options.channel_mm is None else options.channel_mm / 2
     with reporter.task("cavities", 1) as task:
         changed, changes = without_cavities(

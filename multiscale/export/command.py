@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 from micro.runtime.progress import Progress, Reporter
 from multiscale.export.cavities import Cavities, CavityOptions, export_without_cavities
 from multiscale.export.mesh import glb, threemf
@@ -96,9 +96,9 @@ class Format:
 
 
 def export(
-    run_dir: str | os.PathLike[str],
+    run_dir: PathLike,
     format: str,
-    out: str | os.PathLike[str],
+    out: PathLike,
     region: str | None = None,
     *,
     per_cell: int | None = None,
@@ -347,20 +347,23 @@ def _solid_mm3(request: Request) -> float:
     return 1e9 * request.lattice.cell_size_m**3 * float(densities.sum())
 
 
-def _voxels(request: Request) -> None:
+def _announce_voxels(request: Request, bytes_each: int, bound: str = "") -> None:
+    """Say how many voxels there are and what memory they take; refuse what is absurd."""
     voxels = int(np.prod(request.block.shape)) * request.per_cell**3
-    memory = 4 * voxels  # the voxels, their copies in VTK's order, and the compressor's
-    request.say(f"region {request.block}: {voxels:,} voxels, {_bytes(memory)} of memory")
+    memory = bytes_each * voxels
+    request.say(f"region {request.block}: {voxels:,} voxels, {_bytes(memory)} of memory{bound}")
     _refuse_if_absurd(request, memory, MOST_BYTES, "bytes of memory", power=3)
+
+
+def _voxels(request: Request) -> None:
+    _announce_voxels(request, 4)  # the voxels, their copies in VTK's order, and the compressor's
     write_voxels(request.lattice, request.out, request.block, per_cell=request.per_cell)
 
 
 def _vdb(request: Request) -> None:
     library = find_openvdb()
-    voxels = int(np.prod(request.block.shape)) * request.per_cell**3
-    memory = 8 * voxels  # 4 bytes a voxel where anything is solid, and the layer being copied
-    request.say(f"region {request.block}: {voxels:,} voxels, {_bytes(memory)} of memory at most")
-    _refuse_if_absurd(request, memory, MOST_BYTES, "bytes of memory", power=3)
+    # 4 bytes a voxel where anything is solid, and the layer being copied.
+    _announce_voxels(request, 8, " at most")
     write_vdb(
         library,
         request.lattice,

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 from multiscale.design.mass import LIMIT_TOLERANCE
 from multiscale.figures.style import (
     ACCENT,
@@ -26,7 +27,6 @@ from multiscale.figures.style import (
     FAINT,
     INK,
     LIBRARY,
-    PathLike,
     add_title,
     new_figure,
     number_axis,
@@ -73,18 +73,10 @@ def property_space_figure(
     ticks = [np.linspace(a, b, resolution) for a, b in zip(low - room, high + room, strict=True)]
     values = phi(np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1))
     figure = new_figure((15, 5.2))
+    flat: dict[str, Any] = {"linewidths": 0, "rasterized": True}
     for ax, (x, y) in zip(figure.subplots(1, 3), ((0, 1), (0, 2), (1, 2)), strict=True):
-        ax.scatter(cells[:, x], cells[:, y], s=5, color=LIBRARY, linewidths=0, zorder=1, rasterized=True)
-        ax.scatter(
-            chosen[:, x],
-            chosen[:, y],
-            s=11,
-            color=DESIGN,
-            alpha=0.55,
-            linewidths=0,
-            zorder=3,
-            rasterized=True,
-        )
+        ax.scatter(cells[:, x], cells[:, y], s=5, color=LIBRARY, zorder=1, **flat)
+        ax.scatter(chosen[:, x], chosen[:, y], s=11, color=DESIGN, alpha=0.55, zorder=3, **flat)
         silhouette = values.max(axis=3 - x - y)
         if silhouette.min() < 0 < silhouette.max():
             ax.contour(ticks[x], ticks[y], silhouette.T, [0.0], colors=ACCENT, linewidths=1.4, zorder=2)

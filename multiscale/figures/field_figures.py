@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 from multiscale.figures.section import Section
 from multiscale.figures.style import (
     ACCENT,
@@ -26,7 +27,6 @@ from multiscale.figures.style import (
     FAINT,
     INK,
     UNSEEN,
-    PathLike,
     add_title,
     panels,
     percent_ticks,

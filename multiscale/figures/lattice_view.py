@@ -17,8 +17,10 @@ from matplotlib.colors import ListedColormap, Normalize
 from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 
+from micro.runtime.arrays import Bools, Bytes, Floats, Singles
+from micro.runtime.files import PathLike
 from multiscale.figures.own_process import Arrays, Images, answer, drawn
-from multiscale.figures.style import ACCENT, INK, PathLike, add_title, new_figure, save
+from multiscale.figures.style import ACCENT, INK, add_title, new_figure, save
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
 
@@ -28,11 +30,7 @@ _VOXELS = 2_500_000
 _WINDOW = 7  # elements an edge of the close-up
 # Thin members vanish at 1/2 of a coarse voxel, and fatten below 2/5.
 _LEVEL = 0.42
-_VIEW = (
-    -0.42,
-    -0.62,
-    0.95,
-)  # from the slab's middle towards the eye, along its two directions and its normal
+_VIEW = (-0.42, -0.62, 0.95)  # from the slab's middle towards the eye
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,25 +49,21 @@ class Mesh:
         A box to outline, as lower and upper corner.
     """
 
-    points: NDArray[np.float32]
+    points: Singles
     faces: NDArray[np.int32]
-    normals: NDArray[np.float32]
-    values: NDArray[np.float32]
-    frame: NDArray[np.float64] | None = None
+    normals: Singles
+    values: Singles
+    frame: Floats | None = None
 
 
-def render_lattice(
-    path: PathLike, lattice: Lattice, *, axis: int = 2, layers: int = 2, title: str = ""
-) -> str | None:
-    """Write a picture of a slab across the middle of the lattice, coloured by the cells' C11.
+def render_lattice(path: PathLike, lattice: Lattice, *, layers: int = 2, title: str = "") -> str | None:
+    """Write a picture of a slab across the middle of the lattice, seen along z, coloured by the cells' C11.
 
     Parameters
     ----------
     path : path
         PNG to write.
     lattice : Lattice
-    axis : int
-        Normal of the slab.
     layers : int
         Its thickness in elements (at most the lattice's).
     title : str
@@ -80,10 +74,10 @@ def render_lattice(
         Why nothing could be drawn (no off-screen graphics here, nothing in the middle), or None
         when the picture is written.
     """
-    slab = middle_slab(lattice, axis, layers)
+    slab = middle_slab(lattice, layers)
     if not lattice.solid[slab.slices].any():
         return f"there is nothing solid in the middle of the lattice ({slab})"
-    window = close_up(lattice, slab, axis)
+    window = close_up(lattice, slab)
     near = surface(lattice, window, fitting_resolution(lattice, window, _VOXELS))
     frame = np.array([window.lower, window.upper], dtype=float)
     far = surface(lattice, slab, fitting_resolution(lattice, slab, _VOXELS), frame=frame)
@@ -92,27 +86,24 @@ def render_lattice(
     limits = (float(shown.min()), float(shown.max()))
     if limits[1] - limits[0] < 1e-9 * abs(limits[1]):
         limits = (0.9 * limits[0], 1.1 * limits[1])
-    pictures, reason = drawn(__name__, _asked([far, near], limits, axis))
+    pictures, reason = drawn(__name__, _asked([far, near], limits))
     if reason is not None:
         return reason
-    _compose(path, lattice, slab, window, pictures, limits, axis, title)
+    _compose(path, lattice, slab, window, pictures, limits, title)
     return None
 
 
-def middle_slab(lattice: Lattice, axis: int, layers: int) -> Block:
-    """The ``layers`` middle layers of elements across ``axis``."""
-    count = lattice.shape[axis]
-    layers = max(1, min(layers, count))
-    lower, upper = [0, 0, 0], list(lattice.shape)
-    lower[axis] = (count - layers) // 2
-    upper[axis] = lower[axis] + layers
-    return Block((lower[0], lower[1], lower[2]), (upper[0], upper[1], upper[2]))
+def middle_slab(lattice: Lattice, layers: int) -> Block:
+    """The ``layers`` middle layers of elements across z."""
+    nx, ny, nz = lattice.shape
+    layers = max(1, min(layers, nz))
+    start = (nz - layers) // 2
+    return Block((0, 0, start), (nx, ny, start + layers))
 
 
-def close_up(lattice: Lattice, slab: Block, axis: int) -> Block:
+def close_up(lattice: Lattice, slab: Block) -> Block:
     """A square window of the slab that shows a rim: nearest to two thirds full, else in the middle."""
-    solid = lattice.solid[slab.slices].any(axis=axis).astype(np.float64)
-    across = [d for d in range(3) if d != axis]
+    solid = lattice.solid[slab.slices].any(axis=2).astype(np.float64)
     size = [min(_WINDOW, s) for s in solid.shape]
     total = np.pad(solid.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     a, b = size
@@ -123,11 +114,8 @@ def close_up(lattice: Lattice, slab: Block, axis: int) -> Block:
     offset = (places - centre) / max(solid.shape)
     badness = np.abs(share - 2 / 3) + 0.05 * np.linalg.norm(offset - np.array([0.0, -0.2]), axis=-1)
     i, j = np.unravel_index(int(np.argmin(badness)), badness.shape)
-    lower, upper = list(slab.lower), list(slab.upper)
-    for d, start, length in zip(across, (int(i), int(j)), size, strict=True):
-        lower[d] = slab.lower[d] + start
-        upper[d] = lower[d] + length
-    return Block((lower[0], lower[1], lower[2]), (upper[0], upper[1], upper[2]))
+    x, y = slab.lower[0] + int(i), slab.lower[1] + int(j)
+    return Block((x, y, slab.lower[2]), (x + size[0], y + size[1], slab.upper[2]))
 
 
 def fitting_resolution(lattice: Lattice, block: Block, budget: int) -> int:
@@ -141,13 +129,7 @@ def fitting_resolution(lattice: Lattice, block: Block, budget: int) -> int:
     return [s for s in possible if elements * s**3 <= budget or s == possible[0]][-1]
 
 
-def surface(
-    lattice: Lattice,
-    block: Block,
-    per_cell: int,
-    *,
-    frame: NDArray[np.float64] | None = None,
-) -> Mesh:
+def surface(lattice: Lattice, block: Block, per_cell: int, *, frame: Floats | None = None) -> Mesh:
     """Surface of a block for the eye: from the solid fractions of coarse voxels, closed at the block's ends.
 
     Unlike an exported surface it is smooth and does not keep the volume exactly.
@@ -178,16 +160,16 @@ def surface(
     )
 
 
-def _asked(meshes: list[Mesh], limits: tuple[float, float], axis: int) -> dict[str, NDArray]:
+def _asked(meshes: list[Mesh], limits: tuple[float, float]) -> dict[str, NDArray]:
     """What is handed to the process that draws."""
-    arrays = {"limits": np.array(limits), "axis": np.array(axis)}
+    arrays = {"limits": np.array(limits)}
     for number, mesh in enumerate(meshes):
         arrays |= {f"{name}.{number}": value for name, value in vars(mesh).items() if value is not None}
     return arrays
 
 
 def draw(arrays: Arrays) -> Images:
-    """One image a mesh, the axis ``axis`` towards the viewer."""
+    """One image a mesh, z towards the viewer."""
     import pyvista
 
     meshes = []
@@ -195,10 +177,10 @@ def draw(arrays: Arrays) -> Images:
         given: dict[str, Any] = {f.name: arrays.get(f"{f.name}.{number}") for f in fields(Mesh)}
         meshes.append(Mesh(**given))
     low, high = arrays["limits"].tolist()
-    return [_render_one(pyvista, mesh, (low, high), int(arrays["axis"])) for mesh in meshes]
+    return [_render_one(pyvista, mesh, (low, high)) for mesh in meshes]
 
 
-def _render_one(pyvista: Any, mesh: Mesh, limits: tuple[float, float], axis: int) -> NDArray[np.uint8]:
+def _render_one(pyvista: Any, mesh: Mesh, limits: tuple[float, float]) -> Bytes:
     plotter = pyvista.Plotter(off_screen=True, window_size=[2000, 1500])
     try:
         # Shown at half this size, which smooths the edges; multisampling would take half a gigabyte.
@@ -223,15 +205,10 @@ def _render_one(pyvista: Any, mesh: Mesh, limits: tuple[float, float], axis: int
             room = 0.15  # so that the lattice does not bury the lines
             box = pyvista.Box((x0 - room, x1 + room, y0 - room, y1 + room, z0 - room, z1 + room))
             plotter.add_mesh(box, style="wireframe", color=ACCENT, line_width=4, lighting=False)
-        right, up = [d for d in range(3) if d != axis]
-        towards = np.zeros(3)
-        towards[[right, up, axis]] = _VIEW
-        upward = np.zeros(3)
-        upward[axis] = 1.0
         plotter.camera_position = "xy"
         plotter.camera.focal_point = surface.center
-        plotter.camera.position = tuple(np.array(surface.center) + 100 * towards)
-        plotter.camera.up = tuple(upward)
+        plotter.camera.position = tuple(np.array(surface.center) + 100 * np.array(_VIEW))
+        plotter.camera.up = (0, 0, 1)
         plotter.camera.view_angle = 22
         plotter.reset_camera()
         plotter.camera.zoom(0.98)
@@ -250,16 +227,15 @@ def _compose(
     lattice: Lattice,
     slab: Block,
     window: Block,
-    pictures: list[NDArray[np.uint8]],
+    pictures: list[Bytes],
     limits: tuple[float, float],
-    axis: int,
     title: str,
 ) -> Path:
     figure = new_figure((16.0, 5.6))
     axes = figure.subplots(1, 2, width_ratios=[1.25, 1])
     edge = 1e3 * lattice.cell_size_m
     names = (
-        f"layers {slab.lower[axis]} to {slab.upper[axis] - 1} across {'xyz'[axis]}: "
+        f"layers {slab.lower[2]} to {slab.upper[2] - 1} across z: "
         + " × ".join(f"{edge * s:g}" for s in slab.shape)
         + " mm",
         "close-up of the framed cells: " + " × ".join(f"{edge * s:g}" for s in window.shape) + " mm",
@@ -274,9 +250,9 @@ def _compose(
     return save(figure, path)
 
 
-def _cropped(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _cropped(picture: Bytes) -> Bytes:
     """Without its white border."""
-    ink: NDArray[np.bool_] = np.any(picture < 250, axis=-1)
+    ink: Bools = np.any(picture < 250, axis=-1)
     rows, columns = np.flatnonzero(np.any(ink, axis=1)), np.flatnonzero(np.any(ink, axis=0))
     if not len(rows):
         return picture

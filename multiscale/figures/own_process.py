@@ -13,13 +13,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bytes
 from micro.runtime.npz import read_arrays, write_arrays
 
 Arrays = Mapping[str, NDArray]
-Images = list[NDArray[np.uint8]]
+Images = list[Bytes]
 
 _SECONDS = 120  # after which a renderer counts as hung
 _ADVICE = "On Debian: apt-get install libegl1 libgl1 libgl1-mesa-dri libxrender1"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.files import atomic_path
 from multiscale.figures.palette import (
     ARROWS,
@@ -44,7 +45,6 @@ def draw_problem(problem: Problem, path: str | Path) -> str | None:
     str or None
         Why the view in space is missing, or None when it is there.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     colours = region_colours(problem)
@@ -53,7 +53,6 @@ def draw_problem(problem: Problem, path: str | Path) -> str | None:
     columns = 4 if images else 3
     height = 4.6 * rows + 0.9
     figure = Figure(figsize=(4.5 * columns, height), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(
         rows,
         columns,
@@ -248,7 +247,7 @@ def _draw_supports(
         axes.plot(rest[:, 0], rest[:, 1], "^", color=SUPPORT_COLOUR, markersize=4, zorder=6)
 
 
-def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _runs(mask: Bools) -> list[tuple[int, int]]:
     """First and last index of each run of two or more True."""
     steps = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
     return [(int(a), int(b) - 1) for a, b in zip(steps[::2], steps[1::2], strict=True) if b - a > 1]
@@ -297,7 +296,7 @@ def _draw_arrows(
                 axes.plot(*at, "." if toward else "x", color=colour, markersize=5, zorder=7)
 
 
-def _spread(place: NDArray, scale: int) -> NDArray[np.bool_]:
+def _spread(place: NDArray, scale: int) -> Bools:
     """Keep nodes on a coarse raster (plus the last one of a row), so that arrows stay apart."""
     step = max(1, round(scale / (ARROWS - 1)))
     keep = np.zeros(len(place), dtype=bool)
@@ -308,7 +307,7 @@ def _spread(place: NDArray, scale: int) -> NDArray[np.bool_]:
     return keep
 
 
-def _outward(place: NDArray, nodes: tuple[int, ...]) -> NDArray[np.float64]:
+def _outward(place: NDArray, nodes: tuple[int, ...]) -> Floats:
     """Unit vectors away from the grid for nodes on one of its faces, zero elsewhere."""
     place = np.asarray(place, dtype=float).reshape(-1, len(nodes))
     last = np.array(nodes) - 1

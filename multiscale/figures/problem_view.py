@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Bytes, Floats
 from multiscale.figures.own_process import Arrays, Images, answer, drawn
 from multiscale.figures.palette import ARROWS, FORCE_COLOUR, MOVE_COLOUR, SUPPORT_COLOUR
 from multiscale.problem.problem import Problem, Role
@@ -18,6 +19,8 @@ MOST_DRAWN = 80
 #: What a picture shows of a load.
 _DRAWN = ("fixed", "value", "force")
 
+_SIZE = [1100, 940]
+"""Pixels across and down."""
 MATT: dict[str, Any] = {"ambient": 0.4, "diffuse": 0.7, "specular": 0.0}
 
 
@@ -76,9 +79,7 @@ def thinned(problem: Problem, step: int) -> Problem:
     )
 
 
-def render_problem(
-    region: NDArray, role: NDArray, load: Arrays, colours: list[str], size: tuple[int, int] = (1100, 940)
-) -> NDArray[np.uint8]:
+def render_problem(region: NDArray, role: NDArray, load: Arrays, colours: list[str]) -> Bytes:
     """Image (height, width, 3) of a problem under one load (its ``fixed``, ``value`` and ``force``).
 
     Fixed regions are glass, design regions opaque, void is what is missing.
@@ -90,14 +91,12 @@ def render_problem(
         On nodes, (nx+1, ny+1, nz+1, 3).
     colours : list of str
         By region.
-    size : tuple of two int
-        Pixels across and down.
     """
     import pyvista as pv
 
     shape = region.shape
 
-    plotter: Any = pv.Plotter(off_screen=True, window_size=list(size))
+    plotter: Any = pv.Plotter(off_screen=True, window_size=_SIZE)
     try:
         plotter.set_background("white")
         grid = pv.ImageData(dimensions=[n + 1 for n in shape])
@@ -142,9 +141,9 @@ def render_problem(
     return _trimmed(np.asarray(image)[..., :3])
 
 
-def _trimmed(image: NDArray[np.uint8], margin: int = 12) -> NDArray[np.uint8]:
+def _trimmed(image: Bytes, margin: int = 12) -> Bytes:
     """The image without its white border."""
-    drawn: NDArray[np.bool_] = np.min(image, axis=-1) < 250
+    drawn: Bools = np.min(image, axis=-1) < 250
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     if not len(rows):
         raise RuntimeError("the picture is empty")
@@ -174,7 +173,7 @@ def _supports(plotter: Any, load: Arrays, scale: int) -> None:
         plotter.add_mesh(balls, color=SUPPORT_COLOUR, **MATT)
 
 
-def _plate(quads: NDArray[np.bool_], axis: int, index: int, thickness: float) -> Any:
+def _plate(quads: Bools, axis: int, index: int, thickness: float) -> Any:
     """The quads of a face as a thin plate outside the grid."""
     import pyvista as pv
 
@@ -188,7 +187,7 @@ def _plate(quads: NDArray[np.bool_], axis: int, index: int, thickness: float) ->
     return block.extract_cells(np.expand_dims(quads, axis).ravel(order="F"))
 
 
-def _arrows(plotter: Any, field: NDArray[np.float64], colour: str, scale: int) -> None:
+def _arrows(plotter: Any, field: Floats, colour: str, scale: int) -> None:
     import pyvista as pv
 
     size = np.linalg.norm(field, axis=-1)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from micro.runtime.arrays import Floats
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from multiscale.figures.section import Section
-
-PathLike = str | os.PathLike[str]
 
 DPI = 160
 INK = "#2b3440"
@@ -31,9 +27,7 @@ COMPONENTS = ("$C_{11}$", "$C_{12}$", "$C_{44}$")
 
 def new_figure(size: tuple[float, float]) -> Figure:
     """A figure of ``size`` inches that knows no global state."""
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
 
 
 def panels(count: int, section: Section, bars: bool = False) -> tuple[Figure, list[Axes]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.arrays import Bools
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
+from micro.runtime.files import PathLike
 from multiscale.lattice.block import Block, Triple
 from multiscale.lattice.lattice import Lattice, coarsen
 
@@ -67,7 +67,7 @@ class ChangedLattice(Lattice):
         own = len(self.cells)
         return self.cells.octants(kind) if kind < own else np.asarray(self.variants[kind - own])
 
-    def densities(self) -> NDArray[np.float64]:
+    def densities(self) -> Floats:
         """Solid volume fraction of each element as changed, (nx, ny, nz)."""
         own = self.variants.mean(axis=(1, 2, 3)) if len(self.variants) else np.zeros(0)
         return np.where(self.variant >= 0, np.append(own, 0.0)[self.variant], super().densities())
@@ -79,7 +79,7 @@ class ChangedLattice(Lattice):
         sha.update(self.variant.astype("<i4").tobytes())
         return sha.hexdigest()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Refused: the file format has octants only.
 
         Raises
@@ -89,7 +89,7 @@ class ChangedLattice(Lattice):
         """
         raise InputError("a lattice with changed cells is exported, not saved", file=path)
 
-    def _patterns(self, block: Block, per_cell: int | None) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    def _patterns(self, block: Block, per_cell: int | None) -> tuple[NDArray[np.intp], Bools]:
         local, patterns = super()._patterns(block, per_cell)
         variant = self.variant[block.slices]
         used, number = np.unique(variant, return_inverse=True)

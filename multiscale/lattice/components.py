@@ -18,14 +18,15 @@ from scipy.sparse.csgraph import connected_components
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import cell_from_octant, connectivity
+from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.contact import Pairs, neighbours, pair_areas
 
-Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
+Edges = tuple[NDArray[np.integer], NDArray[np.integer]]
 """Pairs of nodes, one array for each end."""
 
 
-def component_volumes(index: NDArray[np.int32], cells: CellSet) -> NDArray[np.float64]:
+def component_volumes(index: NDArray[np.int32], cells: CellSet) -> Floats:
     """Solid volume of each 6-connected piece of a lattice, in elements, largest first.
 
     Exact without expanding a voxel: a connected cell is one node of a graph,
@@ -80,7 +81,7 @@ class _Pieces:
     high: tuple[NDArray[np.int32], ...]
 
     @classmethod
-    def of(cls, octant: NDArray[np.bool_]) -> _Pieces:
+    def of(cls, octant: Bools) -> _Pieces:
         labels, _ = ndimage.label(cell_from_octant(octant))
         volumes = np.bincount(labels.ravel())[1:] / labels.size
         low = tuple(np.take(labels, 0, axis=axis) for axis in range(3))
@@ -88,13 +89,11 @@ class _Pieces:
         return cls(tuple(float(v) for v in volumes), low, high)
 
 
-def _plain_edges(
-    index: NDArray[np.int32], first: NDArray[np.int64], cells: CellSet, pieces: dict[int, _Pieces]
-) -> Edges:
+def _plain_edges(index: NDArray[np.int32], first: Ints, cells: CellSet, pieces: dict[int, _Pieces]) -> Edges:
     """Edges between elements whose cells are each one piece."""
     pairs = Pairs.of(index, len(cells))
-    area, _ = pair_areas(pairs.keys, cells.faces())
-    a, b = np.divmod(pairs.keys, len(cells))
+    area, _ = pair_areas(pairs, cells.faces())
+    a, b = pairs.ends
     joined = (area > 0) & ~np.isin(a, list(pieces)) & ~np.isin(b, list(pieces))
     joined = np.append(joined, False)  # for interfaces with a void, whose place is -1
     rows, columns = [], []
@@ -107,7 +106,7 @@ def _plain_edges(
 
 
 def _broken_edges(
-    index: NDArray[np.int32], first: NDArray[np.int64], cells: CellSet, pieces: dict[int, _Pieces]
+    index: NDArray[np.int32], first: Ints, cells: CellSet, pieces: dict[int, _Pieces]
 ) -> list[Edges]:
     """Edges between pieces, where at least one of the two cells has several."""
     edges: list[Edges] = []
@@ -131,8 +130,8 @@ def _broken_edges(
 def piece_edges(
     a: NDArray,
     b: NDArray,
-    first_a: NDArray[np.int64],
-    first_b: NDArray[np.int64],
+    first_a: Ints,
+    first_b: Ints,
     high: Callable[[int], NDArray],
     low: Callable[[int], NDArray],
     progress: Progress = unheard,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from multiscale.lattice.block import Triple
 
 _PAIRS_AT_ONCE = 1 << 18
@@ -82,10 +83,10 @@ class Contacts:
     min_overlap: float
     mean_overlap_unlike: float
     weakest: tuple[Interface, ...]
-    areas: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    areas: tuple[Singles, Singles, Singles]
 
 
-def face_words(faces: NDArray[np.bool_]) -> NDArray[np.uint64]:
+def face_words(faces: Bools) -> NDArray[np.uint64]:
     """Face patterns (m, n, n) as bits in 64-bit words, (m, words), for :func:`facing_voxels`."""
     packed = np.packbits(faces.reshape(len(faces), -1), axis=1)
     words = np.zeros((len(faces), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
@@ -93,7 +94,7 @@ def face_words(faces: NDArray[np.bool_]) -> NDArray[np.uint64]:
     return words.view(np.uint64)
 
 
-def facing_voxels(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int64]:
+def facing_voxels(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> Ints:
     """Voxels solid in both of two packed patterns, (..., words) each, broadcast; shape (...)."""
     return np.bitwise_count(a & b).sum(axis=-1, dtype=np.int64)
 
@@ -110,8 +111,9 @@ def neighbours(array: NDArray, axis: int) -> tuple[NDArray, NDArray]:
 class Pairs:
     """The unordered pairs of cells that meet somewhere, and every interface's place among them."""
 
-    keys: NDArray[np.int64]  # (p,) smaller * cells + larger
-    counts: NDArray[np.int64]  # (p,) interfaces
+    keys: Ints  # (p,) smaller * cells + larger
+    cells: int
+    counts: Ints  # (p,) interfaces
     place: tuple[NDArray[np.int32], ...]  # three arrays like the areas; -1: not an interface
 
     @classmethod
@@ -131,10 +133,21 @@ class Pairs:
             where[both] = inverse[start : start + len(key)]
             place.append(where)
             start += len(key)
-        return cls(unique, counts, tuple(place))
+        return cls(unique, cells, counts, tuple(place))
+
+    @property
+    def ends(self) -> tuple[Ints, Ints]:
+        """The smaller and the larger cell of each pair, (p,)."""
+        return np.divmod(self.keys, self.cells)
+
+    @property
+    def unlike(self) -> Bools:
+        """Which pairs are of two cells, (p,)."""
+        a, b = self.ends
+        return a != b
 
 
-def _ranks(keys: NDArray[np.int64], limit: int) -> tuple[NDArray, NDArray, NDArray]:
+def _ranks(keys: Ints, limit: int) -> tuple[NDArray, NDArray, NDArray]:
     """``np.unique(keys, return_inverse=True, return_counts=True)`` for keys below ``limit``.
 
     A lattice of 160^3 has 12 million interfaces and a few thousand cells: a table beats sorting tenfold.
@@ -148,14 +161,13 @@ def _ranks(keys: NDArray[np.int64], limit: int) -> tuple[NDArray, NDArray, NDArr
     return unique, rank[keys], counts[unique]
 
 
-def meeting_pairs(index: NDArray[np.int32], cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def meeting_pairs(index: NDArray[np.int32], cells: int) -> tuple[Ints, Ints]:
     """Pairs of unlike cells that meet: keys ``smaller * cells + larger``, and the interfaces of each."""
     pairs = Pairs.of(index, cells)
-    a, b = np.divmod(pairs.keys, cells)
-    return pairs.keys[a != b], pairs.counts[a != b]
+    return pairs.keys[pairs.unlike], pairs.counts[pairs.unlike]
 
 
-def find_contacts(index: NDArray[np.int32], faces: NDArray[np.bool_], *, weakest: int = 10) -> Contacts:
+def find_contacts(index: NDArray[np.int32], faces: Bools, *, weakest: int = 10) -> Contacts:
     """Contacts of a lattice.
 
     Parameters
@@ -168,12 +180,11 @@ def find_contacts(index: NDArray[np.int32], faces: NDArray[np.bool_], *, weakest
         How many of the weakest pairs to list.
     """
     pairs = Pairs.of(index, len(faces))
-    area, overlap = pair_areas(pairs.keys, faces)
+    area, overlap = pair_areas(pairs, faces)
     areas = tuple(np.append(area, np.nan).astype(np.float32)[where] for where in pairs.place)
     count = int(pairs.counts.sum())
     none = count == 0
-    a, b = np.divmod(pairs.keys, len(faces))
-    unlike = pairs.counts * (a != b)
+    unlike = pairs.counts * pairs.unlike
     return Contacts(
         count=count,
         unlike=int(unlike.sum()),
@@ -183,44 +194,38 @@ def find_contacts(index: NDArray[np.int32], faces: NDArray[np.bool_], *, weakest
         mean_overlap=np.nan if none else float(np.average(overlap, weights=pairs.counts)),
         min_overlap=np.nan if none else float(overlap.min()),
         mean_overlap_unlike=float(np.average(overlap, weights=unlike)) if unlike.any() else np.nan,
-        weakest=_interfaces(pairs, area, overlap, len(faces), np.lexsort((overlap, area))[:weakest]),
+        weakest=_interfaces(pairs, area, overlap, np.lexsort((overlap, area))[:weakest]),
         areas=(areas[0], areas[1], areas[2]),
     )
 
 
-def pair_areas(
-    keys: NDArray[np.int64], faces: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def pair_areas(pairs: Pairs, faces: Bools) -> tuple[Floats, Floats]:
     """Contact area and overlap of each pair."""
     words = face_words(faces)
     own = facing_voxels(words, words)
-    a, b = np.divmod(keys, len(faces))
-    both = np.empty(len(keys), dtype=np.int64)
-    for start in range(0, len(keys), _PAIRS_AT_ONCE):
+    a, b = pairs.ends
+    both = np.empty(len(a), dtype=np.int64)
+    for start in range(0, len(a), _PAIRS_AT_ONCE):
         some = slice(start, start + _PAIRS_AT_ONCE)
         both[some] = facing_voxels(words[a[some]], words[b[some]])
     smaller = np.minimum(own[a], own[b])
-    overlap = np.divide(both, smaller, out=np.zeros(len(keys)), where=smaller > 0)
+    overlap = np.divide(both, smaller, out=np.zeros(len(a)), where=smaller > 0)
     return both / faces[0].size, overlap
 
 
-def interfaces_of(pairs: Pairs, faces: NDArray[np.bool_], listed: NDArray[np.intp]) -> tuple[Interface, ...]:
+def interfaces_of(pairs: Pairs, faces: Bools, listed: NDArray[np.intp]) -> tuple[Interface, ...]:
     """One interface of each of some pairs, given by their places in ``pairs``."""
-    area, overlap = pair_areas(pairs.keys, faces)
-    return _interfaces(pairs, area, overlap, len(faces), listed)
+    area, overlap = pair_areas(pairs, faces)
+    return _interfaces(pairs, area, overlap, listed)
 
 
 def _interfaces(
-    pairs: Pairs,
-    area: NDArray[np.float64],
-    overlap: NDArray[np.float64],
-    cells: int,
-    listed: NDArray[np.intp],
+    pairs: Pairs, area: Floats, overlap: Floats, listed: NDArray[np.intp]
 ) -> tuple[Interface, ...]:
-    found = []
+    found, (smaller, larger) = [], pairs.ends
     for pair in listed:
         axis, where = next((x, w) for x, w in enumerate(pairs.place) if (w == pair).any())
         i, j, k = (int(v) for v in np.unravel_index(int((where == pair).argmax()), where.shape))
-        a, b = (int(v) for v in divmod(int(pairs.keys[pair]), cells))
-        found.append(Interface((i, j, k), axis, (a, b), float(area[pair]), float(overlap[pair])))
+        cells = int(smaller[pair]), int(larger[pair])
+        found.append(Interface((i, j, k), axis, cells, float(area[pair]), float(overlap[pair])))
     return tuple(found)

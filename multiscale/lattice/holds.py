@@ -112,8 +112,8 @@ def find_holds(index: NDArray[np.int32], faces: Bools, *, weakest: int = 10) -> 
         How many pairs to list.
     """
     pairs = Pairs.of(index, len(faces))
-    a, b = np.divmod(pairs.keys, len(faces))
-    unlike = np.flatnonzero(a != b)
+    a, b = pairs.ends
+    unlike = np.flatnonzero(pairs.unlike)
     patches, hold = Patches.of(faces), np.ones(len(a))
     for start in range(0, len(unlike), _PAIRS_AT_ONCE):
         some = unlike[start : start + _PAIRS_AT_ONCE]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import cell_from_octant, connectivity
+from micro.runtime.arrays import Bools, Floats, Singles
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from multiscale.lattice.block import Block, Triple
 from multiscale.lattice.components import component_volumes
 from multiscale.lattice.contact import Contacts, find_contacts
@@ -103,7 +103,7 @@ class Lattice:
         return 2 * self.cells.n
 
     @property
-    def solid(self) -> NDArray[np.bool_]:
+    def solid(self) -> Bools:
         """Elements that hold a cell, bool (nx, ny, nz)."""
         return self.index != VOID
 
@@ -112,15 +112,15 @@ class Lattice:
         """Which voxels (:meth:`voxels_of`) each element has, (nx, ny, nz); -1 is void."""
         return self.index
 
-    def voxels_of(self, kind: int) -> NDArray[np.bool_]:
+    def voxels_of(self, kind: int) -> Bools:
         """The voxels of a kind: the octant (n, n, n) of a cell."""
         return self.cells.octants(kind)
 
-    def tensors(self) -> NDArray[np.float64]:
+    def tensors(self) -> Floats:
         """The cells' own homogenised tensors, (nx, ny, nz, 3) in units of E_s; zero in the void."""
         return np.concatenate([self.cells.C, np.zeros((1, 3))])[self.index]
 
-    def densities(self) -> NDArray[np.float64]:
+    def densities(self) -> Floats:
         """Solid volume fraction of each element, (nx, ny, nz); zero in the void."""
         return np.append(self.cells.volume, 0.0)[self.index]
 
@@ -140,7 +140,7 @@ class Lattice:
 
     def layers(
         self, block: Block | None = None, *, per_cell: int | None = None, axis: int = 0
-    ) -> Iterator[NDArray[np.bool_]]:
+    ) -> Iterator[Bools]:
         """Voxels of a block, one layer of elements at a time along ``axis``.
 
         Parameters
@@ -166,7 +166,7 @@ class Lattice:
             shape = tuple(count * size for count in layer.shape)
             yield patterns[layer].transpose(0, 3, 1, 4, 2, 5).reshape(shape)
 
-    def voxels(self, block: Block | None = None, *, per_cell: int | None = None) -> NDArray[np.bool_]:
+    def voxels(self, block: Block | None = None, *, per_cell: int | None = None) -> Bools:
         """Voxels of a block as one array, bool (ni, nj, nk) * per_cell; only the block is expanded.
 
         Parameters are those of :meth:`layers`.
@@ -181,7 +181,7 @@ class Lattice:
             out[i * size : (i + 1) * size] = layer
         return out
 
-    def fractions(self, block: Block | None = None, *, per_cell: int) -> NDArray[np.float32]:
+    def fractions(self, block: Block | None = None, *, per_cell: int) -> Singles:
         """Solid fraction of coarse voxels, float32 (ni, nj, nk) * per_cell: what :meth:`voxels` rounds."""
         block = self._inside(block)
         local, octants = self._octants(block)
@@ -195,13 +195,13 @@ class Lattice:
         block.check_inside(self.shape)
         return block
 
-    def _patterns(self, block: Block, per_cell: int | None) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    def _patterns(self, block: Block, per_cell: int | None) -> tuple[NDArray[np.intp], Bools]:
         """Full cells that occur in a block (the first is void), and the block's map into them."""
         local, octants = self._octants(block)
         size = self.voxels_per_cell if per_cell is None else per_cell
         return local, cell_from_octant(coarsen(octants, size))
 
-    def _octants(self, block: Block) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    def _octants(self, block: Block) -> tuple[NDArray[np.intp], Bools]:
         """Octants that occur in a block (the first is void), and the block's map into them."""
         used, local = np.unique(self.index[block.slices], return_inverse=True)
         n = self.cells.n
@@ -225,7 +225,7 @@ class Lattice:
         """What neighbouring cells' pieces hang by; see :mod:`multiscale.lattice.holds`."""
         return find_holds(self.index, self.cells.faces(), weakest=weakest)
 
-    def component_volumes(self) -> NDArray[np.float64]:
+    def component_volumes(self) -> Floats:
         """Solid volume of each connected piece of the lattice, in elements, largest first."""
         return component_volumes(self.index, self.cells)
 
@@ -235,7 +235,7 @@ class Lattice:
 
     # -- on disk ----------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: PathLike) -> None:
         """Write the lattice as a Zarr directory, atomically.
 
         The group carries format, version, units and a digest of the content; the index map is
@@ -260,7 +260,7 @@ class Lattice:
             self.cells.save(temporary / "cells")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Lattice:
+    def load(cls, path: PathLike) -> Lattice:
         """Read a lattice written by :meth:`save`.
 
         Raises
@@ -313,7 +313,7 @@ class Lattice:
         return sha.hexdigest()
 
 
-def coarsen(octants: NDArray[np.bool_], per_cell: int) -> NDArray[np.bool_]:
+def coarsen(octants: Bools, per_cell: int) -> Bools:
     """Octants at ``per_cell`` voxels a cell: a coarse voxel is solid where at least half of it is.
 
     Shapes and errors as for :func:`solid_fractions`.
@@ -323,7 +323,7 @@ def coarsen(octants: NDArray[np.bool_], per_cell: int) -> NDArray[np.bool_]:
     return solid_fractions(octants, per_cell) >= 0.5
 
 
-def solid_fractions(octants: NDArray[np.bool_], per_cell: int) -> NDArray[np.float32]:
+def solid_fractions(octants: Bools, per_cell: int) -> Singles:
     """Solid fraction of the coarse voxels of octants, at ``per_cell`` voxels a cell.
 
     Parameters

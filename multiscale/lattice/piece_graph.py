@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.cell.octant import cell_from_octant
-from micro.runtime.arrays import Bools, Ints
+from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.components import Edges, joined, piece_edges
 from multiscale.lattice.contact import neighbours
@@ -54,7 +54,7 @@ class PieceGraph:
     inner: Bools
 
     @property
-    def sizes(self) -> NDArray[np.float64]:
+    def sizes(self) -> Floats:
         """Volume of each component in voxels, (components,)."""
         return np.bincount(self.label, self.volume.astype(np.float64), self.components).astype(np.float64)
 

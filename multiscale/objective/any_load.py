@@ -110,10 +110,13 @@ class AnyLoadObjective(DistortionObjective):
         """As :meth:`Objective.aim`: R becomes that of the better model's references."""
         super().aim(correction)
         assert correction.reference is not None
-        wanted = [self.deformation(i, r) for i, r in enumerate(correction.reference)]
-        self.factors = [
-            np.linalg.inv(np.linalg.cholesky(self.gram([wanted[i] for i in block]))) for block in self.blocks
-        ]
+        self.factors = self._factors_of(correction.reference)
+
+    def _factors_of(self, reference: Sequence[Floats]) -> list[Floats]:
+        """L^-1 of each block, R = L L^T of these references."""
+        wanted = [self.deformation(i, r) for i, r in enumerate(reference)]
+        grams = [self.gram([wanted[i] for i in block]) for block in self.blocks]
+        return [np.linalg.inv(np.linalg.cholesky(gram)) for gram in grams]
 
     def gram(self, fields: list[Floats]) -> Floats:
         """Inner products (k, k) of displacement fields over the observed nodes."""
@@ -123,9 +126,11 @@ class AnyLoadObjective(DistortionObjective):
 
     def _spectrum(self, displacements: list[Floats]) -> list[tuple[Floats, Floats]]:
         """Eigenvalues (k,) and amplitudes (k, k), a column each, of every block."""
-        differences = [self.difference(i, u) for i, u in enumerate(displacements)]
+        return self._spectrum_of([self.difference(i, u) for i, u in enumerate(displacements)], self.factors)
+
+    def _spectrum_of(self, differences: list[Floats], factors: list[Floats]) -> list[tuple[Floats, Floats]]:
         found = []
-        for block, inverse in zip(self.blocks, self.factors, strict=True):
+        for block, inverse in zip(self.blocks, factors, strict=True):
             gram = self.gram([differences[i] for i in block])
             values, vectors = np.linalg.eigh(inverse @ gram @ inverse.T)
             found.append((np.maximum(values, 0.0), inverse.T @ vectors))
@@ -147,26 +152,17 @@ class AnyLoadObjective(DistortionObjective):
 
     def value_of(self, displacements: list[Floats]) -> Value:
         """The exact worst (or root mean square) distortion, and that of each basis load."""
-        per_load = {
-            load.name: self.measure(i, u)
-            for i, (load, u) in enumerate(zip(self.loads, displacements, strict=True))
-        }
-        return Value(self._exact(self.spectrum(displacements)), per_load)
+        return Value(self._exact(self.spectrum(displacements)), self.per_load(displacements))
 
     def value_elsewhere(
         self, displacements: list[Floats], work: list[float], reference: list[Floats] | None
     ) -> Value:
         """As :meth:`Objective.value_elsewhere`: against the other model's own references."""
         assert reference is not None
-        wanted = [self.deformation(i, r) for i, r in enumerate(reference)]
         differences = [
             self.deformation(i, u - r) for i, (u, r) in enumerate(zip(displacements, reference, strict=True))
         ]
-        spectra = []
-        for block in self.blocks:
-            inverse = np.linalg.inv(np.linalg.cholesky(self.gram([wanted[i] for i in block])))
-            gram = self.gram([differences[i] for i in block])
-            spectra.append(np.linalg.eigh(inverse @ gram @ inverse.T))
+        spectra = self._spectrum_of(differences, self._factors_of(reference))
         return Value(self._exact(_distortions(spectra)), self.values_against(displacements, reference))
 
     def _exact(self, distortions: Floats) -> float:
@@ -226,7 +222,6 @@ class AnyLoadObjective(DistortionObjective):
         displacements = self.displacements(tensors)
         spectra = self._spectrum(displacements)
         total = float(self.smooth(np.concatenate([v for v, _ in spectra])))
-        per_load = {load.name: self.measure(i, displacements[i]) for i, load in enumerate(self.loads)}
         gradient = np.zeros((*self.reduction.shape, 3))
         if total > 0.0:
             p, c = self._power
@@ -240,7 +235,7 @@ class AnyLoadObjective(DistortionObjective):
                     operator = self.operators[i]
                     adjoint = operator.solve(right, rtol=self.adjoint_rtol)
                     gradient -= operator.energies(adjoint, displacements[i])
-        return Value(total, per_load), join_elements(gradient, self.split)
+        return Value(total, self.per_load(displacements)), join_elements(gradient, self.split)
 
 
 def _distortions(spectra: Sequence[tuple[Floats, Floats]]) -> Floats:

@@ -21,10 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell.tensor import PAPER_SPAN
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from multiscale.objective.any_load import AnyLoadObjective
 from multiscale.objective.combination import Combination
 from multiscale.objective.objective import Objective
@@ -81,13 +80,7 @@ class Influence:
         return np.array([self.combination.value(v) for v in flat.T]).reshape(values.shape[1:])
 
 
-def influence(
-    objective: Objective,
-    field: Floats,
-    design: NDArray[np.bool_],
-    *,
-    seed: int = 0,
-) -> Influence:
+def influence(objective: Objective, field: Floats, design: Bools, *, seed: int = 0) -> Influence:
     """The model around a tensor field.
 
     Parameters
@@ -178,7 +171,7 @@ def _span(objective: AnyLoadObjective, fields: list[Floats], smallest: float) ->
     return [np.tensordot(vectors[:, k] / np.sqrt(values[k]), stacked, axes=1) for k in keep]
 
 
-def _error_fields(field: Floats, design: NDArray[np.bool_], rng: np.random.Generator) -> list[Floats]:
+def _error_fields(field: Floats, design: Bools, rng: np.random.Generator) -> list[Floats]:
     """Random errors of the design elements, and uniform ones of each fixed material."""
     out = []
     for _ in range(_SAMPLES):

@@ -18,9 +18,8 @@ from copy import copy
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from multiscale.case.settings import Kind
 from multiscale.objective.combination import Combination, Value
@@ -112,7 +111,7 @@ class Objective(ABC):
     """Displacements that values are measured against, one field a load, if there are any."""
 
     @property
-    def wanted_nodes(self) -> NDArray[np.bool_]:
+    def wanted_nodes(self) -> Bools:
         """(mx+1, my+1, mz+1): nodes of the reduced grid whose displacements make up the values."""
         return self.reduction.nodes(nodes_of(self.problem.solid))
 
@@ -204,8 +203,11 @@ class Objective(ABC):
 
     def value_of(self, displacements: list[Floats]) -> Value:
         """J and the loads' values of given displacement fields (one a load, reduced grid)."""
-        values = {load.name: self.measure(i, displacements[i]) for i, load in enumerate(self.loads)}
-        return self.combination.of(values)
+        return self.combination.of(self.per_load(displacements))
+
+    def per_load(self, displacements: list[Floats]) -> dict[str, float]:
+        """The loads' values of given displacement fields."""
+        return {load.name: self.measure(i, displacements[i]) for i, load in enumerate(self.loads)}
 
     def value_elsewhere(
         self, displacements: list[Floats], work: list[float], reference: list[Floats] | None
@@ -293,7 +295,7 @@ class DistortionObjective(Objective):
     reference: list[Floats]
 
     @property
-    def wanted_nodes(self) -> NDArray[np.bool_]:
+    def wanted_nodes(self) -> Bools:
         """(mx+1, my+1, mz+1): the observed nodes of the reduced grid."""
         return self.reduction.nodes(self.problem.observed_nodes)
 

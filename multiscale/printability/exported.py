@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from micro.cell.surface import edge_faults, read_faces, winding
-from micro.runtime.arrays import Bools, Floats
+from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.slices import MANIFEST
 from multiscale.lattice.block import Block, Triple
+from multiscale.lattice.components import joined
 from multiscale.lattice.lattice import Lattice
 from multiscale.printability.grid import THICKEST, GridMeasures, measure, require_memory, table
-from multiscale.rundir.directory import RunDirectory, find_lattice
-from multiscale.rundir.record import NAME
+from multiscale.rundir.directory import addable_run, find_lattice
 
 MESHES = (".stl", ".ply", ".obj", ".3mf")
 _PLANES = 16  # of a mesh's grid at once
@@ -133,17 +131,15 @@ def assess_exported(
     run_dir: str | Path, path: str | Path, region: str | None = None, **options: Any
 ) -> Exported:
     """:func:`assess_file` for a run, added to its ``metrics.json`` as ``exported``."""
-    run = RunDirectory.open(run_dir) if (Path(run_dir) / NAME).is_file() else None
+    run = addable_run(run_dir)
     lattice = Lattice.load(find_lattice(run_dir)) if run is None else run.lattice
-    if run is not None:
-        run.check_addable()
     report = assess_file(lattice, path, region, **options)
     if run is not None:
         run.add("exported", asdict(report), reads=("lattice.zarr",))
     return report
 
 
-def read_slices(path: Path) -> tuple[Bools, tuple[float, float, float], NDArray[np.float64]]:
+def read_slices(path: Path) -> tuple[Bools, tuple[float, float, float], Floats]:
     """A stack of slices: solid pixels [x, y, z], their pitch and the stack's corner in mm.
 
     Raises
@@ -179,8 +175,7 @@ def read_slices(path: Path) -> tuple[Bools, tuple[float, float, float], NDArray[
 def surface_facts(points: Floats, faces: NDArray[np.integer]) -> SurfaceFacts:
     """What a surface of triangles (t, 3) into points (p, 3) is."""
     start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
-    graph = coo_array((np.ones(len(start), np.int8), (start, end)), shape=(len(points),) * 2)
-    _, label = connected_components(graph.tocsr(), directed=False)
+    _, label = joined([(start, end)], len(points))
     a, b, c = np.moveaxis(points[faces] - points.mean(axis=0), 1, 0)
     volume = np.bincount(label[faces[:, 0]], np.einsum("ij,ij->i", a, np.cross(b, c)) / 6)
     holes, turned, crowded = edge_faults(faces)
@@ -260,9 +255,7 @@ def _region(lattice: Lattice, region: str | None, low: Floats, high: Floats, pat
     return Block(lower, upper)
 
 
-def _voxelised(
-    triangles: Floats, corner: Floats, step: float, counts: NDArray[np.int64], progress: Progress
-) -> Bools:
+def _voxelised(triangles: Floats, corner: Floats, step: float, counts: Ints, progress: Progress) -> Bools:
     """Which voxels' centres lie inside a surface, some planes of constant x at a time."""
     x, y, z = (corner[axis] + step * (np.arange(counts[axis]) + 0.5) for axis in range(3))
     solid = np.empty(tuple(counts), dtype=bool)

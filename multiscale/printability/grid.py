@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from micro.runtime import memory
-from micro.runtime.arrays import Bools
+from micro.runtime.arrays import Bools, Ints
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Progress, unheard
 from multiscale.printability.printer import LOST, opened
@@ -164,16 +164,12 @@ def _upright(
     return turned if vector[axis] > 0 else turned[:, :, ::-1], (pitch[a], pitch[b], pitch[axis])
 
 
-def _voids(void: Bools) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _voids(void: Bools) -> tuple[Ints, Ints]:
     """Voxels of each void without an opening, and of each with a single one."""
     labels = cc3d.connected_components(void, connectivity=6)
     sizes = np.bincount(labels.ravel())
-    surface = np.zeros_like(void)
-    for axis in range(3):
-        for end in (0, -1):
-            where: list[slice | int] = [slice(None)] * 3
-            where[axis] = end
-            surface[tuple(where)] = void[tuple(where)]
+    surface = void.copy()
+    surface[1:-1, 1:-1, 1:-1] = False
     patches = cc3d.connected_components(surface, connectivity=6)
     at = patches > 0
     pairs = np.unique(np.stack([patches[at], labels[at]]), axis=1)

@@ -12,22 +12,23 @@ import math
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
-from micro.runtime.arrays import Bools
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.cell_mesh import octant_surface
 from multiscale.lattice.block import Block
+from multiscale.lattice.contact import neighbours
 from multiscale.lattice.lattice import Lattice
 from multiscale.printability.cavities import Cavities, find_cavities
 from multiscale.printability.grid import GridMeasures, along_axis, measure, require_memory, table
 from multiscale.printability.printer import LOST, Printable, check_least, printable
-from multiscale.rundir.directory import RunDirectory, find_lattice
-from multiscale.rundir.record import NAME
+from multiscale.rundir.directory import addable_run, find_lattice
 
 STEEP = np.cos(np.pi / 4)
 """A facet overhangs if its normal leans down by more than this: less than 45 degrees to the horizontal."""
@@ -199,7 +200,7 @@ def assess(
     )
 
 
-def _measured(lattice: Lattice, region: str | None, direction: NDArray[np.float64]) -> Block | None:
+def _measured(lattice: Lattice, region: str | None, direction: Floats) -> Block | None:
     """The elements whose voxels are measured layer by layer, if any."""
     block = Block.parse(region, lattice.shape)
     shape = [count * lattice.voxels_per_cell for count in block.shape]
@@ -211,7 +212,7 @@ def _measured(lattice: Lattice, region: str | None, direction: NDArray[np.float6
     return block
 
 
-def thinner_than(octant: Bools, most: int) -> NDArray[np.float64]:
+def thinner_than(octant: Bools, most: int) -> Floats:
     """Share of a cell's true voxels that no cube of k x k x k true voxels covers, for k = 0 ... ``most``.
 
     The cell, of octant (n, n, n), stands among its mirror images. Opening by a cube (Serra 1982).
@@ -240,17 +241,13 @@ def thinner_than(octant: Bools, most: int) -> NDArray[np.float64]:
 def _shifted(array: Bools, join: np.ufunc, *, back: bool = False) -> Bools:
     """``join`` of an array with itself one step along each axis in turn; outside is false."""
     for axis in range(3):
-        here, there = [slice(None)] * 3, [slice(None)] * 3
-        here[axis], there[axis] = (
-            (slice(1, None), slice(None, -1)) if back else (slice(None, -1), slice(1, None))
-        )
         out = array.copy() if back else np.zeros_like(array)
-        out[tuple(here)] = join(array[tuple(here)], array[tuple(there)])
+        join(*neighbours(array, axis), out=neighbours(out, axis)[int(back)])
         array = out
     return array
 
 
-def overhanging_area(octant: Bools, direction: NDArray[np.float64]) -> tuple[float, float]:
+def overhanging_area(octant: Bools, direction: Floats) -> tuple[float, float]:
     """Area of a cell's overhanging facets, and of all, in square voxels, without those on its faces."""
     field = gaussian_filter(octant.astype(np.float32), _BLUR, mode="reflect", truncate=3.0)
     points, triangles = octant_surface(field, _LEVEL)
@@ -268,9 +265,7 @@ def overhanging_area(octant: Bools, direction: NDArray[np.float64]) -> tuple[flo
     return down, 8 * float(areas.sum())
 
 
-def _features(
-    thin: NDArray[np.float64], used: NDArray[np.int32], weight: NDArray[np.float64], pitch: float
-) -> Features:
+def _features(thin: Floats, used: NDArray[np.int32], weight: Floats, pitch: float) -> Features:
     # The smallest cube that does not fit into all but 1 % of a cell; a phase that a cell lacks is no feature.
     fits = np.where(thin > LOST, np.arange(thin.shape[1]), thin.shape[1]).min(axis=1) - 1
     worst = int(np.where(weight > 0, fits, _THICKEST).argmin())
@@ -281,15 +276,7 @@ def _features(
     return Features(size, size * pitch, int(used[worst]) if found else -1, thinner)
 
 
-def assess_run(
-    run_dir: str | Path,
-    *,
-    direction: ArrayLike = (0.0, 0.0, 1.0),
-    density_kg_m3: float | None = None,
-    least_mm: float | None = None,
-    region: str | None = None,
-    progress: Progress = unheard,
-) -> Printability:
+def assess_run(run_dir: str | Path, *, density_kg_m3: float | None = None, **options: Any) -> Printability:
     """Printability of a run's lattice, added to its ``metrics.json`` as ``printability``.
 
     The density is the case's unless given. A lattice by itself (Zarr) is assessed without writing anything.
@@ -298,7 +285,7 @@ def assess_run(
     ----------
     run_dir : path
         A run directory, or a lattice.
-    direction, density_kg_m3, least_mm, progress
+    density_kg_m3, **options
         As :func:`assess`.
 
     Raises
@@ -306,20 +293,11 @@ def assess_run(
     InputError
         If there is no lattice, it is damaged, or the run can't be added to.
     """
-    run = RunDirectory.open(run_dir) if (Path(run_dir) / NAME).is_file() else None
+    run = addable_run(run_dir)
     lattice = Lattice.load(find_lattice(run_dir)) if run is None else run.lattice
-    if run is not None:
-        run.check_addable()
-        if density_kg_m3 is None:
-            density_kg_m3 = run.settings["base_material"].get("density_kg_m3")
-    report = assess(
-        lattice,
-        direction=direction,
-        density_kg_m3=density_kg_m3,
-        least_mm=least_mm,
-        region=region,
-        progress=progress,
-    )
+    if run is not None and density_kg_m3 is None:
+        density_kg_m3 = run.settings["base_material"].get("density_kg_m3")
+    report = assess(lattice, density_kg_m3=density_kg_m3, **options)
     if run is not None:
         run.add("printability", asdict(report), reads=("lattice.zarr",))
     return report

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from micro.cell.octant import cell_from_octant
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from multiscale.lattice.lattice import Lattice
 
@@ -45,7 +45,7 @@ class Printable:
     cell_size_mm: float
 
 
-def printable(lattice: Lattice, least_mm: float, known: NDArray[np.float64] | None = None) -> Printable:
+def printable(lattice: Lattice, least_mm: float, known: Floats | None = None) -> Printable:
     """Compare a lattice's walls and gaps with the thinnest that a printer makes.
 
     Parameters
@@ -68,7 +68,7 @@ def printable(lattice: Lattice, least_mm: float, known: NDArray[np.float64] | No
     octants = lattice.cells.octants(used)
     volume = lattice.cells.volume[used]
 
-    def lost(k: int) -> NDArray[np.float64]:
+    def lost(k: int) -> Floats:
         if known is not None and k < known.shape[2]:
             return known[:, :, k]
         return np.array([[thinner(octant, k) for octant in phase] for phase in (octants, ~octants)])
@@ -92,7 +92,7 @@ def check_least(least_mm: float) -> None:
         raise InputError("must be a positive length in mm", key="least", value=least_mm)
 
 
-def thinner(octant: NDArray[np.bool_], k: int) -> float:
+def thinner(octant: Bools, k: int) -> float:
     """Share of a cell's true voxels that no cube of k true voxels an edge covers; 0 if there are none.
 
     The cell, of octant (n, n, n), stands among its own kind; a cube as wide as the cell is as good as any
@@ -106,7 +106,7 @@ def thinner(octant: NDArray[np.bool_], k: int) -> float:
     return 1 - int(np.count_nonzero(kept)) / total
 
 
-def opened(array: NDArray[np.bool_], size: tuple[int, ...], *, outside: bool | None) -> NDArray[np.bool_]:
+def opened(array: Bools, size: tuple[int, ...], *, outside: bool | None) -> Bools:
     """True voxels (nx, ny, nz) that a box of ``size`` true voxels covers, an axis after another.
 
     ``outside`` is what surrounds the array; None for its own images again and again.

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from multiscale.case.boundary import FACES, FarField
 from multiscale.problem import grid
 
 
 def far_field_tractions(
-    field: FarField, solid: NDArray[np.bool_], file: Path | None = None, key: str = "far_field"
-) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    field: FarField, solid: Bools, file: Path | None = None, key: str = "far_field"
+) -> Iterator[tuple[str, Floats, Floats]]:
     """Face, weights of its quads (a, b), and force per area in MPa at weight 1, of every loaded face.
 
     Parameters
@@ -53,7 +53,7 @@ def far_field_tractions(
         yield face, weights, vector
 
 
-def carried_by(solid: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+def carried_by(solid: Bools) -> Floats | None:
     """Weights (a, b) of a face's solid quads with the area and the first moments of the whole face.
 
     None if they can't have them: too few are solid.

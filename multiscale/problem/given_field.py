@@ -7,19 +7,18 @@ elements' centres, so that they may be of another mesh.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.runtime.npz import read_arrays
 from micro.runtime.vtk_files import read_vtk
 from multiscale.case.settings import DesignSettings
 from multiscale.case.tables import isotropic_tensor
 from multiscale.problem.problem import Problem
-from multiscale.problem.tensor_field import checked_tensors, stacked
+from multiscale.problem.tensor_field import checked_tensors, named, stacked
 
 _MESHES = (".vti", ".vtu", ".vtk")
 _KINDS = (".npz", *_MESHES)
@@ -54,8 +53,8 @@ def read_field(path: Path, problem: Problem, settings: DesignSettings, all_eleme
     if kind in _MESHES:
         arrays = _looked_up(path, names, problem, settings.scale, counted)
     else:
-        arrays = _named(read_arrays(path), names, path)
-    values = stacked(path, dict(zip(names, arrays, strict=True)), problem)
+        arrays = named(read_arrays(path), names, path)
+    values = stacked(path, arrays, problem)
     if settings.density is not None:
         values = _by_law(values[..., 0], settings, problem.poisson, counted, path)
     elif settings.unit != "E_s":
@@ -63,9 +62,7 @@ def read_field(path: Path, problem: Problem, settings: DesignSettings, all_eleme
     return checked_tensors(path, values, problem, counted)
 
 
-def _by_law(
-    density: Floats, settings: DesignSettings, poisson: float, counted: NDArray[np.bool_], path: Path
-) -> Floats:
+def _by_law(density: Floats, settings: DesignSettings, poisson: float, counted: Bools, path: Path) -> Floats:
     """Isotropic tensors of E = density^p E_s (SIMP; Bendsoe 1989), with the solid's Poisson's ratio."""
     wrong = counted & ~((density > 0) & (density <= 1))
     if wrong.any():
@@ -81,24 +78,15 @@ def _by_law(
         return density[..., None] ** settings.exponent * np.array(isotropic_tensor(1.0, poisson))
 
 
-def _named(held: Any, names: tuple[str, ...], path: Path) -> list[NDArray]:
-    for name in names:
-        if name not in held:
-            raise InputError(
-                f"the array is missing; needed: {', '.join(names)}", file=path, key=name, value=list(held)
-            )
-    return [np.asarray(held[name]) for name in names]
-
-
 def _looked_up(
-    path: Path, names: tuple[str, ...], problem: Problem, scale: float | None, counted: NDArray[np.bool_]
-) -> list[NDArray]:
+    path: Path, names: tuple[str, ...], problem: Problem, scale: float | None, counted: Bools
+) -> dict[str, NDArray]:
     """Cell arrays of a VTK file at the elements' centres; zero where no cell is."""
     mesh = read_vtk(path)
     if not hasattr(mesh, "cell_data"):
         raise InputError("holds no grid with values", file=path)
     data = {name: np.asarray(mesh.cell_data[name]) for name in mesh.cell_data.keys()}  # noqa: SIM118
-    arrays = _named(data, names, path)
+    arrays = named(data, names, path)
     edge = problem.cell_size_m if scale is None else 1.0 / scale
     places = np.argwhere(counted)
     cell = np.asarray(mesh.find_containing_cell((places + 0.5) * edge))
@@ -111,9 +99,8 @@ def _looked_up(
             f"{grid} from the origin; [design] scale gives the elements per unit of the file",
             file=path,
         )
-    out = []
-    for array in arrays:
-        field = np.zeros((*problem.shape, *array.shape[1:]), dtype=array.dtype)
-        field[tuple(places.T)] = array[cell]
-        out.append(field)
+    out = {}
+    for name, array in arrays.items():
+        out[name] = np.zeros((*problem.shape, *array.shape[1:]), dtype=array.dtype)
+        out[name][tuple(places.T)] = array[cell]
     return out

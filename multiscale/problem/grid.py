@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Bools, Floats
+from micro.voxels.corners import nodes_of as nodes_of
 from multiscale.case.shapes import Shape
+from multiscale.lattice.contact import neighbours
 
 Size = tuple[int, int, int]
 
@@ -122,11 +124,9 @@ def wall_forces(hole: Bools, solid: Bools) -> Floats:
     """
     force = np.zeros((*(n + 1 for n in hole.shape), 3))
     for axis in range(3):
-        low: list[slice] = [slice(None)] * 3
-        high: list[slice] = [slice(None)] * 3
-        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        (hole_below, hole_above), (below, above) = neighbours(hole, axis), neighbours(solid, axis)
         # +1 where the hole is below the wall, -1 where it is above.
-        push = (hole[tuple(low)] & solid[tuple(high)]) * 1.0 - (solid[tuple(low)] & hole[tuple(high)])
+        push = (hole_below & above) * 1.0 - (below & hole_above)
         others = [a for a in range(3) if a != axis]
         for da, db in product((0, 1), repeat=2):
             place: list[slice] = [slice(None)] * 3
@@ -135,15 +135,6 @@ def wall_forces(hole: Bools, solid: Bools) -> Floats:
                 place[a] = slice(d, d + hole.shape[a])
             force[..., axis][tuple(place)] += push / 4
     return force
-
-
-def nodes_of(elements: Bools) -> Bools:
-    """All nodes of the given elements: bool (nx, ny, nz) -> bool (nx+1, ny+1, nz+1)."""
-    nx, ny, nz = elements.shape
-    mask = np.zeros((nx + 1, ny + 1, nz + 1), dtype=bool)
-    for dx, dy, dz in product((0, 1), repeat=3):
-        mask[dx : dx + nx, dy : dy + ny, dz : dz + nz] |= elements
-    return mask
 
 
 def split_elements(values: NDArray, factor: int) -> NDArray:

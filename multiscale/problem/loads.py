@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from multiscale.case.boundary import Load, Place
 from multiscale.case.case import Case
@@ -30,11 +31,11 @@ class LoadCase:
 
     name: str
     weight: float
-    fixed: NDArray[np.bool_]
+    fixed: Bools
     """(nx+1, ny+1, nz+1, 3): components with a prescribed displacement."""
-    value: NDArray[np.float64]
+    value: Floats
     """Same shape: the prescribed displacement, in element edges (0 where not fixed)."""
-    force: NDArray[np.float64]
+    force: Floats
     """Same shape: consistent nodal forces, in units of E_s h^2."""
 
     def __post_init__(self) -> None:
@@ -47,11 +48,7 @@ class LoadCase:
 
 
 def build_load(
-    case: Case,
-    index: int,
-    solid: NDArray[np.bool_],
-    refine: int = 1,
-    region: NDArray[np.int16] | None = None,
+    case: Case, index: int, solid: Bools, refine: int = 1, region: NDArray[np.int16] | None = None
 ) -> LoadCase:
     """The case's load number ``index`` on a grid ``refine`` times finer than its own.
 
@@ -85,10 +82,7 @@ def build_load(
                 )
             fixed[here, component] = True
             value[here, component] = amount
-    if refine > 1:
-        fine = grid.prolong_mask(fixed, refine)
-        value = np.where(fine, grid.prolong_nodes(value, refine) * refine, 0.0)
-        fixed = fine
+    fixed, value = _refined(fixed, value, refine)
     return LoadCase(load.name, load.weight, fixed, value, _force(case, index, solid, refine, region))
 
 
@@ -96,16 +90,16 @@ def build_load(
 class TargetField:
     """The displacements wanted under one load, on the full grid."""
 
-    mask: NDArray[np.bool_]
+    mask: Bools
     """(nx+1, ny+1, nz+1, 3): components that are asked for."""
-    value: NDArray[np.float64]
+    value: Floats
     """Same shape: what is wanted, in element edges (0 where nothing is asked for)."""
 
     def __post_init__(self) -> None:
         freeze(self.mask, self.value)
 
 
-def build_target(case: Case, index: int, solid: NDArray[np.bool_], refine: int = 1) -> TargetField:
+def build_target(case: Case, index: int, solid: Bools, refine: int = 1) -> TargetField:
     """What the case wants of its load number ``index``, on a grid ``refine`` times finer than its own.
 
     Parameters
@@ -141,16 +135,18 @@ def build_target(case: Case, index: int, solid: NDArray[np.bool_], refine: int =
             file=case.file,
             key="objective.targets",
         )
-    if refine > 1:
-        fine = grid.prolong_mask(mask, refine)
-        value = np.where(fine, grid.prolong_nodes(value, refine) * refine, 0.0)
-        mask = fine
-    return TargetField(mask, value)
+    return TargetField(*_refined(mask, value, refine))
 
 
-def _profile(
-    case: Case, target: Target, wanted: float | tuple[float, ...], here: NDArray[np.bool_], key: str
-) -> NDArray[np.float64]:
+def _refined(mask: Bools, value: Floats, refine: int) -> tuple[Bools, Floats]:
+    """Components and displacements in element edges, on a grid ``refine`` times finer."""
+    if refine == 1:
+        return mask, value
+    fine = grid.prolong_mask(mask, refine)
+    return fine, np.where(fine, grid.prolong_nodes(value, refine) * refine, 0.0)
+
+
+def _profile(case: Case, target: Target, wanted: float | tuple[float, ...], here: Bools, key: str) -> Floats:
     """Wanted displacement in mm at the nodes ``here``."""
     if target.along is None or not isinstance(wanted, tuple):
         return np.full(int(here.sum()), wanted)
@@ -179,7 +175,7 @@ def _prescribed(load: Load, cell_size_mm: float) -> dict[str, tuple[Place, dict[
     return entries
 
 
-def _nodes(case: Case, where: Place, solid: NDArray[np.bool_], key: str) -> NDArray[np.bool_]:
+def _nodes(case: Case, where: Place, solid: Bools, key: str) -> Bools:
     size = case.grid.elements
     mask = np.ones(grid.node_size(size), dtype=bool)
     if where.face is not None:
@@ -193,9 +189,7 @@ def _nodes(case: Case, where: Place, solid: NDArray[np.bool_], key: str) -> NDAr
     return mask
 
 
-def _force(
-    case: Case, index: int, solid: NDArray[np.bool_], refine: int, region: NDArray[np.int16] | None
-) -> NDArray[np.float64]:
+def _force(case: Case, index: int, solid: Bools, refine: int, region: NDArray[np.int16] | None) -> Floats:
     size = case.grid.elements
     fine = (size[0] * refine, size[1] * refine, size[2] * refine)
     unit = case.base_material.young_modulus_mpa
@@ -218,9 +212,7 @@ def _force(
     return force
 
 
-def face_loads(
-    case: Case, index: int, solid: NDArray[np.bool_]
-) -> Iterator[tuple[str, str, NDArray, NDArray[np.float64]]]:
+def face_loads(case: Case, index: int, solid: Bools) -> Iterator[tuple[str, str, NDArray, Floats]]:
     """Tractions, and pressures on faces: key, face, its loaded solid quads (a, b), force per area over E_s.
 
     Quads are a mask, or the factors by which a traction that varies is multiplied.
@@ -251,9 +243,7 @@ def face_loads(
         yield key, face, quads, vector
 
 
-def volume_loads(
-    case: Case, index: int, solid: NDArray[np.bool_]
-) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
+def volume_loads(case: Case, index: int, solid: Bools) -> Iterator[tuple[str, Bools, Floats]]:
     """Body forces: key, loaded solid elements, and the force of one over its edge's square and E_s.
 
     Raises
@@ -271,7 +261,7 @@ def volume_loads(
         yield key, loaded, np.array(body.vector_n_mm3) * (case.grid.cell_size_mm / unit)
 
 
-def _quads(case: Case, where: Place, solid: NDArray[np.bool_], key: str) -> tuple[str, NDArray[np.bool_]]:
+def _quads(case: Case, where: Place, solid: Bools, key: str) -> tuple[str, Bools]:
     """The face of a surface load, and its solid quads (a, b) that are loaded."""
     face = where.face
     assert face is not None

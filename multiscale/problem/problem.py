@@ -8,6 +8,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from multiscale.case.case import DEFAULT_START, Case
 from multiscale.case.settings import Kind
@@ -46,11 +47,11 @@ class Problem:
     region: NDArray[np.int16]
     """(nx, ny, nz): index into ``region_names``."""
     region_names: tuple[str, ...]
-    tensor: NDArray[np.float64]
+    tensor: Floats
     """(nx, ny, nz, 3): C11, C12, C44 in units of E_s; fixed: the material, design: the start, void: 0."""
-    reference: NDArray[np.float64]
+    reference: Floats
     """(nx, ny, nz, 3): the reference material everywhere, or that of the start if there is none."""
-    observed: NDArray[np.bool_]
+    observed: Bools
     """(nx, ny, nz): elements whose nodes are observed."""
     loads: tuple[LoadCase, ...]
     mirror_axes: tuple[int, ...]
@@ -69,23 +70,23 @@ class Problem:
         freeze(self.role, self.region, self.tensor, self.reference, self.observed)
 
     @property
-    def design(self) -> NDArray[np.bool_]:
+    def design(self) -> Bools:
         """(nx, ny, nz): design elements."""
         return self.role == Role.DESIGN
 
     @property
-    def solid(self) -> NDArray[np.bool_]:
+    def solid(self) -> Bools:
         """(nx, ny, nz): elements that are not void."""
         return self.role != Role.VOID
 
     @property
-    def filled(self) -> NDArray[np.bool_]:
+    def filled(self) -> Bools:
         """(nx, ny, nz): elements that are to hold a cell; voids count as filled."""
         given = [i for i, name in enumerate(self.region_names) if name in self.unfilled]
         return ~np.isin(self.region, given)
 
     @property
-    def observed_nodes(self) -> NDArray[np.bool_]:
+    def observed_nodes(self) -> Bools:
         """(nx+1, ny+1, nz+1): all nodes of the observed elements."""
         return grid.nodes_of(self.observed)
 
@@ -165,7 +166,7 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
     )
 
 
-def _targets(case: Case, solid: NDArray[np.bool_], refine: int = 1) -> tuple[TargetField, ...]:
+def _targets(case: Case, solid: Bools, refine: int = 1) -> tuple[TargetField, ...]:
     if not case.objective.targets:
         return ()
     return tuple(build_target(case, index, solid, refine) for index in range(len(case.load_cases)))
@@ -203,7 +204,7 @@ def _paint(case: Case) -> NDArray[np.int16]:
     return region
 
 
-def _materials(case: Case, region: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+def _materials(case: Case, region: NDArray[np.int16]) -> tuple[NDArray[np.int8], Floats]:
     roles = np.array([Role[item.role.upper()] for item in case.regions], dtype=np.int8)
     tensors = np.zeros((len(case.regions), 3))
     for index, item in enumerate(case.regions):
@@ -218,8 +219,8 @@ def _materials(case: Case, region: NDArray[np.int16]) -> tuple[NDArray[np.int8],
 def _mirror_axes(
     case: Case,
     role: NDArray[np.int8],
-    tensor: NDArray[np.float64],
-    observed: NDArray[np.bool_],
+    tensor: Floats,
+    observed: Bools,
     loads: list[LoadCase],
     targets: tuple[TargetField, ...],
 ) -> tuple[int, ...]:

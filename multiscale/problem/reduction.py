@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
+from multiscale.lattice.contact import neighbours
 from multiscale.problem import grid
 from multiscale.problem.problem import LoadCase, Problem, parity
 from multiscale.problem.rigid import determinate_pins, motion_parity, rigid_motions
@@ -34,12 +35,12 @@ class ReducedLoad:
 
     name: str
     weight: float
-    constrained: NDArray[np.bool_]
+    constrained: Bools
     prescribed: Floats
     force: Floats
     parities: tuple[int, ...]
     motions: Floats
-    pins: NDArray[np.bool_]
+    pins: Bools
 
 
 class Reduction:
@@ -110,7 +111,7 @@ class Reduction:
         """Copy of the reduced part of a whole element field (nx, ny, nz, ...)."""
         return field[self._upper()].copy()
 
-    def symmetric_elements(self, field: Floats, counted: NDArray[np.bool_], file: str | Path) -> Floats:
+    def symmetric_elements(self, field: Floats, counted: Bools, file: str | Path) -> Floats:
         """The reduced part of an element field (nx, ny, nz, c), mirror symmetric where it counts.
 
         Raises
@@ -141,10 +142,8 @@ class Reduction:
     def expand_displacement(self, field: Floats, load: ReducedLoad) -> Floats:
         """The whole displacement field (nx+1, ny+1, nz+1, 3) of a reduced one under ``load``."""
         for axis, sign in zip(self.axes, load.parities, strict=True):
-            mirrored = sign * reflect(field, axis)
-            inner = [slice(None)] * 3
-            inner[axis] = slice(0, field.shape[axis] - 1)
-            field = np.concatenate([mirrored[tuple(inner)], field], axis=axis)
+            mirrored, _ = neighbours(sign * reflect(field, axis), axis)
+            field = np.concatenate([mirrored, field], axis=axis)
         return field
 
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Floats
 from multiscale.problem import grid
 
 #: A force or moment above this share of what its terms add up to is not in equilibrium (rounding of sums).
 EQUILIBRIUM_RTOL = 1e-9
 
 
-def rigid_motions(size: grid.Size, which: Sequence[int] = range(6)) -> NDArray[np.float64]:
+def rigid_motions(size: grid.Size, which: Sequence[int] = range(6)) -> Floats:
     """Rigid motions about the grid's centre, (k, nx+1, ny+1, nz+1, 3): 0 to 2 shifts, 3 to 5 turns."""
     half = np.array(size) / 2
     x = np.stack(np.broadcast_arrays(*grid.nodes(size)), axis=-1) - half
@@ -39,7 +39,7 @@ def motion_parity(motion: int, axis: int) -> int:
     return -1 if shift == own else 1
 
 
-def imbalance(force: NDArray[np.float64], size: grid.Size) -> tuple[float, float]:
+def imbalance(force: Floats, size: grid.Size) -> tuple[float, float]:
     """Resultant force and moment about the centre of nodal forces, each relative to what adds up to it."""
     work = rigid_motions(size) * force
     sums = np.abs(work.sum(axis=(1, 2, 3, 4)))
@@ -50,7 +50,7 @@ def imbalance(force: NDArray[np.float64], size: grid.Size) -> tuple[float, float
     )
 
 
-def determinate_pins(motions: NDArray[np.float64], nodes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def determinate_pins(motions: Floats, nodes: Bools) -> Bools:
     """Components to hold against the given motions, one a motion.
 
     Parameters
@@ -90,12 +90,12 @@ class RigidPart:
         Of each node, zero where it does not count; the motions must differ on those that count.
     """
 
-    def __init__(self, motions: NDArray[np.float64], weight: NDArray[np.float64]):
+    def __init__(self, motions: Floats, weight: Floats):
         self._motions = motions
         self._weighted = motions * weight[..., None]
         self._gram = np.tensordot(self._weighted, motions, axes=([1, 2, 3, 4], [1, 2, 3, 4]))
 
-    def removed(self, field: NDArray[np.float64]) -> NDArray[np.float64]:
+    def removed(self, field: Floats) -> Floats:
         """A displacement field (mx+1, my+1, mz+1, 3) without its rigid motion."""
         if not len(self._motions):
             return field

@@ -11,12 +11,12 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from micro.runtime import memory
+from micro.runtime.files import PathLike
 from multiscale.case.case import Case
 from multiscale.problem.problem import Problem, Role
 
@@ -124,7 +124,7 @@ def sizes(problem: Problem) -> dict[str, int]:
     }
 
 
-def require_memory(problem: Problem, file: str | PathLike[str] | None) -> None:
+def require_memory(problem: Problem, file: PathLike | None) -> None:
     """Refuse a problem, of the case in ``file``, whose solves need more memory than is free.
 
     Raises

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
 from multiscale.problem import grid
 from multiscale.problem.loads import LoadCase
 from multiscale.problem.rigid import EQUILIBRIUM_RTOL, imbalance
 
 
-def free_motions(fixed: NDArray[np.bool_], part: NDArray[np.bool_]) -> int:
+def free_motions(fixed: Bools, part: Bools) -> int:
     """How many of the six rigid-body motions of a part its supports leave free.
 
     Parameters
@@ -40,7 +40,7 @@ def free_motions(fixed: NDArray[np.bool_], part: NDArray[np.bool_]) -> int:
     return 6 - int(np.linalg.matrix_rank(rows.T @ rows, tol=1e-10))
 
 
-def check_supported(load: LoadCase, solid: NDArray[np.bool_], file: str | Path | None, key: str) -> None:
+def check_supported(load: LoadCase, solid: Bools, file: str | Path | None, key: str) -> None:
     """Raise InputError unless every part of the structure is held against all rigid-body motions.
 
     A load without any support must be in equilibrium by itself, and the structure in one part. Elements

@@ -19,13 +19,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Bools, Floats
 from multiscale.problem.loads import AXIS_NAMES, LoadCase, TargetField
 
 # Forces are sums of quarter tractions: mirrored nodes agree up to the order of a few additions.
 MIRROR_RTOL = 1e-12
 
 
-def reflect(field: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+def reflect(field: Floats, axis: int) -> Floats:
     """A nodal vector field (nx+1, ny+1, nz+1, 3) reflected at the grid's mid-plane of ``axis``."""
     mirrored = np.flip(field, axis=axis).copy()
     mirrored[..., axis] *= -1
@@ -54,8 +55,8 @@ def plane_components(sign: int, axis: int) -> tuple[int, ...]:
 def mirror_obstacle(
     axis: int,
     role: NDArray[np.int8],
-    tensor: NDArray[np.float64],
-    observed: NDArray[np.bool_],
+    tensor: Floats,
+    observed: Bools,
     loads: Sequence[LoadCase],
     targets: Sequence[TargetField] = (),
 ) -> str | None:
@@ -87,5 +88,5 @@ def mirror_obstacle(
     return None
 
 
-def _close(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+def _close(a: Floats, b: Floats) -> bool:
     return float(np.abs(a - b).max()) <= MIRROR_RTOL * float(np.abs(b).max())

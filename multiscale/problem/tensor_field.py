@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micro.cell.tensor import BORN, is_definite, to_moduli
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.runtime.npz import read_arrays, write_arrays
 from multiscale.case.tables import isotropic_tensor, stiffer_than_solid
@@ -24,24 +24,32 @@ def save_tensors(path: Path, tensors: Floats) -> None:
     write_arrays(path, {name: tensors[..., i] for i, name in enumerate(NAMES)})
 
 
-def load_tensors(path: Path, problem: Problem, all_elements: bool = True) -> Floats:
+def load_tensors(path: Path, problem: Problem) -> Floats:
     """Read a tensor field for a problem: (nx, ny, nz, 3), voids set to zero.
-
-    ``all_elements`` checks every solid element, otherwise only those of the design regions.
 
     Raises
     ------
     InputError
         If the file is not such a field or a tensor that counts is not positive definite.
     """
-    held = read_arrays(path)
-    for name in NAMES:
+    tensors = stacked(path, named(read_arrays(path), NAMES, path), problem)
+    return checked_tensors(path, tensors, problem, problem.solid)
+
+
+def named(held: Mapping[str, NDArray], names: Sequence[str], path: Path) -> dict[str, NDArray]:
+    """Arrays of a file by these names.
+
+    Raises
+    ------
+    InputError
+        If one is missing.
+    """
+    for name in names:
         if name not in held:
             raise InputError(
-                "the array is missing; needed are C11, C12 and C44", file=path, key=name, value=list(held)
+                f"the array is missing; needed: {', '.join(names)}", file=path, key=name, value=list(held)
             )
-    tensors = stacked(path, {name: held[name] for name in NAMES}, problem)
-    return checked_tensors(path, tensors, problem, problem.solid if all_elements else problem.design)
+    return {name: held[name] for name in names}
 
 
 def stacked(path: Path, arrays: Mapping[str, NDArray], problem: Problem) -> Floats:
@@ -62,7 +70,7 @@ def stacked(path: Path, arrays: Mapping[str, NDArray], problem: Problem) -> Floa
     return np.stack([array.astype(np.float64) for array in arrays.values()], axis=-1)
 
 
-def checked_tensors(path: Path, tensors: Floats, problem: Problem, counted: NDArray[np.bool_]) -> Floats:
+def checked_tensors(path: Path, tensors: Floats, problem: Problem, counted: Bools) -> Floats:
     """A field (nx, ny, nz, 3) read from ``path``, sound where it counts and zero elsewhere.
 
     Parameters

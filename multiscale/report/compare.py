@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,10 +14,10 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import write_text
 from multiscale.case.differences import flat
 from multiscale.report.page import page
-from multiscale.report.tables import Row, markdown_table, rows_of, text_of
+from multiscale.report.tables import Row, groups_of, markdown_table, rows_of, text_of
 from multiscale.rundir import record
 from multiscale.rundir.directory import RunDirectory
 from multiscale.rundir.record import value_at
@@ -58,12 +58,7 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None, console: C
     console.print(table(runs))
     if file is None:
         return
-    try:
-        with atomic_path(file) as temporary:
-            text = html(runs) if file.suffix == ".html" else markdown(runs)
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"can't be written: {error.strerror}", file=file) from None
+    write_text(file, html(runs) if file.suffix == ".html" else markdown(runs))
     console.print(str(file), soft_wrap=True, markup=False)
 
 
@@ -94,16 +89,10 @@ def table(runs: Sequence[Compared]) -> Table:
     out.add_column("")
     for run in runs:
         out.add_column(escape_markup(run.name), justify="right", overflow="fold")
-    group = ""
-    for row in rows_of(run.metrics for run in runs):
-        if row.group != group:
-            group = row.group
-            out.add_row(f"[bold]{group}[/bold]")
-        first = best(row, runs)
-        cells = [text_of(row, run.metrics) for run in runs]
-        out.add_row(
-            f"  {row.label}", *(f"[bold]{c}[/bold]" if i in first else c for i, c in enumerate(cells))
-        )
+    for group, rows in _groups(runs):
+        out.add_row(f"[bold]{group}[/bold]")
+        for label, cells in rows:
+            out.add_row(f"  {label}", *(f"[bold]{text}[/bold]" if first else text for text, first in cells))
     different = differences(runs)
     if different:
         out.add_row("[bold]Settings that differ[/bold]")
@@ -116,13 +105,10 @@ def markdown(runs: Sequence[Compared]) -> str:
     """The comparison in Markdown; the best of a row is bold."""
     heading = ["", *(run.name for run in runs)]
     parts = ["# Comparison\n"]
-    rows = rows_of(run.metrics for run in runs)
-    for group in dict.fromkeys(row.group for row in rows):
-        lines = []
-        for row in (r for r in rows if r.group == group):
-            first = best(row, runs)
-            cells = [text_of(row, run.metrics) for run in runs]
-            lines.append([row.label, *(f"**{c}**" if i in first else c for i, c in enumerate(cells))])
+    for group, rows in _groups(runs):
+        lines = [
+            [label, *(f"**{text}**" if first else text for text, first in cells)] for label, cells in rows
+        ]
         parts.append(f"## {group}\n\n" + markdown_table(heading, lines))
     different = [[f"`{key}`", *(f"`{_short(v)}`" for v in values)] for key, values in differences(runs)]
     if different:
@@ -134,16 +120,11 @@ def html(runs: Sequence[Compared]) -> str:
     """The comparison as one page; the best of a row is coloured."""
     head = "<tr><th></th>" + "".join(f"<th>{escape(run.name)}</th>" for run in runs) + "</tr>"
     body = ["<h1>Comparison</h1>"]
-    rows = rows_of(run.metrics for run in runs)
-    for group in dict.fromkeys(row.group for row in rows):
+    for group, rows in _groups(runs):
         lines = []
-        for row in (r for r in rows if r.group == group):
-            first = best(row, runs)
-            cells = "".join(
-                f"<td{' class=best' if i in first else ''}>{escape(text_of(row, run.metrics))}</td>"
-                for i, run in enumerate(runs)
-            )
-            lines.append(f"<tr><td>{escape(row.label)}</td>{cells}</tr>")
+        for label, cells in rows:
+            shown = "".join(f"<td{' class=best' * first}>{escape(text)}</td>" for text, first in cells)
+            lines.append(f"<tr><td>{escape(label)}</td>{shown}</tr>")
         body.append(f"<h2>{escape(group)}</h2><div class='card'><table>{head}{''.join(lines)}</table></div>")
     different = differences(runs)
     if different:
@@ -156,6 +137,16 @@ def html(runs: Sequence[Compared]) -> str:
             f"<div class='card differs'><table>{head}{''.join(lines)}</table></div>"
         )
     return page("Comparison", body)
+
+
+def _groups(runs: Sequence[Compared]) -> Iterator[tuple[str, list[tuple[str, list[tuple[str, bool]]]]]]:
+    """Groups of rows: labels, and of each run the text and whether it is the best."""
+    for group, rows in groups_of(rows_of(run.metrics for run in runs)).items():
+        marked = []
+        for row in rows:
+            first = best(row, runs)
+            marked.append((row.label, [(text_of(row, r.metrics), i in first) for i, r in enumerate(runs)]))
+        yield group, marked
 
 
 def _short(text: str, length: int = 120) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.arrays import Bools
+from micro.runtime.files import write_text
 from multiscale.case.purpose import UNIFORM
 from multiscale.lattice.contact import Interface
 from multiscale.report.tables import (
     format_of,
     full_scale_section,
+    groups_of,
     markdown_table,
     percent,
     rows_of,
@@ -78,13 +78,9 @@ def write_report(path: str | Path) -> tuple[Path, Path]:
     run = RunDirectory.open(path)
     run.require("evaluate")
     pictures = pictures_of(run)
-    try:
-        out = run.path / "report.html", run.path / "report.md"
-        for file, text in zip(out, (html(run, pictures), markdown(run, pictures)), strict=True):
-            with atomic_path(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"can't be written: {error.strerror}", file=error.filename or path) from None
+    out = run.path / "report.html", run.path / "report.md"
+    for file, text in zip(out, (html(run, pictures), markdown(run, pictures)), strict=True):
+        write_text(file, text)
     return out
 
 
@@ -259,31 +255,29 @@ def _rounds(run: RunDirectory) -> str:
     lines = _round_lines(run)
     if len(lines) < 2:
         return ""
-    rows = [_ROUNDS, *lines]
-    table = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     return (
         "<h2>Corrected at full scale</h2><p>Each round goes on with the design against the lattice's own "
         "full-scale solution, fills it and solves it again.</p>"
-        f"<div class='card'><table>{table}</table></div>"
+        f"<div class='card'><table>{_lines([_ROUNDS, *lines])}</table></div>"
     )
+
+
+def _lines(lines: Iterable[Iterable[str]]) -> str:
+    """Lines of a table."""
+    return "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in line) + "</tr>" for line in lines)
 
 
 def _number_cards(run: RunDirectory) -> str:
-    rows = rows_of([run.metrics])
-    cards = []
-    for group in dict.fromkeys(row.group for row in rows):
-        lines = "".join(
-            f"<tr><td>{escape(row.label)}</td><td>{escape(text_of(row, run.metrics))}</td></tr>"
-            for row in rows
-            if row.group == group
-        )
-        cards.append(f"<div class='card'><h3>{escape(group)}</h3><table>{lines}</table></div>")
-    versions = "".join(
-        f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>"
-        for k, v in run.metrics.get("versions", {}).items()
-    )
+    tables = {
+        group: [(row.label, text_of(row, run.metrics)) for row in rows]
+        for group, rows in groups_of(rows_of([run.metrics])).items()
+    }
+    tables["Versions"] = [(k, str(v)) for k, v in run.metrics.get("versions", {}).items()]
+    cards = [
+        f"<div class='card'><h3>{escape(group)}</h3><table>{_lines(lines)}</table></div>"
+        for group, lines in tables.items()
+    ]
     case = f"<p class='soft'>Case SHA-256 <code>{escape(str(run.metrics.get('case_sha256', '')))}</code></p>"
-    cards.append(f"<div class='card'><h3>Versions</h3><table>{versions}</table></div>")
     return f"<div class='columns'>{''.join(cards)}</div>{case}"
 
 
@@ -303,21 +297,24 @@ def _worst(run: RunDirectory) -> str:
 
     lines = [line(i, i.area, i.overlap) for i in run.lattice.contacts(weakest=WORST).weakest]
     held = [line(i, hold, i.overlap) for i, hold in run.lattice.holds(weakest=WORST).weakest]
+
+    def table(share: str, overlap: str, lines: list[str]) -> str:
+        heads = ("faces", "element", "along", "cells", share, overlap)
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        rows = "".join(lines)
+        return f"<div class='card'><table class='left'><tr>{head}</tr>{rows}</table></div>"
+
+    areas = table("contact, of the face", "overlap, of the smaller pattern", lines)
     return (
         "<p>Pairs of cells of least contact, each with one place where it occurs. In the pictures of the two "
         "faces laid on each other, solid on both sides is dark, on one side only blue or orange. A link "
-        "shows the place in space.</p><div class='card'><table class='left'><tr><th>faces</th>"
-        "<th>element</th><th>along</th><th>cells</th><th>contact, of the face</th>"
-        "<th>overlap, of the smaller pattern</th></tr>"
-        f"{''.join(lines)}</table></div>"
+        f"shows the place in space.</p>{areas}"
         "<p>Pairs of which a piece, a strut or a wall, hangs by least: of the smaller of two sections that "
-        "meet, the share that passes. A print loses these first.</p><div class='card'><table class='left'>"
-        "<tr><th>faces</th><th>element</th><th>along</th><th>cells</th><th>hold</th>"
-        f"<th>overlap</th></tr>{''.join(held)}</table></div>"
+        f"meet, the share that passes. A print loses these first.</p>{table('hold', 'overlap', held)}"
     )
 
 
-def _facing(faces: NDArray[np.bool_], interface: Interface) -> str:
+def _facing(faces: Bools, interface: Interface) -> str:
     """Two octant faces, mirrored to whole cells' and laid on each other, as a PNG."""
     quarters = [faces[cell] for cell in interface.cells]
     a, b = (np.block([[q, q[:, ::-1]], [q[::-1], q[::-1, ::-1]]]) for q in quarters)
@@ -333,34 +330,16 @@ def markdown(run: RunDirectory, pictures: Sequence[Picture]) -> str:
     parts = [f"# {run.case.name}\n"]
     if run.case.case.description:
         parts.append(run.case.case.description + "\n")
-    rows = rows_of([run.metrics])
-    for group in dict.fromkeys(row.group for row in rows):
-        lines = [(row.label, text_of(row, run.metrics)) for row in rows if row.group == group]
+    for group, rows in groups_of(rows_of([run.metrics])).items():
+        lines = [(row.label, text_of(row, run.metrics)) for row in rows]
         parts.append(f"## {group}\n\n" + markdown_table(("", ""), lines))
     rounds = _round_lines(run)
     if len(rounds) > 1:
         parts.append("## Corrected at full scale\n\n" + markdown_table(_ROUNDS, rounds))
-    worst = [
-        (
-            str(list(i.element)),
-            "xyz"[i.axis],
-            f"{i.cells[0]}, {i.cells[1]}",
-            percent(i.area),
-            percent(i.overlap),
-        )
-        for i in run.lattice.contacts(weakest=WORST).weakest
-    ]
-    parts.append(
-        "## Worst interfaces\n\n" + markdown_table(("element", "along", "cells", "contact", "overlap"), worst)
-    )
-    held = [
-        (*place, percent(hold), percent(i.overlap))
-        for i, hold in run.lattice.holds(weakest=WORST).weakest
-        for place in [(str(list(i.element)), "xyz"[i.axis], f"{i.cells[0]}, {i.cells[1]}")]
-    ]
-    parts.append(
-        "## Weakest holds\n\n" + markdown_table(("element", "along", "cells", "hold", "overlap"), held)
-    )
+    worst = [(i, i.area) for i in run.lattice.contacts(weakest=WORST).weakest]
+    parts.append("## Worst interfaces\n\n" + _markdown_interfaces("contact", worst))
+    held = run.lattice.holds(weakest=WORST).weakest
+    parts.append("## Weakest holds\n\n" + _markdown_interfaces("hold", held))
     parts.append("## Figures\n")
     for picture in pictures:
         vector = f" ([vector](figures/{picture.shown.name}))" if picture.shown != picture.linked else ""
@@ -368,6 +347,15 @@ def markdown(run: RunDirectory, pictures: Sequence[Picture]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in run.metrics.get("versions", {}).items())
     parts.append(f"Case SHA-256 `{run.metrics.get('case_sha256', '')}`; {versions}.\n")
     return "\n".join(parts)
+
+
+def _markdown_interfaces(share: str, listed: Iterable[tuple[Interface, float]]) -> str:
+    """A table of interfaces, each with the share that it is listed for."""
+    lines = (
+        (str(list(i.element)), "xyz"[i.axis], f"{i.cells[0]}, {i.cells[1]}", percent(v), percent(i.overlap))
+        for i, v in listed
+    )
+    return markdown_table(("element", "along", "cells", share, "overlap"), lines)
 
 
 def _resource(name: str) -> str:

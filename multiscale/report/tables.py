@@ -278,6 +278,14 @@ def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
     return [row for row in known if any(value_at(run, row.key) is not None for run in runs)]
 
 
+def groups_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by their group, in order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return groups
+
+
 def text_of(row: Row, metrics: Mapping[str, Any]) -> str:
     """A row's value as text; a dash where the run has none."""
     value = value_at(metrics, row.key)

@@ -19,8 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from micro.cell.chamber import pack, packed_bytes
 from micro.cell.tensor import tensor_error
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
+from micro.voxels.corners import CORNERS
 from multiscale.figures.palette import region_colours
+from multiscale.lattice.contact import neighbours
 from multiscale.lattice.lattice import Lattice, coarsen
 from multiscale.problem.problem import Problem
 
@@ -107,10 +110,7 @@ def scene(problem: Problem, lattice: Lattice, fields: Sequence[Field]) -> dict[s
 
 
 def run_fields(
-    problem: Problem,
-    lattice: Lattice,
-    design: NDArray[np.float64],
-    displacements: Mapping[str, NDArray],
+    problem: Problem, lattice: Lattice, design: Floats, displacements: Mapping[str, NDArray]
 ) -> list[Field]:
     """The fields of a run.
 
@@ -125,10 +125,9 @@ def run_fields(
     """
     built, solid = lattice.tensors(), lattice.solid
     fields = []
-    for i, name in enumerate(("C11", "C12", "C44")):
-        fields.append(Field(f"{name}, designed", design[..., i], "E_s"))
-    for i, name in enumerate(("C11", "C12", "C44")):
-        fields.append(Field(f"{name}, as built", built[..., i], "E_s"))
+    for tensors, made in ((design, "designed"), (built, "as built")):
+        for i, name in enumerate(("C11", "C12", "C44")):
+            fields.append(Field(f"{name}, {made}", tensors[..., i], "E_s"))
     fields.append(Field("solid volume fraction", lattice.densities()))
     error = 100 * tensor_error(
         np.where(solid[..., None], built, 1.0), np.where(solid[..., None], design, 1.0)
@@ -148,7 +147,7 @@ def run_fields(
     return fields
 
 
-def local_distortion(u: ArrayLike, reference: ArrayLike, problem: Problem) -> NDArray[np.float64]:
+def local_distortion(u: ArrayLike, reference: ArrayLike, problem: Problem) -> Floats:
     """|u - u_ref| over the root mean square of |u_ref|, mean of an element's nodes; NaN if not observed.
 
     The root mean square is over the observed nodes, as in
@@ -157,28 +156,22 @@ def local_distortion(u: ArrayLike, reference: ArrayLike, problem: Problem) -> ND
     wanted = np.asarray(reference, dtype=np.float64)
     scale = np.sqrt((wanted[problem.observed_nodes] ** 2).sum(-1).mean())
     at_nodes = np.linalg.norm(np.asarray(u, dtype=np.float64) - wanted, axis=-1) / scale
-    mean = sum(
-        at_nodes[i : i + problem.shape[0], j : j + problem.shape[1], k : k + problem.shape[2]]
-        for i in (0, 1)
-        for j in (0, 1)
-        for k in (0, 1)
-    )
+    nx, ny, nz = problem.shape
+    mean = sum(at_nodes[i : i + nx, j : j + ny, k : k + nz] for i, j, k in CORNERS)
     return np.where(problem.observed, np.asarray(mean) / 8, np.nan)
 
 
-def least_contact(lattice: Lattice) -> NDArray[np.float64]:
+def least_contact(lattice: Lattice) -> Floats:
     """Least contact area of an element's interfaces, as a fraction of the face; NaN without neighbours."""
     least = np.full(lattice.shape, np.inf)
     for axis, area in enumerate(lattice.contacts().areas):
         known = np.where(np.isnan(area), np.inf, area)
-        for start in (0, 1):
-            side = [slice(None)] * 3
-            side[axis] = slice(start, start + area.shape[axis])
-            least[tuple(side)] = np.minimum(least[tuple(side)], known)
+        for side in neighbours(least, axis):
+            np.minimum(side, known, out=side)
     return np.where(np.isfinite(least), least, np.nan)
 
 
-def quantised(field: Field, solid: NDArray[np.bool_]) -> dict[str, Any]:
+def quantised(field: Field, solid: Bools) -> dict[str, Any]:
     """A field as one byte an element: 0 for none, 1 to 255 evenly over the range found in ``solid``."""
     values = np.asarray(field.values, dtype=np.float64)
     there = solid & np.isfinite(values) & ((values > 0) if field.log else True)

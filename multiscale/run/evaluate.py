@@ -14,7 +14,7 @@ from micro.runtime.progress import Reporter
 from multiscale.case.case import load_case
 from multiscale.case.purpose import UNIFORM
 from multiscale.case.settings import DesignSettings
-from multiscale.design.feasibility import count_violations
+from multiscale.design.feasibility import feasibility
 from multiscale.objective.combination import Value
 from multiscale.problem.given_field import read_field
 from multiscale.problem.size import require_memory
@@ -90,13 +90,11 @@ def evaluate_case(
             details.setdefault(section, {})[name] = values
     results["design_refined"] = session.evaluate_refined(field)[0]
     phi = gamut.phi(given[problem.design])
+    feasible = feasibility(phi, session.case.gamut.margin)
     metrics = {
         **details,
         objective.quantity: value_table(results),
-        "feasibility": {
-            "violations": count_violations(phi, session.case.gamut.margin),
-            "phi_min": float(phi.min()),
-        },
+        "feasibility": feasible,
         "solver": {"unknowns": objective.unknowns, "iterations_mean": float(np.mean(objective.iterations))},
         "time": {"setup": round(setup, 3), "total": round(time.monotonic() - start, 3)},
         "memory": {"peak_bytes": provenance.peak_bytes()},
@@ -107,10 +105,9 @@ def evaluate_case(
         "fixed_regions_from": "file" if all_elements else "case",
     }
     parallel.on_root(lambda: write_json(out / "metrics.json", metrics))
-    violations = count_violations(phi, session.case.gamut.margin)
-    if violations:
+    if feasible["violations"]:
         reporter.say(
-            f"[yellow]{violations} of {len(phi)} tensors lie outside the gamut (phi down to "
+            f"[yellow]{feasible['violations']} of {len(phi)} tensors lie outside the gamut (phi down to "
             f"{phi.min():.3g}): no known cell has them[/]"
         )
     reporter.say(f"{objective.quantity} " + ", ".join(f"{k} {v.total:.4g}" for k, v in results.items()))

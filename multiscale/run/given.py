@@ -73,20 +73,15 @@ def given_design(session: Session, directory: RunDirectory) -> None:
 
     parallel.on_root(keep)
     metrics = {
-        "feasibility": {"violations": weight * records[1]["violations"], "phi_min": float(phi.min())},
-        "solver": {
-            "preconditioner": case.solver.preconditioner,
-            "unknowns": objective.unknowns,
-            "mirror_axes": ["xyz"[a] for a in objective.reduction.axes],
-        },
+        "feasibility": session.feasibility(inside),
+        "solver": session.solver_metrics(objective),
         "design": {
             "source": case.design.source,
             "projected": weight * outside,
             "projected_by_max": float(moved.max()),
             f"{objective.quantity}_given": records[0][objective.quantity],
         },
+        **session.mass(inside),
     }
-    if session.limit is not None:
-        metrics["mass"] = {"limit": session.limit.limit, "design": session.limit.density(inside)}
     seconds = {"setup": start - session.started, "macro": time.monotonic() - start}
     directory.finish("design", seconds, metrics, files=("design.npz", "history.jsonl"))

@@ -19,7 +19,6 @@ from typing import Any
 from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.files import atomic_path, write_json
 from micro.runtime.npz import read_arrays
-from multiscale.design.feasibility import count_violations
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.correction import Correction
 from multiscale.run.correction import design_model, fill_design, keep_design, redesign
@@ -171,19 +170,13 @@ class _Work:
             session, self.place("design.npz"), self.place("lattice.zarr"), corrected, known
         )
         seconds = {"design": round(designed, 2), "fill": round(time.monotonic() - start, 2)}
-        phi = session.gamut.phi(state.best)
-        weight = session.objective.reduction.element_weight
-        feasibility = {
-            "violations": weight * count_violations(phi, session.case.gamut.margin),
-            "phi_min": float(phi.min()),
-        }
         record = {
             "inputs": self.inputs,
             "designed": state.best_value,
             "predicted": predicted,
             "evaluations": len(state.records),
             "seconds": seconds,
-            "feasibility": feasibility,
+            "feasibility": session.feasibility(state.best),
             "fill": fill,
         }
         parallel.on_root(lambda: write_json(self.file, record))

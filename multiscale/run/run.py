@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.markup import escape
 
 from micro.runtime.errors import InputError
@@ -97,7 +96,7 @@ def run_case(
 def _go_through(session: Session, directory: RunDirectory) -> dict[str, Any]:
     """Every stage that is not done, and the report; returns the metrics on rank 0."""
     reporter = session.reporter
-    if session.tensorboard and _is_done(directory, "design"):
+    if session.tensorboard and parallel.agreed(directory.done("design")):
         parallel.on_root(lambda: board.write_history(directory.path))
     stages: list[tuple[str, Callable[[Session, RunDirectory], None]]] = [
         ("design", design_stage),
@@ -108,7 +107,7 @@ def _go_through(session: Session, directory: RunDirectory) -> dict[str, Any]:
     ]
     for name, work in stages:
         _say_notes(directory, reporter)
-        if _is_done(directory, name):
+        if parallel.agreed(directory.done(name)):
             reporter.say(f"{name}: done before")
         else:
             parallel.on_root(partial(directory.start, name))
@@ -116,12 +115,6 @@ def _go_through(session: Session, directory: RunDirectory) -> dict[str, Any]:
             work(session, directory)
     parallel.on_root(lambda: _report(directory, reporter))
     return parallel.on_root(lambda: directory.metrics) or {}
-
-
-def _is_done(directory: RunDirectory, stage: str) -> bool:
-    """Whether a stage is done, as rank 0 knows it."""
-    known = np.array([float(directory.done(stage))])
-    return bool(parallel.from_root(known, (1,))[0])
 
 
 def _say_notes(directory: RunDirectory, reporter: Reporter) -> None:

@@ -7,15 +7,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.data.packaged import load_least_volume
 from micro.gamut.gamut import Gamut
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
 from multiscale.case.purpose import Purpose
-from multiscale.design.feasibility import case_gamut
+from multiscale.design.feasibility import case_gamut, feasibility
 from multiscale.design.filter import cone_filter
 from multiscale.design.mass import MassLimit
 from multiscale.design.optimize import Settings
@@ -85,7 +84,7 @@ class Session:
         return make_objective(self.case, self.problem)
 
     @cached_property
-    def design_mask(self) -> NDArray[np.bool_]:
+    def design_mask(self) -> Bools:
         """Design elements of the reduced grid."""
         return self.objective.reduction.elements(self.problem.design)
 
@@ -115,6 +114,25 @@ class Session:
             margin=self.case.gamut.margin,
             tolerance=o.tolerance,
         )
+
+    def feasibility(self, tensors: Floats) -> dict[str, float]:
+        """What metrics say of tensors (N, 3) of the reduced grid's design elements."""
+        weight = self.objective.reduction.element_weight
+        return feasibility(self.gamut.phi(tensors), self.case.gamut.margin, weight)
+
+    def solver_metrics(self, objective: Objective) -> dict[str, Any]:
+        """What every design says of the solves of its objective."""
+        return {
+            "preconditioner": self.case.solver.preconditioner,
+            "unknowns": objective.unknowns,
+            "mirror_axes": ["xyz"[a] for a in objective.reduction.axes],
+        }
+
+    def mass(self, tensors: Floats) -> dict[str, Any]:
+        """The section ``mass`` of the metrics of a design (N, 3), if there is a limit."""
+        if self.limit is None:
+            return {}
+        return {"mass": {"limit": self.limit.limit, "design": self.limit.density(tensors)}}
 
     def space(self) -> DesignSpace:
         """The optimisation variables' meaning."""

@@ -14,7 +14,6 @@ from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.runtime.npz import write_arrays
 from multiscale.case.purpose import START, UNIFORM
-from multiscale.design.feasibility import count_violations
 from multiscale.design.stage import find_design
 from multiscale.design.uniform import best_uniform
 from multiscale.lattice.lattice import Lattice
@@ -79,32 +78,22 @@ def design_stage(session: Session, directory: RunDirectory) -> None:
         state, metrics, seconds = correct_by_mesh(session, directory, state)
         macro, evaluations = macro + seconds, evaluations + metrics["fine_mesh"]["evaluations"]
     assert state.best is not None
-    phi = session.gamut.phi(state.best)
     design = session.first("design.npz")
     keep_design(session, directory, state, design)
-    weight = objective.reduction.element_weight
     reporter.say(f"design: {quantity} {state.best_value:.4g} after {evaluations} evaluations")
-    mass = {}
-    if session.limit is not None:
-        mass = {"mass": {"limit": session.limit.limit, "design": session.limit.density(state.best)}}
     directory.finish(
         "design",
         # The records' clock runs on through interruptions.
         {"setup": setup, "macro": macro},
         {
-            "feasibility": {
-                "violations": weight * count_violations(phi, case.gamut.margin),
-                "phi_min": float(phi.min()),
-            },
+            "feasibility": session.feasibility(state.best),
             "solver": {
-                "preconditioner": case.solver.preconditioner,
-                "unknowns": objective.unknowns,
-                "mirror_axes": ["xyz"[a] for a in objective.reduction.axes],
+                **session.solver_metrics(objective),
                 "solves": len(solves),
                 "iterations_mean": float(np.mean(solves)) if solves else None,
             },
             "optimizer": {"evaluations": evaluations, "algorithm": settings.algorithm},
-            **mass,
+            **session.mass(state.best),
             **metrics,
         },
         files=(design, "history.jsonl"),

@@ -28,19 +28,25 @@ is missing or damaged. Nothing is thrown away: what a stage is going to replace 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import BaseFileLock
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path, check_writable, clear_temporaries, content_digest, write_json
+from micro.runtime.files import (
+    PathLike,
+    atomic_path,
+    check_writable,
+    clear_temporaries,
+    content_digest,
+    write_json,
+)
 from micro.runtime.npz import read_arrays
 from multiscale.case.case import Case, parse_case
 from multiscale.case.differences import described, differences
@@ -68,7 +74,7 @@ class RunDirectory:
         What a user has to know of how this run goes on: what is done again and why, what was moved.
     """
 
-    def __init__(self, path: str | os.PathLike[str], ranks: int = 1):
+    def __init__(self, path: PathLike, ranks: int = 1):
         self.path = Path(path)
         self.notes: list[str] = []
         self._ranks = ranks
@@ -79,7 +85,7 @@ class RunDirectory:
 
     # ------------------------------------------------------------------ open
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+    def open(cls, path: PathLike) -> RunDirectory:
         """A run that is there, for reading and :meth:`add`.
 
         Raises
@@ -96,7 +102,7 @@ class RunDirectory:
         return self
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], case: Case, ranks: int = 1) -> RunDirectory:
+    def create(cls, path: PathLike, case: Case, ranks: int = 1) -> RunDirectory:
         """Begin a run, or go on with it: :meth:`begin`."""
         self = cls(path, ranks)
         self.begin(case)
@@ -138,7 +144,8 @@ class RunDirectory:
             self._set_aside_changed(asked)
             self._set_aside_damaged()
         self._data = {"stages": {}, "added": {}} | self._data | new
-        self._write()
+        with lock.held(self.path, lock.RECORD, _PATIENCE):
+            self._write()
         with atomic_path(self.path / "case.toml") as temporary:
             temporary.write_text(toml, encoding="utf-8")
 
@@ -161,7 +168,7 @@ class RunDirectory:
     def start(self, stage: str) -> None:
         """Before a stage is done again: what it left moves aside if it was made from something else."""
         if stage in self._data.get("stages", {}) and not record.stands(self._data, stage):
-            self._move_aside(self._data["stages"][stage]["files"], f"{stage}: made anew from another design")
+            self.set_aside(self._data["stages"][stage]["files"], f"{stage}: made anew from another design")
 
     def finish(
         self,
@@ -245,10 +252,6 @@ class RunDirectory:
         if not record.stands(self._data, stage):
             raise InputError(f"its stage {stage} is not done: {self._command()} goes on", file=self.path)
 
-    def set_aside(self, names: Iterable[str], reason: str) -> None:
-        """Move what is of no use any more to ``earlier``, by name in this directory; those that are there."""
-        self._move_aside(names, reason)
-
     # ----------------------------------------------------------------- files
     def file(self, name: str) -> Path:
         """A file that a stage or another command left, checked to be as they left it.
@@ -312,7 +315,7 @@ class RunDirectory:
         return Lattice.load(self.file("lattice.zarr"))
 
     @cached_property
-    def design(self) -> NDArray[np.float64]:
+    def design(self) -> Floats:
         """Designed tensors (nx, ny, nz, 3), units of E_s."""
         return load_tensors(self.file("design.npz"), self.problem)
 
@@ -339,8 +342,7 @@ class RunDirectory:
 
     def _update(self, kind: str, name: str, entry: dict[str, Any]) -> None:
         """Put an entry into the record as it stands on disk now, and write it with the metrics."""
-        held = lock.acquired(self.path, lock.RECORD, _PATIENCE)
-        try:
+        with lock.held(self.path, lock.RECORD, _PATIENCE):
             self._data = record.read_run(self.path)
             self._data[kind][name] = entry
             if not record.stands(self._data, name):
@@ -350,20 +352,13 @@ class RunDirectory:
             for other in void:
                 del self._data["added"][other]
             self._checked = {}
-            self._write(locked=True)
-        finally:
-            if held is not None:
-                held.release()
+            self._write()
 
-    def _write(self, locked: bool = False) -> None:
-        held = None if locked else lock.acquired(self.path, lock.RECORD, _PATIENCE)
-        try:
-            record.write_run(self.path, self._data)
-            self._data = record.read_run(self.path)
-            write_json(self.path / "metrics.json", self.metrics)
-        finally:
-            if held is not None:
-                held.release()
+    def _write(self) -> None:
+        """Record and metrics; the record's lock is held."""
+        record.write_run(self.path, self._data)
+        self._data = record.read_run(self.path)
+        write_json(self.path / "metrics.json", self.metrics)
 
     def _spoilt(self, name: str) -> str:
         """What is wrong with a file that was left: "is missing", "is damaged", or nothing."""
@@ -392,7 +387,7 @@ class RunDirectory:
         files += [name for addition in gone for name in kept["added"][addition]["files"]]
         reason = f"the case asks for something else now ({described(found) or 'other files'}); done again: "
         extra = f"; no longer true: {', '.join(gone)}" if gone else ""
-        self._move_aside(files, reason + ", ".join(again) + extra, copies=True)
+        self.set_aside(files, reason + ", ".join(again) + extra, copies=True)
         kept["added"] = {n: e for n, e in kept["added"].items() if n not in gone}
         self._data = kept
 
@@ -409,15 +404,34 @@ class RunDirectory:
         if file.is_file() and content_digest(file) != self._data["toml"]:
             damaged.append("case.toml")
         if damaged:
-            self._move_aside(damaged, "not as this run left it")
+            self.set_aside(damaged, "not as this run left it")
 
-    def _move_aside(self, names: Iterable[str], reason: str, *, copies: bool = False) -> None:
+    def set_aside(self, names: Iterable[str], reason: str, *, copies: bool = False) -> None:
+        """Move what is of no use any more to ``earlier``, by name in this directory; those that are there.
+
+        With ``copies`` reports move too, and copies of the record are kept beside.
+        """
         note = aside.move(self.path, names, reason, copies=copies)
         self._checked = {}
         self.notes += note
 
 
-def find_lattice(run_dir: str | os.PathLike[str]) -> Path:
+def addable_run(path: PathLike) -> RunDirectory | None:
+    """The run in a directory, if it can be added to; None where there is none, as in a lattice by itself.
+
+    Raises
+    ------
+    InputError
+        If there is a run that is damaged, or can't be added to.
+    """
+    if not (Path(path) / record.NAME).is_file():
+        return None
+    run = RunDirectory.open(path)
+    run.check_addable()
+    return run
+
+
+def find_lattice(run_dir: PathLike) -> Path:
     """The lattice of a run directory, or the path itself if it is one.
 
     Raises

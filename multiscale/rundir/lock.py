@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -30,3 +32,14 @@ def acquired(directory: Path, name: str, seconds: float) -> BaseFileLock | None:
     except NotImplementedError:  # a file system without locks
         return None
     return lock
+
+
+@contextmanager
+def held(directory: Path, name: str, seconds: float) -> Iterator[None]:
+    """Hold a lock meanwhile, as :func:`acquired`."""
+    lock = acquired(directory, name, seconds)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from micro.runtime.files import PathLike
 from multiscale.rundir.directory import RunDirectory
 
 _SHOWN = 2_000_000  # bytes of a figure that a notebook is given
@@ -66,7 +66,7 @@ class OpenRun(RunDirectory):
         return f"{title}<table>{table}</table>{pictures}"
 
 
-def open(path: str | os.PathLike[str]) -> OpenRun:
+def open(path: PathLike) -> OpenRun:
     """A run directory that is there, for reading.
 
     Raises

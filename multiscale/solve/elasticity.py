@@ -20,6 +20,7 @@ ends to a multiple of the coarsening factor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.cell.tensor import is_definite
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import NotConverged
-from micro.voxels.hexahedron import CORNERS, element_matrices
+from micro.voxels.corners import CORNERS, nodes_of
+from micro.voxels.hexahedron import element_matrices
 from multiscale.solve import preconditioner
 from multiscale.solve.petsc import PETSc
 from multiscale.solve.preconditioner import PREFIX, Multigrid, choose_levels, fix_diagonal, rigid_body_modes
@@ -85,7 +87,7 @@ class Elasticity:
     def __init__(
         self,
         shape: tuple[int, int, int],
-        constrained: NDArray[np.bool_],
+        constrained: Bools,
         options: SolverOptions | None = None,
         comm: Any = None,
         log: list[int] | None = None,
@@ -110,7 +112,7 @@ class Elasticity:
         self._solution = self._dm.createGlobalVec()
         self._gather: tuple[Any, Any, Any] | None = None
         self._multigrid = Multigrid(self._dm, levels, self.options.smoothing) if levels > 1 else None
-        self._active: NDArray[np.bool_] | None = None
+        self._active: Bools | None = None
         self._ksp: Any = None
 
     # ---------------------------------------------------------------- grid
@@ -144,14 +146,11 @@ class Elasticity:
 
     def _element_values(self, field: Floats) -> Floats:
         """Nodal vectors (own elements, 24) of a whole node field."""
-        x, y, z = self._own
-        corners = [
-            field[x.start + dx : x.stop + dx, y.start + dy : y.stop + dy, z.start + dz : z.stop + dz].reshape(
-                -1, 3
-            )
-            for dx, dy, dz in CORNERS
-        ]
-        return np.concatenate(corners, axis=1)
+        return np.concatenate([field[self._at(corner)].reshape(-1, 3) for corner in CORNERS], axis=1)
+
+    def _at(self, corner: Sequence[int]) -> tuple[slice, ...]:
+        """Where the own elements have that corner, in a whole node field."""
+        return tuple(slice(own.start + d, own.stop + d) for own, d in zip(self._own, corner, strict=True))
 
     # ------------------------------------------------------------ assembly
     def assemble(self, tensors: Floats) -> None:
@@ -169,11 +168,7 @@ class Elasticity:
         if len(where):
             first = f"first at element {tuple(where[0])}: {tensors[tuple(where[0])]}"
             raise ValueError(f"element tensors must be finite and positive definite; {first}")
-        touched = np.zeros(self.nodes, bool)
-        mx, my, mz = self.shape
-        for dx, dy, dz in CORNERS:
-            touched[dx : dx + mx, dy : dy + my, dz : dz + mz] |= solid
-        self._active = touched[..., None] & ~self.constrained
+        self._active = nodes_of(solid)[..., None] & ~self.constrained
         self._tensors = tensors
         self._solid = solid
 
@@ -313,16 +308,13 @@ class Elasticity:
 
         Of other ``tensors`` (mx, my, mz, 3) than the assembled ones if given: those of a change, say.
         """
-        x, y, z = self._own
         values = self._element_values(field)
         tensors = (self._tensors if tensors is None else tensors)[self._own].reshape(-1, 3)
         forces = sum(tensors[:, i, None] * (values @ k) for i, k in enumerate(element_matrices()))
         out = np.zeros((*self.nodes, 3))
-        count = (x.stop - x.start, y.stop - y.start, z.stop - z.start)
-        for a, (dx, dy, dz) in enumerate(CORNERS):
-            out[x.start + dx : x.stop + dx, y.start + dy : y.stop + dy, z.start + dz : z.stop + dz] += forces[
-                :, 3 * a : 3 * a + 3
-            ].reshape(*count, 3)
+        count = [own.stop - own.start for own in self._own]
+        for a, corner in enumerate(CORNERS):
+            out[self._at(corner)] += forces[:, 3 * a : 3 * a + 3].reshape(*count, 3)
         return sum_over_ranks(out, self.comm)
 
     def energies(self, u: Floats, v: Floats) -> Floats:

@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
 
+from micro.runtime.arrays import Bytes, Floats, Ints
 from micro.runtime.errors import NotConverged
 from micro.runtime.memory import trim
-from micro.voxels.hexahedron import CORNERS
+from micro.voxels.corners import CORNERS, nodes_of
 from multiscale.solve import local_kernels
 from multiscale.solve.team import Field, Team
 
@@ -76,8 +77,8 @@ class Region:
     factor : Factor
     """
 
-    dofs: NDArray[np.int64]
-    bases: NDArray[np.int64]
+    dofs: Ints
+    bases: Ints
     places: NDArray[np.int32]
     factor: local_kernels.Factor
 
@@ -104,13 +105,7 @@ class LocalSolves:
     """
 
     def __init__(
-        self,
-        nodes: Bools,
-        solid: NDArray[np.uint8],
-        fixed: NDArray[np.int64],
-        stiffness: Any,
-        team: Any,
-        limit: float = np.inf,
+        self, nodes: Bools, solid: Bytes, fixed: Ints, stiffness: Any, team: Any, limit: float = np.inf
     ):
         self.team = team
         shape = nodes.shape
@@ -127,7 +122,7 @@ class LocalSolves:
             around = _window(solid, low - 1, high)
             bound = held[low[0] : high[0], low[1] : high[1], :, low[2] : high[2]]
             bound = bound.transpose(0, 1, 3, 2) & mask[..., None]
-            around = around * _touched(mask)
+            around = around * nodes_of(mask)  # voxels with a marked corner, one more an axis than nodes
             key = b"".join(
                 [np.array(mask.shape).tobytes(), *(np.packbits(a).tobytes() for a in (mask, around, bound))]
             )
@@ -240,14 +235,7 @@ class SlabSolves:
     """
 
     def __init__(
-        self,
-        nodes: Bools,
-        active: Bools,
-        solid: NDArray[np.uint8],
-        fixed: NDArray[np.int64],
-        stiffness: Any,
-        team: Team,
-        limit: float,
+        self, nodes: Bools, active: Bools, solid: Bytes, fixed: Ints, stiffness: Any, team: Team, limit: float
     ):
         self.team = team
         layers = len(solid)
@@ -316,7 +304,7 @@ class SlabSolves:
 
 def slow_nodes(
     levels: list[Any],
-    stiffness: NDArray[np.float64],
+    stiffness: Floats,
     precondition: Callable[[Field, Field], None],
     team: Any,
     room: Sequence[Field],
@@ -383,7 +371,7 @@ def slow_nodes(
     return nodes if nodes.any() else None
 
 
-def _surroundings(index: NDArray[np.integer]) -> NDArray[np.int64]:
+def _surroundings(index: NDArray[np.integer]) -> Ints:
     """A number for every block, equal where its 27 neighbours, itself among them, are equal."""
     factor = np.random.default_rng(0).integers(1, 2**63, size=27, dtype=np.uint64)
     padded = np.pad(index, 1).astype(np.uint64)
@@ -401,15 +389,7 @@ def _window(field: NDArray[Any], low: Any, high: Any) -> NDArray[Any]:
     return np.pad(field[inner], widths)
 
 
-def _touched(mask: Bools) -> Bools:
-    """Voxels with a marked corner: one more an axis than nodes."""
-    out = np.pad(mask, 1)
-    for axis in range(3):
-        out = np.take(out, range(out.shape[axis] - 1), axis) | np.take(out, range(1, out.shape[axis]), axis)
-    return out
-
-
-def _pieces(nodes: Bools) -> list[tuple[NDArray[np.int64], Bools]]:
+def _pieces(nodes: Bools) -> list[tuple[Ints, Bools]]:
     """Sets of nodes that share no voxel with one another: corner of their box, and nodes in it."""
     waiting = [(np.zeros(3, dtype=np.int64), nodes)]
     found = []

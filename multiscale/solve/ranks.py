@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from micro.runtime.arrays import Floats
 from micro.runtime.executor import lent
 from multiscale.solve.errors import RankFailed
 from multiscale.solve.petsc import PETSc
@@ -91,13 +91,18 @@ def _outcome(work: Callable[[], T]) -> Callable[[], T]:
     return lambda: result
 
 
-def from_root(array: NDArray[np.float64] | None, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def from_root(array: Floats | None, shape: tuple[int, ...]) -> Floats:
     """An array that rank 0 has, of known shape, on every rank."""
     mine = np.zeros(shape) if array is None or not is_root() else np.asarray(array, dtype=np.float64)
     return _shared(mine)
 
 
-def sum_over_ranks(array: NDArray[np.float64], comm: Any) -> NDArray[np.float64]:
+def agreed(answer: bool) -> bool:
+    """What rank 0 says, on every rank."""
+    return bool(from_root(np.array([float(answer)]), (1,))[0])
+
+
+def sum_over_ranks(array: Floats, comm: Any) -> Floats:
     """Elementwise sum over the ranks of ``comm`` (PETSc vectors do the communication)."""
     if comm.getSize() == 1:
         return array
@@ -110,5 +115,5 @@ def sum_over_ranks(array: NDArray[np.float64], comm: Any) -> NDArray[np.float64]
     return np.array(whole.getArray()).reshape(array.shape)
 
 
-def _shared(array: NDArray[np.float64]) -> Any:
+def _shared(array: Floats) -> Any:
     return sum_over_ranks(array, PETSc.COMM_WORLD)

@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from micro.runtime.arrays import Bools, Bytes, Floats, Ints, Singles
+from micro.voxels.corners import CORNERS
 from micro.voxels.galerkin import _CHUNK, element_radius, interpolation
-from micro.voxels.hexahedron import CORNERS, element_matrices
+from micro.voxels.hexahedron import element_matrices
 from multiscale.solve import voxel_kernels as kernels
 from multiscale.solve.local_solves import LocalSolves, SlabSolves, slow_nodes
 from multiscale.solve.team import Field, Team
@@ -61,13 +63,13 @@ class Level:
     """
 
     index: NDArray[Any]
-    table: NDArray[np.float32] | None
-    coefficients: NDArray[np.float32]
-    inverse: NDArray[np.float32]
+    table: Singles | None
+    coefficients: Singles
+    inverse: Singles
     radius: float
-    fixed: NDArray[np.int64]
+    fixed: Ints
     first: int = 0
-    room: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    room: dict[str, Singles] = field(default_factory=dict)
 
     @property
     def nodes(self) -> tuple[int, int, int, int]:
@@ -75,7 +77,7 @@ class Level:
         nx, ny, nz = self.index.shape
         return (nx + 1, ny + 1, 3, nz + 1)
 
-    def vector(self, name: str) -> NDArray[np.float32]:
+    def vector(self, name: str) -> Singles:
         """Working field kept under a name."""
         if name not in self.room:
             self.room[name] = np.zeros(self.nodes, np.float32)
@@ -165,7 +167,7 @@ class Multigrid:
         If it holds slabs, ``solid`` and the first ``team.shared_levels`` of ``fixed`` are this rank's.
     """
 
-    def __init__(self, solid: NDArray[np.uint8], tensor: Any, fixed: Sequence[NDArray[np.bool_]], team: Team):
+    def __init__(self, solid: Bytes, tensor: Any, fixed: Sequence[Bools], team: Team):
         self.team = team
         self.local: LocalSolves | SlabSolves | None = None
         self.searched = False
@@ -261,9 +263,7 @@ class Multigrid:
         level.smooth(residual, u, team, fresh=False, update=False)
 
 
-def halve(
-    index: NDArray[np.int32], table: NDArray[np.float64]
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def halve(index: NDArray[np.int32], table: Floats) -> tuple[NDArray[np.int32], Floats]:
     """The grid of half as many elements an axis, and the Galerkin matrices of its different elements.
 
     Parameters
@@ -320,7 +320,7 @@ def _spectral_radius(level: Level, team: Team) -> float:
     return _POWER_MARGIN * radius
 
 
-def coarse_masks(cell_mask: NDArray[np.bool_], per_cell: int) -> list[NDArray[np.bool_]]:
+def coarse_masks(cell_mask: Bools, per_cell: int) -> list[Bools]:
     """Masks of the grids of ``per_cell``, ``per_cell`` / 2, ... voxels a cell (nodes, 3), down to odd ones.
 
     A node is fixed when all corners of the cell's edge, face or body that it lies on are.
@@ -333,7 +333,7 @@ def coarse_masks(cell_mask: NDArray[np.bool_], per_cell: int) -> list[NDArray[np
         per_cell //= 2
 
 
-def refine_mask(mask: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
+def refine_mask(mask: Bools, factor: int) -> Bools:
     """A node mask (mx+1, my+1, mz+1, 3) on the grid ``factor`` times finer (see :func:`coarse_masks`)."""
     for axis in range(3):
         fine = np.arange((mask.shape[axis] - 1) * factor + 1)
@@ -341,17 +341,17 @@ def refine_mask(mask: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _subsample(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _subsample(mask: Bools) -> Bools:
     """Every other node; one beyond an odd grid is as its last node."""
     widths = [(0, 1 - n % 2) for n in mask.shape[:3]]
     return np.pad(mask, [*widths, (0, 0)], mode="edge")[::2, ::2, ::2]
 
 
-def _flat(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _flat(mask: Bools) -> Ints:
     return np.flatnonzero(np.ascontiguousarray(mask.transpose(0, 1, 3, 2)))
 
 
-def _voxel_diagonal(solid: NDArray[np.uint8], entry: float, team: Team) -> NDArray[np.float32]:
+def _voxel_diagonal(solid: Bytes, entry: float, team: Team) -> Singles:
     """One over the diagonal at every node, (X, Y, 1, Z): a voxel gives each corner the same entry."""
     count = touching(solid)
     team.add_shared(count)
@@ -359,7 +359,7 @@ def _voxel_diagonal(solid: NDArray[np.uint8], entry: float, team: Team) -> NDArr
     return values[count][:, :, None, :]
 
 
-def touching(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def touching(solid: Bytes) -> Bytes:
     """Solid voxels around each node, uint8 (nx+1, ny+1, nz+1)."""
     count = solid
     for axis in range(3):
@@ -371,7 +371,7 @@ def touching(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return count
 
 
-def _diagonal(index: NDArray[np.int32], table: NDArray[np.float64], team: Team) -> NDArray[np.float32]:
+def _diagonal(index: NDArray[np.int32], table: Floats, team: Team) -> Singles:
     """One over the diagonal of every degree of freedom, (X, Y, 3, Z), 0 where there is no stiffness."""
     nx, ny, nz = index.shape
     diagonal = np.diagonal(table, axis1=1, axis2=2).astype(np.float32)
@@ -385,7 +385,7 @@ def _diagonal(index: NDArray[np.int32], table: NDArray[np.float64], team: Team) 
     return out
 
 
-def _direct(index: NDArray[np.int32], table: NDArray[np.float64], mask: NDArray[np.bool_]) -> Any:
+def _direct(index: NDArray[np.int32], table: Floats, mask: Bools) -> Any:
     """Cholesky factor of a whole small operator; fixed and unsupported rows are the identity."""
     nx, ny, nz = index.shape
     count = 3 * (nx + 1) * (ny + 1) * (nz + 1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Floats, Ints, Singles
 from micro.runtime.errors import NotConverged
 from micro.runtime.threads import one_thread
 from micro.voxels.hexahedron import element_matrices
@@ -53,8 +53,8 @@ class Solution:
 def solve(
     multigrid: Multigrid,
     tensor: Floats,
-    load: tuple[NDArray[np.int64], Floats],
-    prescribed: tuple[NDArray[np.int64], Floats],
+    load: tuple[Ints, Floats],
+    prescribed: tuple[Ints, Floats],
     team: Team,
     *,
     rtol: float,
@@ -165,7 +165,7 @@ def solve(
     raise NotConverged(_failure(cycles, float(rule.best), rtol))
 
 
-def _sum(x: NDArray[np.float32], dx: NDArray[np.float32], scale: float, inverse: Any = None) -> Floats:
+def _sum(x: Singles, dx: Singles, scale: float, inverse: Any = None) -> Floats:
     """x + scale dx, zero where ``inverse`` is: coarse corrections in the void mean nothing."""
     out = np.empty(x.shape)
     for i in range(len(x)):
@@ -192,13 +192,13 @@ def _failure(iterations: int, residual: float, rtol: float) -> str:
 
 
 def _residual(
-    x: NDArray[np.float32],
-    dx: NDArray[np.float32],
+    x: Singles,
+    dx: Singles,
     solid: NDArray,
     stiffness: Floats,
-    load: tuple[NDArray[np.int64], Floats],
-    fixed: NDArray[np.int64],
-    out: NDArray[np.float32],
+    load: tuple[Ints, Floats],
+    fixed: Ints,
+    out: Singles,
     team: Team,
     scale: float,
 ) -> float:

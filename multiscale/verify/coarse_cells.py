@@ -19,7 +19,7 @@ full-scale result is compared with the prediction from *them*.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -34,7 +34,7 @@ from micro.cell.octant import connectivity
 from micro.cell.tensor import tensor_error
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
-from micro.runtime.arrays import Bools, Ints
+from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.errors import NotConverged
 from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.contact import meeting_pairs
@@ -128,9 +128,7 @@ def coarse_lattice(
     coarse = CellSet.from_octants(
         octants, C, family=[str(name) for name in cells.family], poisson=cells.poisson
     )
-    new = Lattice(
-        coarse, lattice.index, lattice.cell_size_m, lattice.young_pa, lattice.poisson, lattice.attrs
-    )
+    new = replace(lattice, cells=coarse)
     used = lattice.index[lattice.solid]
     change = float(np.abs(coarse.volume - cells.volume)[used].mean())
     error = np.asarray(tensor_error(C, cells.C))[used]
@@ -185,11 +183,11 @@ def kept_contacts(lattice: Lattice, per_cell: int, given: dict[int, Bools], rows
 def fitted(
     fractions: NDArray[np.floating],
     kept: Bools,
-    targets: NDArray[np.float64],
+    targets: Floats,
     beam: int,
     tensors: Tensors,
     progress: Progress = unheard,
-) -> tuple[Bools, NDArray[np.float64]]:
+) -> tuple[Bools, Floats]:
     """Connected coarse octants whose tensors are nearest to the targets.
 
     Minimises the tensor error plus a small price on the change of shape, the mean of |octant - fraction|.
@@ -266,7 +264,7 @@ class Tensors:
 
     def __init__(self, nu: float):
         self._nu = nu
-        self._known: dict[bytes, NDArray[np.float64]] = {}
+        self._known: dict[bytes, Floats] = {}
 
     def learn(self, octants: list[Bools]) -> None:
         """Homogenise those that are not known yet."""
@@ -280,7 +278,7 @@ class Tensors:
             parts.append(np.where((result.status == Status.OK)[:, None], result.C, np.nan))
         self._known.update(zip(fresh, np.concatenate(parts), strict=True))
 
-    def of(self, octant: Bools) -> NDArray[np.float64]:
+    def of(self, octant: Bools) -> Floats:
         """(3,); NaN if its solve failed."""
         return self._known[octant.tobytes()]
 
@@ -368,7 +366,7 @@ def _orbit(octant: Bools) -> Bools:
     return out
 
 
-def _paths(cost: NDArray[np.floating], start: Bools) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _paths(cost: NDArray[np.floating], start: Bools) -> tuple[Floats, Ints]:
     """Least cost of entering voxels from ``start`` to each one, and the voxel before it (-1 at the start)."""
     number = np.arange(cost.size, dtype=np.int32).reshape(cost.shape)  # as dijkstra wants them
     rows, columns = [], []

@@ -14,12 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.data.packaged import load_dataset
 from micro.library import retrieval as library
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from multiscale.case.case import Case
 from multiscale.lattice.lattice import Lattice
@@ -96,7 +95,7 @@ class Comparison:
     objective: Objective
     lattices: dict[str, Lattice]
     predicted: dict[str, list[Floats]]
-    wanted: NDArray[np.bool_]
+    wanted: Bools
 
     @property
     def quantity(self) -> str:
@@ -110,7 +109,7 @@ class Comparison:
         return {name: self.quantity + ("" if name == "lattice" else f"_{name}") for name in names}
 
 
-def difference(reduction: Reduction, wanted: NDArray[np.bool_], a: Floats, b: Floats) -> float:
+def difference(reduction: Reduction, wanted: Bools, a: Floats, b: Floats) -> float:
     """||a - b|| / ||b|| over the wanted corners, each of the whole grid once.
 
     Parameters

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import isotropic
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.runtime.memory import require
 from micro.runtime.npz import write_arrays
@@ -60,7 +59,7 @@ def solve_full_scale(
     team: Team,
     *,
     rtol: float,
-    wanted: NDArray[np.bool_] | None = None,
+    wanted: Bools | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> FullScale:
     """Solve a lattice, whose cells have ``per_cell`` voxels an edge, under every load of the case.
@@ -90,7 +89,7 @@ def solve_full_scale(
     layers = team.layers(len(model.solid))
     setup, solving = time.monotonic() - start, 0.0
     multigrid: Multigrid | None = None
-    constrained: NDArray[np.bool_] | None = None
+    constrained: Bools | None = None
     corners, work, iterations, residual, averaged = [], [], [], 0.0, 0
     for number, load in enumerate(reduction.loads):
         start = time.monotonic()
@@ -277,8 +276,7 @@ def measure(
     for name, lattice in comparison.lattices.items():
         names[name] = f"{content(case, lattice, rtol)}.npz"
         file = None if kept is None else kept / names[name]
-        if _is_there(file):
-            assert file is not None
+        if file is not None and parallel.agreed(file.is_file()):
             solved[name] = load_solution(file)
             reporter.say(f"{name}: solved before, {solved[name].iterations} iterations")
             continue
@@ -366,12 +364,6 @@ def _on_all(made: CoarseLattice | None, original: Lattice, per_cell: int) -> Coa
     names = [str(name) for name in lattice.cells.family]
     cells = CellSet.from_octants(octants > 0.5, C, family=names, poisson=lattice.poisson)
     return CoarseLattice(replace(lattice, cells=cells), int(told[0]), *map(float, told[1:]))
-
-
-def _is_there(file: Path | None) -> bool:
-    """Whether a file is there, as rank 0 knows it."""
-    there = None if file is None else np.array([float(file.is_file())])
-    return file is not None and bool(parallel.from_root(there, (1,))[0])
 
 
 def check_case(case: Case) -> None:

@@ -14,8 +14,9 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Bytes, Floats, Ints
 from micro.runtime.errors import InputError
+from micro.voxels.corners import CORNERS
 from multiscale.case.case import Case
 from multiscale.lattice.lattice import Lattice
 from multiscale.problem import grid
@@ -40,7 +41,7 @@ class VoxelModel:
         Degrees of freedom at nodes that touch solid, before supports.
     """
 
-    solid: NDArray[np.uint8]
+    solid: Bytes
     per_cell: int
     removed: int
     unknowns: int
@@ -67,10 +68,8 @@ def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int) -> VoxelM
         supported = refine_mask(some, per_cell)[..., 0]
         near = np.zeros_like(held)
         nx, ny, nz = solid.shape
-        for dx in (0, 1):
-            for dy in (0, 1):
-                for dz in (0, 1):
-                    near[labels[supported[dx : dx + nx, dy : dy + ny, dz : dz + nz]]] = True
+        for dx, dy, dz in CORNERS:
+            near[labels[supported[dx : dx + nx, dy : dy + ny, dz : dz + nz]]] = True
         held &= near
     held[0] = True
     removed = 0
@@ -82,7 +81,7 @@ def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int) -> VoxelM
     return VoxelModel(solid, per_cell, removed, unknowns)
 
 
-def fixed_masks(load: ReducedLoad, per_cell: int, team: Team) -> list[NDArray[np.bool_]]:
+def fixed_masks(load: ReducedLoad, per_cell: int, team: Team) -> list[Bools]:
     """Constrained degrees of freedom of the voxel grid and its halvings (see :func:`coarse_masks`).
 
     Of grids that the team holds in slabs, this rank's part.
@@ -153,7 +152,7 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     return np.concatenate([index for index, _ in found]), np.concatenate([value for _, value in found])
 
 
-def _shares(solid: NDArray[np.uint8], loaded: NDArray, v: int, case: Case, key: str) -> Floats:
+def _shares(solid: Bytes, loaded: NDArray, v: int, case: Case, key: str) -> Floats:
     """What each solid voxel carries of a load of ``loaded`` a voxel on its whole cell; two or three axes."""
     blocks = [size for count in loaded.shape for size in (count, v)]
     within = tuple(range(1, 2 * loaded.ndim, 2))
@@ -172,19 +171,17 @@ def _shares(solid: NDArray[np.uint8], loaded: NDArray, v: int, case: Case, key: 
     return share * solid
 
 
-def _by_component(
-    node: NDArray[np.int64], values: Floats, vector: Floats, shape: tuple[int, ...]
-) -> list[Sparse]:
+def _by_component(node: Ints, values: Floats, vector: Floats, shape: tuple[int, ...]) -> list[Sparse]:
     """Values (q,) at nodes (q, 3) times a vector."""
     return [(_flat(node, int(c), shape), values * vector[c]) for c in np.flatnonzero(vector)]
 
 
-def _flat(node: NDArray[np.int64], component: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+def _flat(node: Ints, component: int, shape: tuple[int, ...]) -> Ints:
     return ((node[:, 0] * (shape[1] + 1) + node[:, 1]) * 3 + component) * (shape[2] + 1) + node[:, 2]
 
 
 def corner_displacements(
-    u: Floats, model: VoxelModel, load: ReducedLoad, wanted: NDArray[np.bool_]
+    u: Floats, model: VoxelModel, load: ReducedLoad, wanted: Bools
 ) -> tuple[Floats, int]:
     """Displacements of the cells' corners, in cell edges.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 
+from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from multiscale.export.mesh.decimation import border, decimate, without_unused
 from multiscale.export.mesh.surface import clear_of_level, find_level
 from multiscale.lattice.block import Block
@@ -43,8 +44,8 @@ class CellMesh:
         Enclosed volume, in cells.
     """
 
-    points: NDArray[np.float64]
-    triangles: NDArray[np.int64]
+    points: Floats
+    triangles: Ints
     volume: float
 
 
@@ -122,7 +123,7 @@ def used_cells(lattice: Lattice, block: Block) -> NDArray[np.int32]:
     return used[[kind >= 0 and bool(lattice.voxels_of(int(kind)).any()) for kind in used]]
 
 
-def cell_mesh(voxels: NDArray[np.bool_], options: MeshOptions, *, whole: bool = False) -> CellMesh:
+def cell_mesh(voxels: Bools, options: MeshOptions, *, whole: bool = False) -> CellMesh:
     """Closed surface of the cell of an octant (n, n, n), or of a whole cell, of exactly its voxels' volume.
 
     The level of the surface is the one that keeps the volume roughly; the rest, and what decimation
@@ -137,9 +138,7 @@ def cell_mesh(voxels: NDArray[np.bool_], options: MeshOptions, *, whole: bool = 
     return mesh
 
 
-def _mesh_at(
-    voxels: NDArray[np.bool_], size: int, wanted: float, options: MeshOptions, whole: bool
-) -> CellMesh:
+def _mesh_at(voxels: Bools, size: int, wanted: float, options: MeshOptions, whole: bool) -> CellMesh:
     """The surface at one resolution; empty if the cell is lost at it."""
     # A whole cell is an octant of twice the size, without mirror images.
     field = solid_fractions(voxels[None], 2 * size if whole else size)[0]
@@ -207,9 +206,7 @@ def _closed(triangles: NDArray) -> bool:
     return found is not None and len(found) == 0
 
 
-def octant_surface(
-    field: NDArray[np.float32], level: float, *, closed: bool = False
-) -> tuple[NDArray, NDArray]:
+def octant_surface(field: Singles, level: float, *, closed: bool = False) -> tuple[NDArray, NDArray]:
     """Surface of an octant's field (n, n, n), capped on the three outer faces, open on the mid-planes.
 
     Points are in voxels from the cell's corner. Samples: one layer outside, one on the outer face, the

@@ -11,9 +11,10 @@ import numpy as np
 import pyvista
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Ints
 from micro.runtime.errors import InputError
 
-Mesh = tuple[NDArray, NDArray[np.int64]]
+Mesh = tuple[NDArray, Ints]
 """Points (p, 3) and triangles (t, 3)."""
 
 MOST = 0.99
@@ -77,7 +78,7 @@ def decimate(points: NDArray[np.floating], triangles: NDArray[np.integer], share
     return result
 
 
-def border(triangles: NDArray[np.integer]) -> NDArray[np.int64] | None:
+def border(triangles: NDArray[np.integer]) -> Ints | None:
     """Directed edges (e, 2) that no other triangle runs through backwards; None if not a manifold.
 
     A closed surface with consistent orientation has none.
@@ -101,7 +102,7 @@ def without_unused(points: NDArray, triangles: NDArray[np.integer]) -> Mesh:
     return points[used], (np.cumsum(used) - 1)[triangles]
 
 
-def _without_folds(triangles: NDArray[np.integer]) -> NDArray[np.int64]:
+def _without_folds(triangles: NDArray[np.integer]) -> Ints:
     """Without pairs of triangles on the same three points, back to back: they enclose nothing."""
     _, same, count = np.unique(np.sort(triangles, axis=1), axis=0, return_inverse=True, return_counts=True)
     return triangles[count[same.reshape(-1)] != 2].astype(np.int64)

@@ -7,7 +7,6 @@ line of JSON. No normals are written: viewers shade flat without them, as the fo
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import struct
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.cell_mesh import Instanced, MeshOptions, cell_meshes, used_cells
 from multiscale.lattice.block import Block
@@ -30,7 +29,7 @@ _POINTS, _INDICES = 34962, 34963
 
 def write_glb(
     lattice: Lattice,
-    path: str | os.PathLike[str],
+    path: PathLike,
     block: Block | None = None,
     *,
     options: MeshOptions,

@@ -6,7 +6,6 @@ before had already are not written again, so that programs find the surface clos
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.files import atomic_path
+from micro.runtime.arrays import Ints, Singles
+from micro.runtime.files import PathLike, atomic_path
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.stl import Surface, elements_reached
 from multiscale.export.mesh.surface import enclosed_volume, surface_meshes, welded
@@ -41,7 +41,7 @@ end_header
 
 def write_ply(
     lattice: Lattice,
-    path: str | os.PathLike[str],
+    path: PathLike,
     block: Block,
     *,
     per_cell: int,
@@ -72,7 +72,7 @@ def write_ply(
 
 def write_obj(
     lattice: Lattice,
-    path: str | os.PathLike[str],
+    path: PathLike,
     block: Block,
     *,
     per_cell: int,
@@ -102,12 +102,12 @@ class _Tally:
         self.points = self.triangles = 0
         self.volume = 0.0
 
-    def numbers(self, count: int) -> NDArray[np.int64]:
+    def numbers(self, count: int) -> Ints:
         """The numbers of so many points more."""
         self.points += count
         return np.arange(self.points - count, self.points)
 
-    def add(self, points: NDArray[np.float32], faces: NDArray[np.integer]) -> None:
+    def add(self, points: Singles, faces: NDArray[np.integer]) -> None:
         self.triangles += len(faces)
         # Relative to the block's corner: a slab's share of the volume loses fewer digits.
         self.volume += enclosed_volume((points - self.origin)[faces])
@@ -117,10 +117,10 @@ class _Tally:
 
 def _joined(
     lattice: Lattice, block: Block, per_cell: int, smooth: float, decimate: float, tally: _Tally
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+) -> Iterator[tuple[Singles, Ints]]:
     """New points of each slab, and its triangles by the numbers of all points so far."""
     shared: dict[tuple[float, ...], int] = {}
-    for slab in surface_meshes(lattice, block, per_cell=per_cell, smooth=smooth, share=decimate):
+    for slab in surface_meshes(lattice, block, per_cell=per_cell, smooth=smooth, decimate=decimate):
         points, faces = welded(slab.points, slab.faces)
         tally.add(points, faces)
         number = np.full(len(points), -1, dtype=np.int64)

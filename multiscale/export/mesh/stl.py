@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.files import atomic_path
+from micro.cell.surface_files import STL_HEAD, STL_RECORD
+from micro.runtime.arrays import Singles
+from micro.runtime.files import PathLike, atomic_path
 from micro.runtime.progress import Progress, unheard
-from multiscale.export.mesh.surface import enclosed_volume, surface_slabs
+from multiscale.export.mesh.surface import enclosed_volume, surface_meshes
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
 
-TRIANGLE_BYTES = 50
-HEADER_BYTES = 84
+TRIANGLE_BYTES = STL_RECORD.itemsize
 
 _AT_ONCE = 1 << 17  # triangles
 _TITLE = b"multiscale lattice, millimetres"  # must not begin with 'solid', which means a text STL
-_RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Surface:
 
 def write_stl(
     lattice: Lattice,
-    path: str | os.PathLike[str],
+    path: PathLike,
     block: Block | None = None,
     *,
     per_cell: int | None = None,
@@ -78,8 +77,9 @@ def write_stl(
     origin = 1e3 * lattice.cell_size_m * np.array(block.lower)
     count, volume = 0, 0.0
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(_TITLE.ljust(HEADER_BYTES, b"\0"))
-        for triangles in surface_slabs(lattice, block, per_cell=per_cell, smooth=smooth, decimate=decimate):
+        file.write(_TITLE.ljust(STL_HEAD, b"\0"))
+        for slab in surface_meshes(lattice, block, per_cell=per_cell, smooth=smooth, decimate=decimate):
+            triangles = slab.triangles
             for start in range(0, len(triangles), _AT_ONCE):
                 some = triangles[start : start + _AT_ONCE]
                 file.write(_records(some).tobytes())
@@ -88,7 +88,7 @@ def write_stl(
             count += len(triangles)
             if len(triangles):
                 progress(*elements_reached(lattice, block, triangles[..., 0].max()))
-        file.seek(HEADER_BYTES - 4)
+        file.seek(STL_HEAD - 4)
         file.write(np.uint32(count).astype("<u4").tobytes())
     return Surface(count, volume)
 
@@ -99,9 +99,9 @@ def elements_reached(lattice: Lattice, block: Block, x: float) -> tuple[int, int
     return min(block.shape[0], round(float(passed))), block.shape[0]
 
 
-def _records(triangles: NDArray[np.float32]) -> NDArray:
+def _records(triangles: Singles) -> NDArray:
     """The file's records of triangles (t, 3, 3)."""
-    record = np.zeros(len(triangles), dtype=_RECORD)
+    record = np.zeros(len(triangles), dtype=STL_RECORD)
     normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     length = np.linalg.norm(normal, axis=1, keepdims=True)
     record["normal"] = np.divide(normal, length, out=np.zeros_like(normal), where=length > 0)

@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 
 from micro.cell.octant import face
+from micro.runtime.arrays import Ints, Singles
 from micro.runtime.errors import InputError
 from multiscale.export.mesh.decimation import (
     border,
@@ -79,8 +80,13 @@ class SlabMesh:
     faces : int array, shape (t, 3)
     """
 
-    points: NDArray[np.float32]
+    points: Singles
     faces: NDArray[np.integer]
+
+    @property
+    def triangles(self) -> Triangles:
+        """Corners (t, 3, 3), anticlockwise seen from outside."""
+        return self.points[self.faces]
 
 
 def surface_size(lattice: Lattice, block: Block, per_cell: int) -> SurfaceSize:
@@ -106,7 +112,7 @@ def surface_size(lattice: Lattice, block: Block, per_cell: int) -> SurfaceSize:
     return SurfaceSize(voxels, 2 * exposed, busiest, 14 * slab + 110 * busiest)
 
 
-def surface_slabs(
+def surface_meshes(
     lattice: Lattice,
     block: Block,
     *,
@@ -114,8 +120,8 @@ def surface_slabs(
     smooth: float = 0.0,
     level: float | None = None,
     decimate: float = 0.0,
-) -> Iterator[Triangles]:
-    """Triangles of a block's surface.
+) -> Iterator[SlabMesh]:
+    """Slabs of a block's surface, which follow each other along x; what two slabs share, both have.
 
     Parameters
     ----------
@@ -131,49 +137,16 @@ def surface_slabs(
     decimate : float
         Share of the triangles removed, slab by slab.
 
-    Yields
-    ------
-    float32 array, shape (t, 3, 3)
-        Corners of a slab's triangles in millimetres from the lattice's corner (not the block's),
-        anticlockwise seen from outside. Slabs follow each other along x; one may be empty.
-
     Raises
     ------
     InputError
-        If the block is void, or an option is out of range.
-    """
-    for mesh in surface_meshes(lattice, block, per_cell=per_cell, smooth=smooth, level=level, share=decimate):
-        yield mesh.points[mesh.faces]
-
-
-def surface_meshes(
-    lattice: Lattice,
-    block: Block,
-    *,
-    per_cell: int,
-    smooth: float = 0.0,
-    level: float | None = None,
-    share: float = 0.0,
-) -> Iterator[SlabMesh]:
-    """:func:`surface_slabs` as points and faces; what two slabs share, both have.
-
-    Parameters
-    ----------
-    lattice, block, per_cell, smooth, level
-        As :func:`surface_slabs`.
-    share : float
-        Of the triangles removed.
-
-    Raises
-    ------
-    InputError
-        If the block is void or leaves the lattice, or ``per_cell`` does not divide the cells.
+        If the block is void or leaves the lattice, or an option is out of range.
     """
     if not lattice.densities()[block.slices].any():
         raise InputError("there is nothing solid in this region", key="region", value=str(block))
     if smooth < 0:
         raise InputError("the blur is a length in voxels, not negative", key="smooth", value=smooth)
-    check_share(share)
+    check_share(decimate)
     if level is None:
         level = volume_keeping_level(lattice, block, per_cell=per_cell, smooth=smooth)
     pitch = 1e3 * lattice.cell_size_m / per_cell
@@ -184,14 +157,14 @@ def surface_meshes(
         # The first sample of a slab is the last of the one before, or the void in front of the block.
         corner = np.array(block.lower) * per_cell + (start * per_cell, 0, 0) - 0.5
         points, faces = _mesh(samples, level, corner, pitch)
-        if share:
-            points, faces = _decimated(points, faces, share, last=stop == block.shape[0])
+        if decimate:
+            points, faces = _decimated(points, faces, decimate, last=stop == block.shape[0])
         yield SlabMesh(points, faces)
 
 
 def _decimated(
-    points: NDArray[np.float32], faces: NDArray[np.integer], share: float, *, last: bool
-) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    points: Singles, faces: NDArray[np.integer], share: float, *, last: bool
+) -> tuple[Singles, NDArray[np.integer]]:
     """A slab's surface with fewer triangles, the same where it meets its neighbours.
 
     The triangles along the plane that the next slab shares stay: else both slabs might connect the same
@@ -210,9 +183,7 @@ def _decimated(
     return both, joined
 
 
-def welded(
-    points: NDArray[np.float32], faces: NDArray[np.integer]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def welded(points: Singles, faces: NDArray[np.integer]) -> tuple[Singles, Ints]:
     """A surface whose points of the same coordinates, to the last bit, are one; unused ones are left out."""
     points, faces = without_unused(points, faces)
     order = np.lexsort(points.T)
@@ -301,9 +272,7 @@ def _sample_blocks(block: Block, per_cell: int) -> list[Block]:
     ]
 
 
-def _samples(
-    lattice: Lattice, block: Block, start: int, stop: int, per_cell: int, smooth: float
-) -> NDArray[np.float32]:
+def _samples(lattice: Lattice, block: Block, start: int, stop: int, per_cell: int, smooth: float) -> Singles:
     """Samples between element layers ``start`` and ``stop`` of a block, with void around the block.
 
     Shape along x: the layers' voxels, one plane in front (the last of the layer before, or void),
@@ -323,17 +292,15 @@ def _samples(
     return np.pad(kept, ((int(start == 0), int(stop == block.shape[0])), (1, 1), (1, 1)))
 
 
-def _triangles(
-    samples: NDArray[np.float32], level: float, origin: ArrayLike = 0.0, pitch: float = 1.0
-) -> Triangles:
-    """Marching cubes on a slab's samples; corners (t, 3, 3) are ``pitch`` (``origin`` + sample)."""
-    points, faces = _mesh(samples, level, origin, pitch)
+def _triangles(samples: Singles, level: float) -> Triangles:
+    """Marching cubes on a slab's samples; corners (t, 3, 3) in units of their pitch."""
+    points, faces = _mesh(samples, level, 0.0, 1.0)
     return points[faces]
 
 
 def _mesh(
-    samples: NDArray[np.float32], level: float, origin: ArrayLike, pitch: float
-) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    samples: Singles, level: float, origin: ArrayLike, pitch: float
+) -> tuple[Singles, NDArray[np.integer]]:
     if samples.max() <= level or samples.min() >= level:
         return np.empty((0, 3), dtype=np.float32), np.empty((0, 3), dtype=np.int32)
     # The gradient ascends from void into the solid: corners then run anticlockwise seen from outside.
@@ -342,7 +309,7 @@ def _mesh(
     return ((corners + np.asarray(origin, dtype=np.float64)) * pitch).astype(np.float32), faces
 
 
-def clear_of_level(samples: NDArray[np.float32], level: float) -> NDArray[np.float32]:
+def clear_of_level(samples: Singles, level: float) -> Singles:
     """Samples moved away from the level, to the side they are on.
 
     A sample at the level itself would collapse the corners around it into one point and pinch the surface.

@@ -6,14 +6,13 @@ written as text straight into the zip: no more than one cell's mesh is in memory
 
 from __future__ import annotations
 
-import os
 import zipfile
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.mesh.cell_mesh import Instanced, MeshOptions, cell_meshes, used_cells
 from multiscale.lattice.block import Block
@@ -43,7 +42,7 @@ _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 
 def write_3mf(
     lattice: Lattice,
-    path: str | os.PathLike[str],
+    path: PathLike,
     block: Block | None = None,
     *,
     options: MeshOptions,

@@ -5,18 +5,16 @@ Lengths are in millimetres, stiffness in MPa. CalculiX reads the same file.
 
 from __future__ import annotations
 
-import os
-
 import meshio
 import numpy as np
 
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from multiscale.export.volume.macro_model import MacroModel
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
 
 
-def write_abaqus(lattice: Lattice, path: str | os.PathLike[str], block: Block | None = None) -> int:
+def write_abaqus(lattice: Lattice, path: PathLike, block: Block | None = None) -> int:
     """Write a block's elements, with an element set and a material for each unique cell; their number.
 
     Parameters

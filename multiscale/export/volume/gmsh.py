@@ -6,18 +6,16 @@ The format has no materials: each element carries its tensor as the element data
 
 from __future__ import annotations
 
-import os
-
 import meshio
 import numpy as np
 
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from multiscale.export.volume.macro_model import MacroModel
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
 
 
-def write_gmsh(lattice: Lattice, path: str | os.PathLike[str], block: Block | None = None) -> int:
+def write_gmsh(lattice: Lattice, path: PathLike, block: Block | None = None) -> int:
     """Write a block's elements, in the physical group ``CELL_n`` of their unique cell; their number.
 
     Parameters

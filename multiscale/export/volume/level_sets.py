@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.arrays import Bools, Singles
+from micro.runtime.arrays import Bools, Floats, Singles
 from micro.shape.derivative import level_field
 from multiscale.export.mesh.surface import find_level
 
@@ -82,7 +82,7 @@ def _between(n: int, times: int) -> Singles:
     return matrix
 
 
-def positions(place: NDArray[np.float64], n: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def positions(place: Floats, n: int) -> tuple[NDArray[np.int32], Singles]:
     """Sample before each place in a row of ``n`` voxels, and the next one's weight.
 
     Beyond the first and the last voxel's centre a mirrored field does not change.

@@ -6,12 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from micro.runtime.arrays import Floats, Ints
+from micro.runtime.arrays import Bools, Floats, Ints
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
 
 # Corners of a hexahedron, counterclockwise below, then above: the order of Abaqus, Gmsh and VTK.
 _CORNERS = ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1))
+
+
+def hexahedra(there: Bools) -> tuple[Ints, Ints]:
+    """Nodes (p, 3) of the elements (nx, ny, nz) that are there, in C order, and their corners (e, 8)."""
+    shape = tuple(n + 1 for n in there.shape)
+    corners = np.argwhere(there)[:, None] + np.array(_CORNERS)
+    used, rows = np.unique(
+        np.ravel_multi_index(tuple(np.moveaxis(corners, -1, 0)), shape), return_inverse=True
+    )
+    return np.stack(np.unravel_index(used, shape), axis=-1), rows.reshape(-1, 8)
 
 
 @dataclass(frozen=True)
@@ -40,15 +50,11 @@ class MacroModel:
         """The solid elements of a block, which stay in their place; of the whole lattice by default."""
         block = Block.of(block, lattice.shape)
         index = lattice.index[block.slices]
-        places = np.argwhere(index >= 0)
-        shape = tuple(n + 1 for n in block.shape)
-        corners = [np.ravel_multi_index(tuple((places + corner).T), shape) for corner in _CORNERS]
-        used, rows = np.unique(np.stack(corners, axis=-1), return_inverse=True)
-        nodes = np.stack(np.unravel_index(used, shape), axis=-1) + np.array(block.lower)
+        nodes, elements = hexahedra(index >= 0)
         return cls(
-            points=nodes * (1e3 * lattice.cell_size_m),
-            elements=rows.reshape(-1, 8),
-            cell=index[tuple(places.T)].astype(np.int64),
+            points=(nodes + np.array(block.lower)) * (1e3 * lattice.cell_size_m),
+            elements=elements,
+            cell=index[index >= 0].astype(np.int64),
             tensors=lattice.cells.C * lattice.young_pa / 1e6,
         )
 

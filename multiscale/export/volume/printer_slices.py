@@ -6,7 +6,6 @@ voxel. A slice is made at a time, from a plane of each cell that it cuts.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path, write_json
+from micro.runtime.files import PathLike, atomic_path, write_json
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.level_sets import KEEP_BYTES, LevelSets, positions
 from multiscale.export.volume.png import png
@@ -235,12 +234,7 @@ def check_stack(grid: PrinterGrid, disk: int, path: Path) -> None:
 
 
 def write_printer_slices(
-    lattice: Lattice,
-    path: str | os.PathLike[str],
-    block: Block,
-    grid: PrinterGrid,
-    *,
-    progress: Progress = unheard,
+    lattice: Lattice, path: PathLike, block: Block, grid: PrinterGrid, *, progress: Progress = unheard
 ) -> Stack:
     """Write a directory of slices with ``manifest.json``, atomically; slices that are alike are made once.
 

@@ -9,14 +9,13 @@ the file.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from micro.runtime.arrays import Bools
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.png import png
 from multiscale.export.volume.printer_slices import PrinterGrid, Stack, stack_pictures
@@ -25,12 +24,7 @@ from multiscale.lattice.lattice import Lattice
 
 
 def write_sl1(
-    lattice: Lattice,
-    path: str | os.PathLike[str],
-    block: Block,
-    grid: PrinterGrid,
-    *,
-    progress: Progress = unheard,
+    lattice: Lattice, path: PathLike, block: Block, grid: PrinterGrid, *, progress: Progress = unheard
 ) -> Stack:
     """Write a block on a printer's grid as SL1, atomically; slices that are alike are made once.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from micro.runtime.arrays import Singles
 from micro.voxels.compilation import njit
 
 
@@ -28,7 +29,7 @@ class PixelAxis(NamedTuple):
 
     element: NDArray[np.int32]
     sample: NDArray[np.int32]
-    weight: NDArray[np.float32]
+    weight: Singles
 
 
 @njit(nogil=True, cache=True)

@@ -6,7 +6,6 @@ octants are in memory.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.runtime.files import atomic_path, write_json
+from micro.runtime.arrays import Bools
+from micro.runtime.files import PathLike, atomic_path, write_json
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.png import png
 from multiscale.lattice.block import Block
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 
 def planes(
     lattice: Lattice, block: Block, *, per_cell: int, axis: int, lower_halves: bool = False
-) -> Iterator[NDArray[np.bool_]]:
+) -> Iterator[Bools]:
     """Voxel layers of a block normal to ``axis``, lowest first; of every cell the lower half alone if asked.
 
     Parameters
@@ -114,7 +114,7 @@ def sample_bytes(lattice: Lattice, block: Block, per_cell: int, picture: Callabl
 
 def write_slices(
     lattice: Lattice,
-    path: str | os.PathLike[str],
+    path: PathLike,
     block: Block | None = None,
     *,
     per_cell: int | None = None,

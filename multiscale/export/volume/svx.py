@@ -6,14 +6,13 @@ says, so that is what is written: a picture's column is x, its row z, both ascen
 
 from __future__ import annotations
 
-import os
 import zipfile
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 
-from micro.runtime.files import atomic_path
+from micro.runtime.arrays import Bools
+from micro.runtime.files import PathLike, atomic_path
 from micro.runtime.progress import Progress, unheard
 from multiscale.export.volume.png import png
 from multiscale.export.volume.slices import pictures
@@ -25,7 +24,7 @@ _SLICES = "density/slice%04d.png"
 
 def write_svx(
     lattice: Lattice,
-    path: str | os.PathLike[str],
+    path: PathLike,
     block: Block | None = None,
     *,
     per_cell: int | None = None,
@@ -51,7 +50,7 @@ def write_svx(
             progress(k + 1, block.shape[1] * per_cell)
 
 
-def density_picture(plane: NDArray[np.bool_]) -> bytes:
+def density_picture(plane: Bools) -> bytes:
     """PNG of a layer's density, 8 bits a voxel."""
     return png(plane.astype(np.uint8) * 255)
 

@@ -7,13 +7,12 @@ No wheel of it is published for current Pythons, so it is not a requirement: dis
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any
 
 import numpy as np
 
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from micro.runtime.progress import Progress, unheard
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -45,7 +44,7 @@ def find_openvdb() -> Any:
 def write_vdb(
     library: Any,
     lattice: Lattice,
-    path: str | os.PathLike[str],
+    path: PathLike,
     block: Block,
     *,
     per_cell: int,

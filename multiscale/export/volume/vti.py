@@ -7,7 +7,6 @@ one place that turns one into the other is this module.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +17,16 @@ import pyvista
 from numpy.typing import ArrayLike, NDArray
 from vtkmodules.vtkIOXML import vtkXMLImageDataWriter, vtkXMLUnstructuredGridWriter
 
+from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
-from micro.runtime.files import atomic_path
+from micro.runtime.files import PathLike, atomic_path
 from micro.runtime.vtk_files import read_vtk
+from multiscale.export.volume.macro_model import hexahedra
 from multiscale.lattice.block import Block, Triple
 from multiscale.lattice.lattice import Lattice
 
 Vector = tuple[float, float, float]
 Fields = Mapping[str, ArrayLike]
-
-# Corners of a VTK hexahedron as steps along x, y, z: counterclockwise below, then above.
-_HEXAHEDRON = np.array(
-    [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)]
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +51,7 @@ class GridFields:
 
 
 def write_vti(
-    path: str | os.PathLike[str],
+    path: PathLike,
     shape: Triple,
     spacing: Vector,
     *,
@@ -103,7 +99,7 @@ def _save(grid: pyvista.DataSet, path: Path) -> None:
     path.write_text(writer.GetOutputString(), encoding="utf-8")
 
 
-def read_vti(path: str | os.PathLike[str]) -> GridFields:
+def read_vti(path: PathLike) -> GridFields:
     """Read a VTI file back into arrays ``[x, y, z]``.
 
     Raises
@@ -126,8 +122,8 @@ def read_vti(path: str | os.PathLike[str]) -> GridFields:
 
 
 def write_vtu(
-    path: str | os.PathLike[str],
-    solid: NDArray[np.bool_],
+    path: PathLike,
+    solid: Bools,
     spacing: Vector,
     *,
     origin: Vector = (0.0, 0.0, 0.0),
@@ -153,23 +149,15 @@ def write_vtu(
     InputError
         If a field's shape does not fit the grid, or nothing is solid.
     """
-    elements = np.argwhere(solid)
-    if not len(elements):
+    if not solid.any():
         raise InputError("there is nothing solid to write", file=path)
-    shape = solid.shape
-    nodes = tuple(s + 1 for s in shape)
-    corners = elements[:, None, :] + _HEXAHEDRON
-    flat = np.ravel_multi_index(tuple(np.moveaxis(corners, -1, 0)), nodes)
-    used, connectivity = np.unique(flat, return_inverse=True)
-    points = np.stack(np.unravel_index(used, nodes), axis=1) * np.array(spacing) + np.array(origin)
-    grid = pyvista.UnstructuredGrid(
-        {pyvista.CellType.HEXAHEDRON: connectivity.reshape(flat.shape)}, np.ascontiguousarray(points)
-    )
+    nodes, elements = hexahedra(solid)
+    points = nodes * np.array(spacing) + np.array(origin)
+    grid = pyvista.UnstructuredGrid({pyvista.CellType.HEXAHEDRON: elements}, np.ascontiguousarray(points))
     for name, values in (cell_data or {}).items():
-        grid.cell_data[name] = _fitting(name, values, shape)[solid]
+        grid.cell_data[name] = _fitting(name, values, solid.shape)[solid]
     for name, values in (point_data or {}).items():
-        array = _fitting(name, values, nodes)
-        grid.point_data[name] = array.reshape(-1, *array.shape[3:])[used]
+        grid.point_data[name] = _fitting(name, values, tuple(s + 1 for s in solid.shape))[tuple(nodes.T)]
     with atomic_path(path) as temporary:
         _save(grid, temporary)
 
@@ -186,9 +174,7 @@ def lattice_fields(lattice: Lattice) -> dict[str, NDArray]:
     }
 
 
-def write_voxels(
-    lattice: Lattice, path: str | os.PathLike[str], block: Block, *, per_cell: int | None = None
-) -> None:
+def write_voxels(lattice: Lattice, path: PathLike, block: Block, *, per_cell: int | None = None) -> None:
     """Write a block's voxels as a VTI of uint8 ``solid`` (1) and void (0), in place in the lattice.
 
     Parameters

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from micro.runtime.errors import InputError, NotConverged
 from multiscale.case.case import load_case
-from multiscale.cli import main as cli
+from multiscale.cli import main as cli, shell
 from multiscale.cli.check import _load_table, sizes
 from multiscale.figures.problem_sheet import draw_problem
 from multiscale.problem.problem import build_problem
@@ -313,7 +313,7 @@ def test_schema_command(tmp_path, root):
 def test_errors_become_a_line_and_an_exit_code(capsys, error, code, line):
     import typer
 
-    with pytest.raises(typer.Exit) as caught, cli.reporting("multiscale run", resumes=True):
+    with pytest.raises(typer.Exit) as caught, shell.reporting(lambda: "multiscale run"):
         raise error
     assert caught.value.exit_code == code
     assert capsys.readouterr().err == line
@@ -323,10 +323,10 @@ def test_under_mpi_only_the_first_rank_talks(capsys, monkeypatch):
     import typer
 
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
-    with pytest.raises(typer.Exit), cli.reporting("multiscale run"):
+    with pytest.raises(typer.Exit), shell.reporting(lambda: "multiscale run"):
         raise InputError("wrong")
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-    with pytest.raises(typer.Exit), cli.reporting("multiscale run"):
+    with pytest.raises(typer.Exit), shell.reporting(lambda: "multiscale run"):
         raise InputError("wrong")
     assert capsys.readouterr().err == "error: wrong\n"

@@ -19,7 +19,7 @@ from multiscale.export import command
 from multiscale.export.command import FORMATS, export
 from multiscale.export.mesh import surface
 from multiscale.export.mesh.stl import write_stl
-from multiscale.export.mesh.surface import enclosed_volume, surface_size, surface_slabs
+from multiscale.export.mesh.surface import enclosed_volume, surface_meshes, surface_size
 from multiscale.export.pieces import pieces
 from multiscale.export.volume.vti import lattice_fields, read_vti, write_voxels, write_vti, write_vtu
 from multiscale.lattice.block import Block
@@ -98,7 +98,8 @@ def test_stl_of_a_region_is_closed_and_stays_in_place(tmp_path, item):
 def test_slabs_join_without_cracks(tmp_path, item, monkeypatch):
     write_stl(item, tmp_path / "one.stl", smooth=0.7)
     monkeypatch.setattr(surface, "_SLAB_VOXELS", 1)
-    slabs = list(surface_slabs(item, Block.whole(item.shape), per_cell=2 * N, smooth=0.7))
+    meshes = surface_meshes(item, Block.whole(item.shape), per_cell=2 * N, smooth=0.7)
+    slabs = [mesh.triangles for mesh in meshes]
     assert len(slabs) == item.shape[0]
     write_stl(item, tmp_path / "many.stl", smooth=0.7)
     one, many = mesh(tmp_path / "one.stl"), mesh(tmp_path / "many.stl")
@@ -126,7 +127,8 @@ def test_thin_bars_keep_their_volume(tmp_path):
     # Bars of 2 x 2 voxels: at level 1/2 bevels take an eighth of them.
     item = make(np.full((2, 2, 2), 4))
     block = Block.whole(item.shape)
-    blunt = sum(enclosed_volume(t) for t in surface_slabs(item, block, per_cell=2 * N, level=0.5))
+    meshes = surface_meshes(item, block, per_cell=2 * N, level=0.5)
+    blunt = sum(enclosed_volume(mesh.triangles) for mesh in meshes)
     assert blunt < 0.92 * item.solid_volume_m3 * 1e9
     assert write_stl(item, tmp_path / "a.stl").volume_mm3 == pytest.approx(
         item.solid_volume_m3 * 1e9, rel=0.01

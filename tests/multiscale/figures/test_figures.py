@@ -293,14 +293,14 @@ def test_the_mesh_to_render_is_the_lattice():
 
 def test_the_close_up_shows_a_rim():
     item = filled()
-    slab = rendering.middle_slab(item, 2, 2)
+    slab = rendering.middle_slab(item, 2)
     assert slab == Block((0, 0, 0), (8, 9, 2))
-    window = rendering.close_up(item, slab, 2)
+    window = rendering.close_up(item, slab)
     inside = item.solid[window.slices]
     assert window.shape == (7, 7, 2)
     assert inside.any()
     assert not inside.all()
-    assert rendering.middle_slab(item, 0, 99) == Block.whole(item.shape)
+    assert rendering.middle_slab(item, 99) == Block.whole(item.shape)
 
 
 def test_resolution_fits_its_budget():

@@ -10,7 +10,8 @@ import pytest
 
 from micro.cell import tensor
 from micro.runtime.errors import NotConverged
-from micro.voxels.hexahedron import CORNERS, element_matrices
+from micro.voxels.corners import CORNERS
+from micro.voxels.hexahedron import element_matrices
 from multiscale.solve.elasticity import Elasticity, SolverOptions
 from multiscale.solve.preconditioner import choose_levels
 

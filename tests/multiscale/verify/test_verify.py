@@ -16,7 +16,8 @@ from micro.cell.tensor import SOLID
 from micro.data.packaged import load_dataset
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.errors import InputError
-from micro.voxels.hexahedron import CORNERS, element_matrices
+from micro.voxels.corners import CORNERS
+from micro.voxels.hexahedron import element_matrices
 from multiscale.case.case import parse_case
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.compliance import ComplianceObjective
