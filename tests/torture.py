@@ -20,6 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+# The folders beside this file are named as the packages are.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 from direct_solves import direct_octant
 from hypothesis import HealthCheck, given, settings, strategies as st

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 
 import pytest
+import torture
 from examples import MINIMAL
 from kills import kill_and_resume, small_run
 from run_directories import made_up_run
@@ -27,6 +31,15 @@ def run(tmp_path):
 def survived(tally):
     assert (tally.wrong, tally.tracebacks) == (0, 0), "\n".join(tally.what)
     return tally
+
+
+def test_the_command_starts_outside_the_checkout(tmp_path):
+    """The folders of the tests are named as the packages are: started as a script, it took them for these."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    line = [sys.executable, torture.__file__, "--help"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--kills" in done.stdout
 
 
 def test_every_file_damaged_in_every_way(run):
