@@ -40,6 +40,15 @@ def fit(data: dict[str, Any]) -> dict[str, Any]:
         alone = next(s["seconds"] for s in single if s["unknowns"] == m["unknowns"])
         gains.append(np.log(alone / m["seconds"]) / np.log(m["ranks"]))
     macro["rank_exponent"] = float(np.mean(gains))
+    weighed = [m for m in macro["measured"] if "bytes" in m]
+    ranks = np.array([m.get("ranks", 1) for m in weighed])
+    unknowns = np.array([m["unknowns"] for m in weighed])
+    size = np.array([m["bytes"] for m in weighed])
+    # Bytes beside the program, of one rank, of several, and of each: in relative errors.
+    columns = unknowns[:, None] * np.stack([ranks == 1, ranks > 1, ranks], axis=1) / size[:, None]
+    found, *_ = np.linalg.lstsq(columns, 1 - ranks * macro["bytes"] / size)
+    for key, value in zip(("", "_of_several", "_each"), found, strict=True):
+        macro[f"bytes_per_unknown{key}"] = round(float(value), -1)
     work = [m["voxels"] * m["iterations"] for m in full["measured"]]
     setup = [full["seconds_per_voxel"] * m["voxels"] for m in full["measured"]]
     left = [m["seconds"] - s for m, s in zip(full["measured"], setup, strict=True)]

@@ -55,7 +55,8 @@ def unknowns(shape: tuple[int, ...]) -> int:
 def macro_bytes(count: int, ranks: int = 1) -> float:
     """Memory of the macro stage with so many unknowns, all ranks together."""
     model = constants()["macro"]
-    return float(ranks * model["bytes"] + model["bytes_per_unknown"] * count)
+    shared = model["bytes_per_unknown" if ranks == 1 else "bytes_per_unknown_of_several"]
+    return float(ranks * (model["bytes"] + model["bytes_per_unknown_each"] * count) + shared * count)
 
 
 def evaluation_seconds(count: int, loads: int, ranks: int = 1) -> float:
