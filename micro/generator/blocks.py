@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,11 +19,12 @@ from micro.cell.cellset import CellSet
 from micro.diffusion.weights import Model
 from micro.generator.generator import Generator
 from micro.generator.guidance import Wish, raised
+from micro.generator.likeness import Likeness
 from micro.generator.refinement import Refinement
 from micro.generator.regressor import regressor
 from micro.generator.samples import Samples, generated, joined
 from micro.homogenize.fields import Status
-from micro.runtime.arrays import Bools, Floats, Ints
+from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.runtime.executor import executor
 from micro.runtime.progress import Progress, unheard
 
@@ -147,6 +148,48 @@ def _sample(job: tuple[Generator, int, Floats, int, Bools | None, dict[str, Any]
     return generator.sample(targets, n, faces=faces, **settings).moved(first)
 
 
+def sample_together(
+    generator: Generator,
+    targets: Floats,
+    likeness: Likeness,
+    *,
+    seed: int = 0,
+    number: int = 0,
+    open: bool = False,
+    progress: Progress = unheard,
+    **settings: Any,
+) -> Samples:
+    """One cell for each target, drawn together as neighbours: they are drawn here, the rest is jobs.
+
+    Parameters
+    ----------
+    generator : Generator
+    targets : array, shape (m, 3)
+    likeness : Likeness
+        Of m cells.
+    seed, number, open
+        As of :meth:`micro.generator.generator.Generator.draw_together`.
+    progress : Progress
+        Told how many cells are done.
+    **settings
+        Further arguments of :meth:`micro.generator.generator.Generator.settle`.
+    """
+    z = generator.draw_together(targets, likeness, seed=seed, number=number, open=open)
+    settings["open"] = open
+    jobs = [(generator, first, z[span], targets[span], settings) for first, span in _spans(len(z), _CELLS)]
+    parts: list[Samples] = []
+    with executor(1) as processes:
+        for part in processes.run(_settled, jobs):
+            parts.append(part)
+            progress(sum(map(len, parts)), len(z))
+    return joined(parts, parts[0].n)
+
+
+def _settled(job: tuple[Generator, int, Singles, Floats, dict[str, Any]]) -> Samples:
+    generator, first, z, targets, settings = job
+    return generator.settle(z, targets, **settings).moved(first)
+
+
 def refined(
     generator: Generator,
     samples: Samples,
@@ -186,7 +229,7 @@ def refined(
         for part in processes.run(_refined, jobs):
             parts.append(part)
             progress(sum(len(p.z) for p in parts), len(samples))
-    return Refinement(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refinement)))
+    return Refinement.joined(parts)
 
 
 def _refined(job: tuple[Generator, Samples, Floats, Bools | None, dict[str, Any]]) -> Refinement:

@@ -167,7 +167,7 @@ class Generator:
             progress(int(of[-1]) + 1, len(numbers))
         return joined(parts, resolution)
 
-    def sample_together(
+    def draw_together(
         self,
         targets: ArrayLike,
         likeness: Likeness,
@@ -175,15 +175,11 @@ class Generator:
         seed: int = 0,
         number: int = 0,
         steps: int = 18,
-        steering: int = 4,
-        yielding: float = YIELDING,
-        resolution: int = 32,
         open: bool = False,
-    ) -> Samples:
-        """One cell for each target, all from one noise and drawn together as neighbours.
+    ) -> Singles:
+        """Coordinates (m, d) of one cell for each target, from one noise and drawn together as neighbours.
 
-        Steering moves the outer faces less readily than the rest; ``refined(..., faces=..., yielding=...)``
-        with the samples' own faces does as well.
+        :meth:`settle` makes cells of them.
 
         Parameters
         ----------
@@ -193,17 +189,15 @@ class Generator:
             Of m cells (:mod:`micro.generator.likeness`).
         seed, number : int
             Of the noise.
-        steps, steering, resolution, open
+        steps, open
             As of :meth:`sample`.
-        yielding : float
-            How readily steering moves the outer faces (:class:`micro.generator.face_guidance.FaceGuide`).
 
         Raises
         ------
         InputError
-            If the arrays do not match or a number is out of range.
+            If the arrays do not match.
         """
-        wanted, volumes, _ = _checked(targets, None, seed, 1, 1, resolution)
+        wanted, volumes, _ = _checked(targets, None, seed, 1, 1, self.model.space.n)
         m = len(wanted)
         if len(likeness) != m:
             raise InputError("targets and likeness do not match", key="likeness", value=(len(likeness), m))
@@ -221,15 +215,43 @@ class Generator:
             steps=steps,
             pull=pull,
         )
-        drawn = z.cpu().numpy()
+        return z.cpu().numpy()
+
+    def settle(
+        self,
+        z: Singles,
+        targets: ArrayLike,
+        *,
+        steering: int = 4,
+        yielding: float = YIELDING,
+        resolution: int = 32,
+        open: bool = False,
+    ) -> Samples:
+        """Cells of coordinates (m, d) that were drawn together, each steered onto its target (m, 3).
+
+        Steering moves the outer faces less readily than the rest; ``refined(..., faces=..., yielding=...)``
+        with the samples' own faces does as well.
+
+        Parameters
+        ----------
+        z : array, shape (m, d)
+        targets : array_like, shape (m, 3)
+            In units of E_s.
+        steering, resolution, open
+            As of :meth:`sample`.
+        yielding : float
+            How readily steering moves the outer faces (:class:`micro.generator.face_guidance.FaceGuide`).
+        """
+        wanted, volumes, _ = _checked(targets, None, 0, 1, 1, resolution)
+        m = len(wanted)
         if steering:
             n = self.model.space.n
             stay = FaceGuide(self.model.space, np.zeros((m, n, n), dtype=bool), yielding)
             decoder = Decoder(self.model.space, self.model.surrogate)
             keep = Guidance(decoder, (), np.arange(m), stay)
-            drawn = self._delivery.redistanced(drawn).z
-            drawn = self._steered(drawn, wanted, volumes, steering, keep, open)
-        return self._delivery.samples(drawn, np.arange(m), resolution, open)
+            z = self._delivery.redistanced(z).z
+            z = self._steered(z, wanted, volumes, steering, keep, open)
+        return self._delivery.samples(z, np.arange(m), resolution, open)
 
     def refine(
         self,
@@ -293,6 +315,7 @@ class Generator:
             samples.z,
             targets,
             lambda z: self._delivery.octants(z, samples.n, samples.open),
+            n=samples.n,
             tolerance=tolerance,
             relative=relative,
             trials=trials,

@@ -9,11 +9,13 @@ Broyden's update (1965) and shortens the next step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from micro.cell import tensor
 from micro.homogenize.fields import Status
@@ -30,7 +32,7 @@ RELATIVE = 0.02
 """Relative error at which a cell is left alone unless told otherwise: what keeps soft cells honest."""
 
 _RTOL = 3e-3
-"""Residual tolerance of a trial; on the library's cells C is then right to 2e-5."""
+"""Residual tolerance of a trial; C is then right to 2e-5 of its size (three times as much: 8e-4 at worst)."""
 
 _LONGER = 2.0
 """What a longest step that led nearer lengthens the next one by: cells far off are soft ones."""
@@ -43,8 +45,8 @@ that at which a cell is given up."""
 _THICKER = 0.25
 """Voxels by which the surface of a cell in pieces moves outward in one trial."""
 
-_TOGETHER = 64
-"""Cells homogenised at once: what their solutions take in memory (7 MB each at n = 32)."""
+_VOXELS = 2**20
+"""Of the cells refined at once, which keep their solutions: 9 MB each at n = 32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,11 @@ class Refinement:
     start_C: Floats
     trials: NDArray[np.int64]
 
+    @staticmethod
+    def joined(parts: Sequence[Refinement]) -> Refinement:
+        """Several as one, in their order."""
+        return Refinement(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refinement)))
+
     @property
     def known(self) -> NDArray[np.bool_]:
         """Which cells have a tensor, (m,)."""
@@ -85,6 +92,7 @@ def refine(
     targets: Floats,
     deliver: Deliver,
     *,
+    n: int,
     tolerance: float = 2e-3,
     relative: float = RELATIVE,
     trials: int = 6,
@@ -101,6 +109,8 @@ def refine(
         Units of E_s.
     deliver : callable
         Makes octants of coordinates.
+    n : int
+        Edge of these octants in voxels.
     tolerance, relative : float
         Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
     trials : int
@@ -110,17 +120,34 @@ def refine(
     free : array, shape (d, d), optional
         How readily steps take each direction (:func:`micro.homogenize.secant.least_norm`).
     """
-    z = z.astype(np.float32).copy()
-    bounds = tensor.Bounds(tolerance, relative)
-    octants, connected = deliver(z)
-    C, slope = _evaluated(space, z, octants, connected, nu)
+    together = max(1, _VOXELS // n**3)
+    homogenised = _Homogenised(space, deliver, tensor.Bounds(tolerance, relative), nu)
+    return Refinement.joined(
+        [
+            _refined(space, z[i : i + together], targets[i : i + together], homogenised, trials, free)
+            for i in range(0, max(1, len(z)), together)
+        ]
+    )
+
+
+def _refined(
+    space: ShapeSpace,
+    z: Singles,
+    targets: Floats,
+    homogenised: _Homogenised,
+    trials: int,
+    free: Floats | None,
+) -> Refinement:
+    """So many cells of :func:`refine` as are homogenised at once."""
+    bounds, z = homogenised.bounds, z.astype(np.float32).copy()
+    octants, C, slope, solution = homogenised(z, targets)
     start, start_C = octants.copy(), C.copy()
     used = np.ones(len(z), dtype=np.int64)
     longest = np.full(len(z), _LONGEST)
     for _ in range(1, trials):
         error: Floats = np.asarray(bounds.error(C, targets))
         # Not `error > tolerance`: NaN is a cell that is not connected yet.
-        rows = np.flatnonzero(~np.less_equal(error, tolerance) & (longest > _SHORTEST))
+        rows = np.flatnonzero(~np.less_equal(error, bounds.tolerance) & (longest > _SHORTEST))
         if len(rows) == 0:
             break
         known = np.asarray(np.isfinite(C[rows]).all(axis=1))
@@ -129,14 +156,14 @@ def refine(
         # A cell in pieces has no tensor and no slope: it is thickened until it holds together.
         step[~known] = _THICKER / (2 * space.n) * space.shift()
         tried = (z[rows] + step).astype(np.float32)
-        new, connected = deliver(tried)
-        C_new, slope_new = _evaluated(space, tried, new, connected, nu)
+        new, C_new, slope_new, solved_new = homogenised(tried, targets[rows], solution[:, :, rows])
         used[rows] += 1
         for i, row in enumerate(rows):
             solved = bool(np.isfinite(C_new[i]).all())
             nearer = solved and float(bounds.error(C_new[i], targets[row])) < error[row]
             if nearer or not known[i]:
                 z[row], octants[row], C[row], slope[row] = tried[i], new[i], C_new[i], slope_new[i]
+                solution[:, :, row] = solved_new[:, :, i]
                 if np.linalg.norm(step[i]) > 0.99 * longest[row]:
                     longest[row] *= _LONGER
             else:
@@ -146,17 +173,41 @@ def refine(
     return Refinement(z, octants, C, start, start_C, used)
 
 
-def _evaluated(
-    space: ShapeSpace, z: Singles, octants: NDArray[np.bool_], connected: NDArray[np.bool_], nu: float
-) -> tuple[Floats, Floats]:
-    """Tensors (m, 3) and their slopes (m, 3, d), NaN where a cell is in pieces or its solve failed."""
-    C = np.full((len(octants), 3), np.nan)
-    slope = np.full((len(octants), 3, space.dimension), np.nan)
-    for rows in np.array_split(np.flatnonzero(connected), -(-int(connected.sum()) // _TOGETHER) or 1):
+@dataclass(frozen=True)
+class _Homogenised:
+    """Delivers cells and homogenises them, with slopes where they are not near enough yet."""
+
+    space: ShapeSpace
+    deliver: Deliver
+    bounds: tensor.Bounds
+    nu: float
+
+    def __call__(
+        self, z: Singles, targets: Floats, start: Tensor | None = None
+    ) -> tuple[NDArray[np.bool_], Floats, Floats, Tensor]:
+        """Octants of coordinates (m, d), tensors (m, 3), their slopes (m, 3, d), and the solutions.
+
+        NaN where a cell is in pieces or its solve failed; slopes also where they are not needed.
+        """
+        octants, connected = self.deliver(z)
+        C = np.full((len(octants), 3), np.nan)
+        slope = np.full((len(octants), 3, self.space.dimension), np.nan)
+        nodes = (octants.shape[-1] + 1,) * 3
+        solution = torch.zeros((3, 2, len(octants), *nodes), dtype=torch.float64)
+        rows = np.flatnonzero(connected)
         if len(rows):
-            result = sensitivities(octants[rows], nu=nu, rtol=_RTOL)
+            wanted = targets[rows]
+            result = sensitivities(
+                octants[rows],
+                nu=self.nu,
+                rtol=_RTOL,
+                start=None if start is None else start[:, :, rows],
+                needed=lambda found: self.bounds.error(found, wanted) > self.bounds.tolerance,
+            )
             good = result.status == Status.OK
             C[rows[good]] = result.C[good]
-            solved = rows[good]
-            slope[solved] = shape_slopes.slopes(space, z[solved], octants[solved], result.gradient[good])
-    return C, slope
+            solution[:, :, rows[good]] = result.fluctuation[:, :, good]
+            far = good & np.isfinite(result.gradient).all(axis=(1, 2, 3, 4))
+            moving = rows[far]
+            slope[moving] = shape_slopes.slopes(self.space, z[moving], octants[moving], result.gradient[far])
+        return octants, C, slope, solution

@@ -13,6 +13,7 @@ is its share in the derivative by its orbit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor
 from micro.homogenize.fields import OctantFields, Status, exchange_xy, solve_octants
 from micro.homogenize.octants import octant_moduli
 from micro.runtime import threads as parallel
-from micro.runtime.arrays import Floats, Ints
+from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.errors import InputError, NotConverged
 from micro.voxels.hexahedron import unit_stiffness
 from micro.voxels.torch_operator import Grid, element_energy
@@ -41,7 +42,7 @@ class Sensitivity:
         (C11, C12, C44) in units of E_s.
     gradient : array, shape (m, 3, n, n, n)
         Derivative of each constant by the modulus of each voxel, symmetric under permutation of the axes.
-        Zero in exact void, where the solution says nothing about new material.
+        Zero in exact void, where the solution says nothing about new material; NaN where it was not needed.
     residual, iterations, status : arrays, shape (m,)
         As in :class:`micro.homogenize.octants.OctantResult`.
     fluctuation : Tensor
@@ -64,6 +65,7 @@ def sensitivities(
     rtol: float = 1e-5,
     device: str | torch.device = "cpu",
     start: Tensor | None = None,
+    needed: Callable[[Floats], Bools] | None = None,
 ) -> Sensitivity:
     """C of octants and dC / d(modulus), all octants in one batch.
 
@@ -77,6 +79,8 @@ def sensitivities(
         As for :func:`micro.homogenize.octants.homogenize_octants`.
     start : Tensor, optional
         ``fluctuation`` of as many similar octants of the same size: fewer iterations.
+    needed : callable, optional
+        Says of the tensors (m, 3) of which octants derivatives are needed; of all by default.
 
     Raises
     ------
@@ -90,22 +94,29 @@ def sensitivities(
     target = torch.device(device)
     with parallel.one_thread(target) as threads:
         fields = solve_octants(moduli, nu, rtol, target, threads, start)
-        gradient = _gradient(fields, nu).cpu().numpy()
+        if needed is None:
+            gradient = _gradient(fields, nu, slice(None)).cpu().numpy()
+        else:
+            gradient = np.full((len(moduli), 3, *moduli.shape[1:]), np.nan)
+            rows = np.flatnonzero(needed(fields.C))
+            if len(rows):
+                gradient[rows] = _gradient(fields, nu, rows).cpu().numpy()
     status = (fields.residual, fields.iterations, fields.status)
     return Sensitivity(fields.C, gradient, *status, fields.fluctuation)
 
 
-def _gradient(fields: OctantFields, nu: float) -> Tensor:
-    """Energy densities of unit moduli (m, 3, n, n, n), averaged over the permutations."""
-    n = fields.moduli.shape[-1]
-    k, grid = unit_stiffness(nu).to(fields.moduli), Grid((n, n, n))
-    u = fields.affine + fields.fluctuation
+def _gradient(fields: OctantFields, nu: float, rows: slice | Ints) -> Tensor:
+    """Energy densities of unit moduli (m, 3, n, n, n) of some octants, averaged over the permutations."""
+    moduli = fields.moduli[rows]
+    n = moduli.shape[-1]
+    k, grid = unit_stiffness(nu).to(moduli), Grid((n, n, n))
+    u = fields.affine[:, :, rows] + fields.fluctuation[:, :, rows]
     axial, shear = u[:, :1], u[:, 1:]
     parts = [(axial, axial), (exchange_xy(axial), axial), (shear, shear)]
     raw = torch.stack([element_energy(a, b, k, grid)[0] for a, b in parts], dim=1)
     turned = [raw.permute(0, 1, *(2 + axis for axis in p)) for p in permutations(range(3))]
     mean = torch.stack(turned).mean(dim=0)
-    return mean * (fields.moduli > 0).unsqueeze(1) / float(n**3)
+    return mean * (moduli > 0).unsqueeze(1) / float(n**3)
 
 
 class _HomogenisedTensor(torch.autograd.Function):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,9 @@ from concurrent.futures import Executor as Pool, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
+from types import ModuleType
 from typing import Any, TypeVar
 
 from micro.runtime.errors import InputError
@@ -37,12 +40,12 @@ class Executor:
     Attributes
     ----------
     workers : int
-        Processes that do jobs, this one included if it does.
+        Processes that do jobs, this one included.
     """
 
     workers: int
     _pool: Pool | None = None
-    _leads: bool = False
+    _one_thread: bool = False
 
     def run(self, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
         """Do the jobs; yields what each returns, in the jobs' order.
@@ -60,12 +63,11 @@ class Executor:
         """
         if self._pool is None or not jobs:
             return map(work, jobs)
-        if self._leads:
-            return _shared(self._pool, self.workers - 1, work, jobs)
-        return self._pool.map(work, jobs)
+        mine = partial(_on_one_thread, work) if self._one_thread else work
+        return _shared(self._pool, self.workers - 1, work, mine, jobs)
 
 
-_ranks: ContextVar[Executor | None] = ContextVar("ranks", default=None)
+_helpers: ContextVar[Executor | None] = ContextVar("helpers", default=None)
 
 
 @contextmanager
@@ -75,24 +77,36 @@ def executor(workers: int | None = None) -> Iterator[Executor]:
     Parameters
     ----------
     workers : int, optional
-        Processes on one machine (default: all cores; 1: this process alone). Ranks are as many as ``mpiexec``
-        started.
+        Processes on one machine, this one among them (default: all cores; 1: this process alone). Ranks are
+        as many as ``mpiexec`` started.
     """
-    ranks = _ranks.get()
-    if ranks is not None:
-        yield ranks
+    helpers = _helpers.get()
+    if helpers is not None:
+        yield helpers
         return
-    count = os.cpu_count() or 1 if workers is None else workers
+    count = len(os.sched_getaffinity(0)) if workers is None else workers
     if count <= 1:
         yield Executor(1)
         return
     # Spawned, because a forked process would inherit torch's threads in an unknown state.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(count - 1, mp_context=context, initializer=_start_worker)
     try:
-        yield Executor(count, pool)
+        yield Executor(count, pool, True)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Processes that every :func:`executor` inside shares, as many as torch may use threads.
+
+    They start with the first job.
+    """
+    import torch
+
+    with executor(torch.get_num_threads()) as all_, _working_for(all_ if all_.workers > 1 else None):
+        yield
 
 
 def among(workers: int | None, default: int | None = None) -> int | None:
@@ -103,7 +117,7 @@ def among(workers: int | None, default: int | None = None) -> int | None:
     InputError
         Naming ``--workers``.
     """
-    ranks = _ranks.get()
+    ranks = _helpers.get()
     if workers is not None and ranks is not None:
         raise InputError(f"is said by mpiexec: {ranks.workers}", key="--workers", value=workers)
     if workers is not None and workers < 1:
@@ -153,23 +167,29 @@ def lent(comm: Any) -> Iterator[bool]:
     joined: AbstractContextManager[Any] = MPICommExecutor(comm, root=0)
     with joined as pool:
         if pool is not None:
-            with _working_for(Executor(comm.Get_size(), pool, True)):
+            with _working_for(Executor(comm.Get_size(), pool)):
                 yield True
     if pool is None:
         yield False
 
 
 @contextmanager
-def _working_for(ranks: Executor | None) -> Iterator[None]:
-    token = _ranks.set(ranks)
+def _working_for(helpers: Executor | None) -> Iterator[None]:
+    token = _helpers.set(helpers)
     try:
         yield
     finally:
-        _ranks.reset(token)
+        _helpers.reset(token)
 
 
-def _shared(pool: Pool, others: int, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
-    """Results of jobs done by the pool's processes and, between their results, by this one.
+def _shared(
+    pool: Pool,
+    others: int,
+    work: Callable[[Job], Result],
+    own: Callable[[Job], Result],
+    jobs: Sequence[Job],
+) -> Iterator[Result]:
+    """Results of jobs done by the pool's processes and, between their results, by this one (``own``).
 
     Each of the others has one job at a time; the thread that hears of its end hands it the next.
     """
@@ -189,12 +209,13 @@ def _shared(pool: Pool, others: int, work: Callable[[Job], Result], jobs: Sequen
         with lock:
             return left.popleft() if left else None
 
-    for _ in range(others):
-        hand_out()
+    with _without_main():
+        for _ in range(others):
+            hand_out()
     try:
         for number in range(len(jobs)):
             while not (number in known and known[number].done()) and (mine := take()) is not None:
-                known[mine] = _finished(work, jobs[mine])
+                known[mine] = _finished(own, jobs[mine])
             yield known.pop(number).result()
     finally:
         with lock:
@@ -210,6 +231,26 @@ def _finished(work: Callable[[Job], Result], job: Job) -> Future[Result]:
     except Exception as error:
         future.set_exception(error)
     return future
+
+
+def _on_one_thread(work: Callable[[Job], Result], job: Job) -> Result:
+    import torch
+
+    from micro.runtime.threads import one_thread
+
+    with one_thread(torch.device("cpu")):
+        return work(job)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that start inside do not run the caller's script again: jobs are functions of modules."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def started() -> int:

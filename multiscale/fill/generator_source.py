@@ -47,8 +47,9 @@ _MATERIAL_SAMPLES, _MATERIAL_TRIALS = 6, 10
 class GeneratorSource:
     """Generated cells: candidates j of all groups are drawn together as the neighbours they are.
 
-    The cells of the fixed regions are given, and the others continue them
-    (:mod:`micro.generator.likeness`). Cells that can't be made in one piece come from ``spare``.
+    Cells that are there already, of the fixed regions or of an earlier lattice, are given, and the others
+    continue them (:mod:`micro.generator.likeness`). Cells that can't be made in one piece come from
+    ``spare``.
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ class GeneratorSource:
     seed : int
         As of :meth:`micro.generator.generator.Generator.sample`.
     """
+
+    draws = True
 
     def __init__(self, generator: Generator, spare: SetSource, count: int = 2, seed: int = 0):
         self.generator, self.spare, self.count = generator, spare, count
@@ -100,9 +103,14 @@ class GeneratorSource:
         )
         parts = []
         for number in range(count):
-            progress(number * m // count, m, "generating cells")
+
+            def drawn(done: int, total: int, what: str = "", before: int = number * m) -> None:
+                progress((before + done) // count, m, "generating cells")
+
+            drawn(0, m)
             parts.append(
-                self.generator.sample_together(
+                blocks.sample_together(
+                    self.generator,
                     targets,
                     likeness,
                     seed=self.seed,
@@ -110,6 +118,7 @@ class GeneratorSource:
                     steering=_STEERING,
                     resolution=self.resolution,
                     open=self.open,
+                    progress=drawn,
                 )
             )
         samples = joined(parts, self.resolution)
@@ -146,10 +155,12 @@ class GeneratorSource:
             before[lost], C_before[lost] = spare.before.octants(), spare.before.C
         family = np.where(generated, GENERATED, "spare").tolist()
         far = np.flatnonzero(bounds.error(C, targets) > FAR * bounds.tolerance)
-        further = None
+        further: tuple[Matched, ...] = ()
         if len(far):
-            made = self.with_faces(held[far], targets[far], bounds, progress, trials=_FAR_REFINEMENTS)
-            further = Matched(made.cells, far[made.rows])
+            # What its neighbours have bent too far is tried with their faces once more, and alone.
+            again = self.with_faces(held[far], targets[far], bounds, progress, trials=_FAR_REFINEMENTS)
+            alone = self.nearer(targets[far], bounds, progress)
+            further = tuple(Matched(made.cells, far[made.rows]) for made in (again, alone))
         return Finished(
             CellSet.from_octants(before, C_before, family=family, poisson=self.poisson),
             CellSet.from_octants(octants, C, family=family, poisson=self.poisson),
@@ -236,7 +247,7 @@ class JoinedSource(SetSource):
         if len(far) == 0:
             return done
         made = self.generator.nearer(targets[far], bounds, progress)
-        return replace(done, further=Matched(made.cells, far[made.rows]))
+        return replace(done, further=(Matched(made.cells, far[made.rows]),))
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
         """As :class:`CellSource`."""

@@ -55,6 +55,8 @@ class SetSource:
         Whether cells that enclose void are passed over.
     """
 
+    draws = False
+
     def __init__(self, cells: CellSet, count: int = 48, avoid_cavities: bool = True):
         self.cells = self.known = cells
         self.count = count

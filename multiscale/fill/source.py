@@ -62,7 +62,7 @@ class Neighbours:
     counts : sparse array, shape (m, m)
         Interfaces between them.
     fixed : CellSet
-        The f cells of the fixed regions.
+        The f cells that are there already: of the fixed regions, of an earlier lattice.
     beside : sparse array, shape (m, f)
         Interfaces with those.
     """
@@ -89,13 +89,13 @@ class Finished:
     ----------
     before, after : CellSet
         Of m cells.
-    further : Matched, optional
+    further : tuple of Matched
         Others, made anew where a cell stayed far from its target.
     """
 
     before: CellSet
     after: CellSet
-    further: Matched | None = None
+    further: tuple[Matched, ...] = ()
 
 
 class CellSource(Protocol):
@@ -107,7 +107,12 @@ class CellSource(Protocol):
         For messages.
     known : CellSet
         Cells to show beside the design in property space.
+    draws : bool
+        Whether its candidates are drawn, which takes time: then only for groups to which no cell of an
+        earlier lattice is near.
     """
+
+    draws: bool
 
     @property
     def name(self) -> str: ...  # noqa: D102

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from micro.runtime.arrays import Floats
-from micro.runtime.executor import lent
+from micro.runtime.executor import kept, lent
 from multiscale.solve.errors import RankFailed
 from multiscale.solve.petsc import PETSc
 
@@ -58,8 +58,12 @@ def on_root(work: Callable[[], T]) -> T | None:
 def with_ranks(work: Callable[[], T]) -> T | None:
     """As :func:`on_root`, while the other ranks do what jobs ``work`` has (:mod:`micro.runtime.executor`).
 
-    Needs mpi4py; without it rank 0 does them alone (:func:`shares_jobs`).
+    Needs mpi4py; without it rank 0 does them alone (:func:`shares_jobs`). A rank that is the only one has
+    processes on the other cores instead.
     """
+    if ranks() == 1:
+        with kept():
+            return work()
     if not shares_jobs():
         return on_root(work)
     from mpi4py import MPI

@@ -7,6 +7,7 @@ from scipy import sparse
 
 from micro.cell.octant import face
 from micro.explore.sequence import along_a_chain
+from micro.generator import blocks
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.generator import Generator
 from micro.generator.likeness import LATTICE, Likeness, Strength
@@ -62,7 +63,7 @@ def test_neighbours_drawn_together_have_like_faces(generator):
     targets = (1 - way) * [[0.35, 0.15, 0.10]] + way * [[0.08, 0.02, 0.03]]
     counts = np.diag(np.ones(7), 1) + np.diag(np.ones(7), -1)
     likeness = Likeness(generator.model.space, counts, LATTICE)
-    together = generator.sample_together(targets, likeness, seed=5, open=True)
+    together = blocks.sample_together(generator, targets, likeness, seed=5, open=True)
     alone = generator.sample(targets, 1, seed=5, draws=1, steering=2, open=True)
 
     def missed(octants):
@@ -80,4 +81,4 @@ def test_what_does_not_match_is_refused(generator):
     with pytest.raises(InputError, match="do not match"):
         Likeness(space, np.zeros((3, 3)), LATTICE, size=[1.0, 1.0])
     with pytest.raises(InputError, match="do not match"):
-        generator.sample_together(np.ones((2, 3)), Likeness(space, np.zeros((3, 3)), LATTICE))
+        generator.draw_together(np.ones((2, 3)), Likeness(space, np.zeros((3, 3)), LATTICE))

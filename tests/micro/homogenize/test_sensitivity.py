@@ -101,6 +101,17 @@ def test_same_tensor_as_the_homogeniser_and_none_in_exact_void() -> None:
         assert (gradient[0][octant] >= 0).all()  # an energy
 
 
+def test_derivatives_where_they_are_needed() -> None:
+    octants = np.stack([random_octant(s) for s in (8, 9, 10)])
+    every = sensitivities(octants)
+    some = sensitivities(octants, needed=lambda C: C[:, 0] > every.C[:, 0].min())
+    left = int(np.argmin(every.C[:, 0]))
+    assert np.isnan(some.gradient[left]).all()
+    rest = np.delete(np.arange(3), left)
+    assert_allclose(some.gradient[rest], every.gradient[rest], rtol=1e-12)
+    assert np.isnan(sensitivities(octants, needed=lambda C: C[:, 0] > 9).gradient).all()
+
+
 def test_starting_from_a_solution_saves_iterations() -> None:
     octant = schwarz_p(32)
     cold = sensitivities(octant, rtol=1e-4)

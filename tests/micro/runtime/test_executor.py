@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from micro.cell.cellset import CellSet
 from micro.data.packaged import load_library
@@ -20,7 +23,7 @@ from micro.inverse import Goal
 from micro.library import labelling
 from micro.library.build import Recipe
 from micro.runtime.errors import InputError
-from micro.runtime.executor import Executor, among, executor, on_ranks
+from micro.runtime.executor import Executor, among, executor, kept, on_ranks
 
 
 def heavy(out: Path) -> list:
@@ -112,7 +115,7 @@ def test_the_leader_works_too_and_each_job_is_done_once(count):
         return number**2
 
     with ThreadPoolExecutor(2, "other") as pool:
-        found = list(Executor(3, pool, True).run(work, range(count)))
+        found = list(Executor(3, pool).run(work, range(count)))
     assert found == [number**2 for number in range(count)]
     assert all(len(names) == 1 for names in by.values())
     if count == 7:
@@ -130,7 +133,7 @@ def test_a_failed_job_raises_in_its_turn_and_ends_the_rest():
         return number
 
     with ThreadPoolExecutor(2) as pool:
-        results = Executor(3, pool, True).run(work, range(100))
+        results = Executor(3, pool).run(work, range(100))
         assert [next(results) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(ValueError, match="third"):
             next(results)
@@ -143,6 +146,27 @@ def test_processes_of_this_machine():
     with executor(1) as processes:
         assert processes.workers == 1
         assert list(processes.run(abs, [-1])) == [1]
+
+
+def test_kept_processes_are_shared_by_what_is_inside(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with kept(), executor(1) as first, executor() as second:
+        assert first is second
+        assert first.workers == 3
+    with executor(1) as processes:
+        assert processes.workers == 1
+
+
+def test_a_script_without_a_guard_is_not_run_again(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('once')\n"
+        "from micro.runtime.executor import executor\n"
+        "with executor(3) as processes:\n"
+        "    print(list(processes.run(abs, range(-5, 0))))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["once", "[5, 4, 3, 2, 1]"]
 
 
 def test_alone_a_command_is_just_called():

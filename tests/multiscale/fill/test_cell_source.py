@@ -141,9 +141,10 @@ def test_a_soft_target_gets_a_generated_cell_where_none_of_the_set_is_near():
     assert tensor_error(before.C, target) < 0.01
     assert relative_error(before.C, target) > 0.2
     finished = source.finish(offered, nearest, target, bounds, unheard)
-    assert finished.further.rows.tolist() == [0]
-    assert relative_error(finished.further.cells.C, target) < 0.5 * relative_error(before.C, target)
-    made = finished.further.cells
+    (further,) = finished.further
+    assert further.rows.tolist() == [0]
+    assert relative_error(further.cells.C, target) < 0.5 * relative_error(before.C, target)
+    made = further.cells
     assert not encloses(made.octants()).any()
     np.testing.assert_allclose(homogenize_octants(made.octants()).C, made.C, rtol=1e-3)
 

@@ -102,3 +102,41 @@ def test_cells_of_an_earlier_lattice_are_taken_again(setting):
     again, finished = filled(known)
     assert finished == 0
     assert again.error_design.max() == 0
+
+
+def test_what_is_drawn_is_drawn_beside_the_cells_that_stand(setting):
+    """Candidates that take time are asked for where no earlier cell is near, next to those that are."""
+    problem, reduction, wanted, settings = setting
+    asked = []
+
+    class Drawing(SetSource):
+        draws = True
+
+        def candidates(self, targets, neighbours, progress):
+            asked.append((targets, neighbours))
+            return super().candidates(targets, neighbours, progress)
+
+    def filled(earlier):
+        source = Drawing(CELLS, 4, avoid_cavities=False)
+        filling = fill.Filling(problem, reduction, wanted, source, settings, earlier=earlier)
+        filling.choose(None)
+        return filling
+
+    first = filled(None)
+    design = first.groups.target[first.fixed :]
+    assert len(asked[0][0]) == len(design) > 2
+    held = nearest(CELLS, design[: len(design) // 2], 1)[0][:, 0]
+    again = filled(CELLS.subset(held))
+    targets, neighbours = asked[1]
+    near = np.min([again.bounds.error(CELLS.C[row], design) for row in held], axis=0)
+    assert (targets == design[near > again.bounds.tolerance / 2]).all()
+    # All interfaces of a group that is asked for are with one that is, or with a cell that stands.
+    some = first.fixed + np.flatnonzero(near > again.bounds.tolerance / 2)
+    met = neighbours.counts.sum(axis=1) + neighbours.beside.sum(axis=1)
+    assert (met == first.groups.counts[some].sum(axis=1)).all()
+    assert len(neighbours.fixed) == neighbours.beside.shape[1] > first.fixed
+
+    asked.clear()
+    everything = filled(CELLS.subset(nearest(CELLS, design, 1)[0][:, 0]))
+    assert not asked
+    assert (everything.filled().error_design < 0.05).all()
