@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Test problems are small: threads cost more than they bring, and results then do not depend on how many
 # cores the machine has. A value given by the user stands.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Caches of this session alone: nothing passes because an earlier one made it. Matplotlib's fonts stay.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
+    _CACHE = tempfile.TemporaryDirectory()
+    os.environ["XDG_CACHE_HOME"] = _CACHE.name
 # OpenMPI refuses to start as root, as which containers run; other MPI libraries ignore these.
 os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
 os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")

@@ -8,10 +8,10 @@ are parted does not depend on who works, so neither do the cells.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,16 @@ from micro.generator.samples import Samples, generated, joined
 from micro.homogenize.fields import Status
 from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.runtime.executor import executor
+from micro.runtime.jobs import Cache
 from micro.runtime.progress import Progress, unheard
+
+
+class _Sized(Protocol):
+    def __len__(self) -> int: ...
+
+
+Job = TypeVar("Job")
+Part = TypeVar("Part", bound=_Sized)
 
 _CELLS = 32
 """Cells of a block: what the sampler takes at once, few enough for processes to share the work evenly."""
@@ -114,6 +123,7 @@ def sample(
     *,
     faces: Bools | None = None,
     progress: Progress = unheard,
+    cache: Cache | None = None,
     **settings: Any,
 ) -> Samples:
     """As :meth:`micro.generator.generator.Generator.sample`, with one seed for all targets.
@@ -128,6 +138,8 @@ def sample(
         Faces that the cells of each target are to continue.
     progress : Progress
         Told how many cells are done.
+    cache : Cache, optional
+        Of what was made before.
     **settings
         Further arguments of the generator's method.
     """
@@ -135,11 +147,7 @@ def sample(
         (generator, first, targets[span], n, None if faces is None else faces[span], settings)
         for first, span in _spans(len(targets), max(1, _CELLS // n))
     ]
-    parts: list[Samples] = []
-    with executor(1) as processes:
-        for part in processes.run(_sample, jobs):
-            parts.append(part)
-            progress(sum(map(len, parts)), len(targets) * n)
+    parts = _done(_sample, jobs, Samples, cache, progress, len(targets) * n)
     return joined(parts, parts[0].n)
 
 
@@ -157,6 +165,7 @@ def sample_together(
     number: int = 0,
     open: bool = False,
     progress: Progress = unheard,
+    cache: Cache | None = None,
     **settings: Any,
 ) -> Samples:
     """One cell for each target, drawn together as neighbours: they are drawn here, the rest is jobs.
@@ -171,18 +180,33 @@ def sample_together(
         As of :meth:`micro.generator.generator.Generator.draw_together`.
     progress : Progress
         Told how many cells are done.
+    cache : Cache, optional
+        Of what was made before.
     **settings
         Further arguments of :meth:`micro.generator.generator.Generator.settle`.
     """
-    z = generator.draw_together(targets, likeness, seed=seed, number=number, open=open)
+    asked = {"seed": seed, "number": number, "open": open}
+    (drawn,) = _done(_drawn, [(generator, targets, likeness, asked)], Drawn, cache)
+    z = drawn.z
     settings["open"] = open
     jobs = [(generator, first, z[span], targets[span], settings) for first, span in _spans(len(z), _CELLS)]
-    parts: list[Samples] = []
-    with executor(1) as processes:
-        for part in processes.run(_settled, jobs):
-            parts.append(part)
-            progress(sum(map(len, parts)), len(z))
+    parts = _done(_settled, jobs, Samples, cache, progress, len(z))
     return joined(parts, parts[0].n)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Coordinates (m, d) as they were drawn."""
+
+    z: Singles
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+def _drawn(job: tuple[Generator, Floats, Likeness, dict[str, Any]]) -> Drawn:
+    generator, targets, likeness, asked = job
+    return Drawn(generator.draw_together(targets, likeness, **asked))
 
 
 def _settled(job: tuple[Generator, int, Singles, Floats, dict[str, Any]]) -> Samples:
@@ -197,6 +221,7 @@ def refined(
     *,
     faces: Bools | None = None,
     progress: Progress = unheard,
+    cache: Cache | None = None,
     **settings: Any,
 ) -> Refinement:
     """As :meth:`micro.generator.generator.Generator.refined`.
@@ -211,6 +236,8 @@ def refined(
         Faces that the samples continue and keep.
     progress : Progress
         Told how many cells are done.
+    cache : Cache, optional
+        Of what was made before.
     **settings
         Further arguments of the generator's method.
     """
@@ -224,17 +251,29 @@ def refined(
         )
         for _, span in _spans(len(samples), _CELLS)
     ]
-    parts: list[Refinement] = []
-    with executor(1) as processes:
-        for part in processes.run(_refined, jobs):
-            parts.append(part)
-            progress(sum(len(p.z) for p in parts), len(samples))
-    return Refinement.joined(parts)
+    return Refinement.joined(_done(_refined, jobs, Refinement, cache, progress, len(samples)))
 
 
 def _refined(job: tuple[Generator, Samples, Floats, Bools | None, dict[str, Any]]) -> Refinement:
     generator, samples, targets, faces, settings = job
     return generator.refined(samples, targets, faces=faces, **settings)
+
+
+def _done(
+    work: Callable[[Job], Part],
+    jobs: list[Job],
+    kind: type[Part],
+    cache: Cache | None,
+    progress: Progress = unheard,
+    total: int = 0,
+) -> list[Part]:
+    """Results of jobs, those that the cache knows from there; ``progress`` counts their cells."""
+    parts: list[Part] = []
+    with executor(1) as processes:
+        for part in cache.run(work, jobs, kind) if cache else processes.run(work, jobs):
+            parts.append(part)
+            progress(sum(map(len, parts)), total)
+    return parts
 
 
 def _spans(count: int, size: int) -> Iterator[tuple[int, slice]]:

@@ -10,7 +10,7 @@ homogenised at that resolution.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import as_file, files
 from os import PathLike
 from pathlib import Path
@@ -33,6 +33,7 @@ from micro.generator.samples import CLEAN, Delivery, Samples, generated, joined
 from micro.generator.steering import predict, steer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
+from micro.runtime.jobs import fingerprint
 from micro.runtime.progress import Progress, unheard
 from micro.shape.channels import is_open
 from micro.shape.space import ShapeSpace
@@ -75,6 +76,14 @@ class Generator:
         if self._loaded_from is None:
             return Generator, (self.model, str(self.device))
         return _loaded, (self._loaded_from, str(self.device))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights and where they compute: what a cache knows its cells by."""
+        model, space = self.model, self.model.space
+        weights = [*model.denoiser.state_dict().values(), *model.surrogate.state_dict().values()]
+        numbers = [space.mean, space.basis, *(tensor.cpu().numpy() for tensor in weights)]
+        return fingerprint([space.n, model.poisson, self.device.type, numbers])
 
     @staticmethod
     def load(name: str | PathLike[str] = DEFAULT, device: str | torch.device = "cpu") -> Generator:

@@ -23,6 +23,7 @@ from scipy.sparse.linalg import splu
 from micro.generator.face_guidance import FaceGuide
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
+from micro.runtime.jobs import fingerprint
 from micro.shape.space import ShapeSpace
 
 
@@ -95,6 +96,9 @@ class Likeness:
             shapes = (between.shape, to.shape, self._size.shape)
             raise InputError("counts, size and given cells do not match", key="counts", value=shapes)
         self._strength, self._to = strength, to
+        parts = (between.indptr, between.indices, between.data, to.indptr, to.indices, to.data)
+        self.fingerprint = fingerprint([strength, self._given, self._size, parts])
+        """What a cache knows cells by that were drawn with it."""
         own = between.diagonal()
         met = np.asarray(between.sum(axis=1)).reshape(-1) - own + np.asarray(to.sum(axis=1)).reshape(-1)
         self._laplacian = sparse.diags_array(met + own) - between

@@ -70,6 +70,9 @@ class Refinement:
     start_C: Floats
     trials: NDArray[np.int64]
 
+    def __len__(self) -> int:
+        return len(self.z)
+
     @staticmethod
     def joined(parts: Sequence[Refinement]) -> Refinement:
         """Several as one, in their order."""

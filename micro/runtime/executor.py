@@ -33,6 +33,10 @@ _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
+_HELPER = 1.5e9
+"""Memory of a process that refines cells, in bytes: 1.0 GB measured at n = 32."""
+
+
 @dataclass(frozen=True)
 class Executor:
     """Does jobs in ``workers`` processes; see :func:`executor`.
@@ -61,7 +65,7 @@ class Executor:
         Exception
             What a job raised, when its turn comes; jobs not begun by then are left.
         """
-        if self._pool is None or not jobs:
+        if self._pool is None or len(jobs) < 2:  # a single one has all threads here
             return map(work, jobs)
         mine = partial(_on_one_thread, work) if self._one_thread else work
         return _shared(self._pool, self.workers - 1, work, mine, jobs)
@@ -99,13 +103,16 @@ def executor(workers: int | None = None) -> Iterator[Executor]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Processes that every :func:`executor` inside shares, as many as torch may use threads.
+    """Processes that every :func:`executor` inside shares, as many as torch may use threads and memory holds.
 
     They start with the first job.
     """
     import torch
 
-    with executor(torch.get_num_threads()) as all_, _working_for(all_ if all_.workers > 1 else None):
+    from micro.runtime.memory import SHARE, available
+
+    count = min(torch.get_num_threads(), 1 + int(SHARE * available() / _HELPER))
+    with executor(count) as all_, _working_for(all_ if all_.workers > 1 else None):
         yield
 
 

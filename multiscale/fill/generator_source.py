@@ -17,6 +17,7 @@ from micro.generator.likeness import LATTICE, YIELDING, Likeness
 from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples, joined
 from micro.runtime.arrays import Bools, Floats, Ints
+from micro.runtime.jobs import Cache
 from micro.runtime.progress import Progress
 from micro.shape.space import distance_at
 from multiscale.fill.set_source import FAR, SetSource, solid_cell
@@ -59,12 +60,21 @@ class GeneratorSource:
         Candidates for each group.
     seed : int
         As of :meth:`micro.generator.generator.Generator.sample`.
+    cache : Cache, optional
+        Of cells that were made before.
     """
 
     draws = True
 
-    def __init__(self, generator: Generator, spare: SetSource, count: int = 2, seed: int = 0):
-        self.generator, self.spare, self.count = generator, spare, count
+    def __init__(
+        self,
+        generator: Generator,
+        spare: SetSource,
+        count: int = 2,
+        seed: int = 0,
+        cache: Cache | None = None,
+    ):
+        self.generator, self.spare, self.count, self.cache = generator, spare, count, cache
         self.seed = seed
         self.resolution = spare.cells.n
         self.open = spare.avoid_cavities
@@ -78,10 +88,12 @@ class GeneratorSource:
         if solid is not None:
             return solid
         wanted = np.asarray(target, dtype=np.float64).reshape(1, 3)
-        samples = self.generator.sample(
-            wanted, _MATERIAL_SAMPLES, seed=self.seed, resolution=self.resolution, open=self.open
+        samples = self._drawn(wanted, self.seed, _MATERIAL_SAMPLES)
+        asked = np.repeat(wanted, len(samples), axis=0)
+        found = blocks.refined(
+            self.generator, samples, asked, tolerance=2e-4, trials=_MATERIAL_TRIALS, cache=self.cache
         )
-        refined = self.generator.refine(samples, wanted, tolerance=2e-4, trials=_MATERIAL_TRIALS)
+        refined = self._generated(found, np.flatnonzero(found.known))
         if self.spare.avoid_cavities:
             refined = refined.subset(~encloses(refined.octants()))
         made = CellSet.concat(
@@ -119,6 +131,7 @@ class GeneratorSource:
                     resolution=self.resolution,
                     open=self.open,
                     progress=drawn,
+                    cache=self.cache,
                 )
             )
         samples = joined(parts, self.resolution)
@@ -182,10 +195,10 @@ class GeneratorSource:
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Matched(self._generated(found, rows), rows)
 
-    def _drawn(self, targets: Floats, seed: int, **settings: Any) -> Samples:
-        """A sample for each target."""
-        settings |= {"seed": seed, "resolution": self.resolution, "open": self.open}
-        return blocks.sample(self.generator, targets, 1, **settings)
+    def _drawn(self, targets: Floats, seed: int, count: int = 1, **settings: Any) -> Samples:
+        """Samples for each target."""
+        settings |= {"seed": seed, "resolution": self.resolution, "open": self.open, "cache": self.cache}
+        return blocks.sample(self.generator, targets, count, **settings)
 
     def _refined(
         self,
@@ -199,7 +212,8 @@ class GeneratorSource:
         """To half of what a group's members may be apart: the cell adds little to that."""
         half = bounds.scaled(0.5)
         settings: dict[str, Any] = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
-        return blocks.refined(self.generator, samples, targets, progress=progress, **settings, **held)
+        settings |= {"progress": progress, "cache": self.cache}
+        return blocks.refined(self.generator, samples, targets, **settings, **held)
 
     def _generated(self, found: Refinement, rows: Ints) -> CellSet:
         return CellSet.from_octants(

@@ -8,6 +8,8 @@ from pathlib import Path
 from micro.cell.cellset import CellSet, require_poisson
 from micro.data.packaged import load_dataset, load_library
 from micro.generator.generator import Generator
+from micro.runtime.files import cache_path
+from micro.runtime.jobs import Cache
 from multiscale.case.settings import FILL_SOURCES, FillSettings
 from multiscale.fill.files import WEIGHTS, cells_of
 from multiscale.fill.generator_source import GeneratorSource, JoinedSource
@@ -37,7 +39,8 @@ def make_source(settings: FillSettings, path: Callable[[str], Path], poisson: fl
         loaded = Generator.load() if name is None else Generator.load(name)
         require_poisson("generated cells", loaded.model.poisson, poisson, name)
         spare.require_poisson(poisson)
-        return GeneratorSource(loaded, SetSource(spare, 16, avoid), settings.generated, settings.seed)
+        near, cache = SetSource(spare, 16, avoid), Cache(cache_path("cells"))
+        return GeneratorSource(loaded, near, settings.generated, settings.seed, cache)
 
     if settings.source == "generator":
         return generator(None, load_dataset())

@@ -22,6 +22,7 @@ from micro.homogenize.octants import homogenize_shared
 from micro.inverse import Goal
 from micro.library import labelling
 from micro.library.build import Recipe
+from micro.runtime import memory
 from micro.runtime.errors import InputError
 from micro.runtime.executor import Executor, among, executor, kept, on_ranks
 
@@ -153,6 +154,9 @@ def test_kept_processes_are_shared_by_what_is_inside(monkeypatch):
     with kept(), executor(1) as first, executor() as second:
         assert first is second
         assert first.workers == 3
+    monkeypatch.setattr(memory, "available", lambda: 2e9)
+    with kept(), executor() as processes:
+        assert processes.workers == 2
     with executor(1) as processes:
         assert processes.workers == 1
 

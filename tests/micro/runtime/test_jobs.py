@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from micro.runtime.jobs import Workers
+from micro.runtime.jobs import Cache, Workers, fingerprint
 from micro.runtime.npz import read_arrays, write_arrays
 from micro.runtime.progress import counted, stage_bar
 
@@ -57,3 +58,66 @@ def test_a_bar_away_from_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
     with stage_bar("cells", quiet=True) as progress:
         progress(1, 4)
     assert capsys.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class Squares:
+    """What a job gives."""
+
+    of: np.ndarray
+    count: int
+
+
+DONE = []
+
+
+def squares(job):
+    DONE.append(job[0])
+    return Squares(np.array(job[0]) ** 2, len(job[0]))
+
+
+def test_results_are_known_by_what_they_follow_from(tmp_path):
+    jobs = [((1, 2), {"a": 1.5}), ((3,), {"a": None})]
+    cache = Cache(tmp_path / "kept")
+    DONE.clear()
+    first = list(cache.run(squares, jobs, Squares))
+    again = list(Cache(tmp_path / "kept").run(squares, [*reversed(jobs), ((4,), {})], Squares))
+    assert DONE == [(1, 2), (3,), (4,)]
+    assert [r.of.tolist() for r in again] == [[9], [1, 4], [16]]
+    assert (first[0].count, again[1].count) == (2, 2)
+    list(cache.run(squares, [((1, 2), {"a": 1.25})], Squares))  # of another setting
+    assert len(DONE) == 4
+
+
+def test_a_damaged_result_is_made_again_and_a_folder_that_cannot_be_is_done_without(tmp_path):
+    cache = Cache(tmp_path / "kept")
+    (whole,) = cache.run(squares, [((5,), {})], Squares)
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes()[:-20])
+    (again,) = cache.run(squares, [((5,), {})], Squares)
+    assert again.of == whole.of
+    (tmp_path / "file").touch()
+    (elsewhere,) = Cache(tmp_path / "file" / "kept").run(squares, [((5,), {})], Squares)
+    assert elsewhere.of == whole.of
+
+
+def test_the_results_used_last_stay(tmp_path):
+    cache = Cache(tmp_path)
+    list(cache.run(squares, [((n,), {}) for n in range(3)], Squares))
+    size = next(tmp_path.iterdir()).stat().st_size
+    for age, file in enumerate(sorted(tmp_path.iterdir())):
+        os.utime(file, (age, age))
+    (oldest,) = [file for file in tmp_path.iterdir() if file.stat().st_mtime == 0]
+    list(Cache(tmp_path, 3 * size + size // 2).run(squares, [((9,), {})], Squares))
+    assert not oldest.exists()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_fingerprints_tell_values_apart():
+    values = [1, 1.0, True, "1", None, (1,), [1], (1, (2, 3)), ((1, 2), 3), np.arange(2), np.arange(2.0)]
+    values += [np.arange(2).reshape(1, 2), {"a": 1}, {"b": 1}, Squares(np.arange(2), 1)]
+    found = [fingerprint(value) for value in values]
+    assert len(set(found)) == len(values)
+    assert found == [fingerprint(value) for value in values]
+    with pytest.raises(TypeError, match="set"):
+        fingerprint({1})

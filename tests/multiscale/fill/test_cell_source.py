@@ -12,6 +12,7 @@ from micro.data.packaged import load_library
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
 from micro.library.retrieval import nearest as library_nearest
+from micro.runtime.jobs import Cache
 from micro.runtime.progress import unheard
 from multiscale.fill.filling import joined
 from multiscale.fill.generator_source import GeneratorSource, JoinedSource
@@ -167,3 +168,21 @@ def test_a_material_from_cells_that_no_formula_made():
     # With formulas the nearest one is corrected, and so is nearer.
     better = SetSource(library).material(TARGETS[0])
     assert tensor_error(better.C, TARGETS[:1]) < tensor_error(found.C, TARGETS[:1])
+
+
+def test_what_was_made_is_not_made_again(generated, tmp_path, monkeypatch):
+    """A source with a cache gives the cells of one without, and a second one draws and solves nothing."""
+    plain, _ = generated
+    cache = Cache(tmp_path)
+
+    def finished(source):
+        offered = source.candidates(TARGETS, in_a_row(3), unheard)
+        return source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.01), unheard).after
+
+    first = GeneratorSource(plain.generator, plain.spare, plain.count, plain.seed, cache)
+    wanted = finished(plain)
+    assert finished(first).digest() == wanted.digest()
+    second = GeneratorSource(plain.generator, plain.spare, plain.count, plain.seed, cache)
+    for name in ("draw_together", "settle", "refined"):
+        monkeypatch.setattr(Generator, name, None)
+    assert finished(second).digest() == wanted.digest()
