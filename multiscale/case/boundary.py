@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator
 
 from micro.runtime.arrays import Floats
 from multiscale.case.messages import finding
-from multiscale.case.shapes import AnyShape, Axis, Name, Number, Table, Vector
+from multiscale.case.shapes import AnyShape, Axis, Name, Number, Positive, Table, Vector
 
 Face = Literal["x-", "x+", "y-", "y+", "z-", "z+"]
-Positive = Annotated[float, Field(strict=True, gt=0)]
 
 
 class Place(Table):
@@ -23,11 +22,9 @@ class Place(Table):
     within: AnyShape | None = None
     """Keep what lies in this shape: nodes by their position, pieces of a loaded surface by their centre."""
 
-    @model_validator(mode="after")
-    def _somewhere(self) -> Place:
+    def _check(self) -> None:
         if self.face is None and self.within is None:
             raise finding("face", "give a face, a shape (within), or both")
-        return self
 
 
 FACES = ("x-", "x+", "y-", "y+", "z-", "z+")
@@ -64,13 +61,11 @@ class Traction(Table):
     vector_mpa: Vector
     """Force per area [x, y, z], in MPa."""
 
-    @model_validator(mode="after")
-    def _on_a_face(self) -> Traction:
+    def _check(self) -> None:
         if self.where.face is None:
             raise finding("where.face", "a traction acts on a grid face: give one")
         if not any(self.vector_mpa):
             raise finding("vector_mpa", "the traction must not be zero", list(self.vector_mpa))
-        return self
 
 
 class Pressure(Table):
@@ -83,15 +78,13 @@ class Pressure(Table):
     mpa: Number
     """Pressure, MPa; negative pulls."""
 
-    @model_validator(mode="after")
-    def _one_place(self) -> Pressure:
+    def _check(self) -> None:
         if (self.where is None) == (self.region is None):
             raise finding("where", "give either where or region")
         if self.where is not None and self.where.face is None:
             raise finding("where.face", "a pressure acts on a grid face, or in a void region: give one")
         if self.mpa == 0:
             raise finding("mpa", "the pressure must not be zero", self.mpa)
-        return self
 
 
 class BodyForce(Table):
@@ -102,11 +95,9 @@ class BodyForce(Table):
     vector_n_mm3: Vector
     """Force per volume [x, y, z], in N/mm^3."""
 
-    @model_validator(mode="after")
-    def _something(self) -> BodyForce:
+    def _check(self) -> None:
         if not any(self.vector_n_mm3):
             raise finding("vector_n_mm3", "the force must not be zero", list(self.vector_n_mm3))
-        return self
 
 
 class Displacement(Table):
@@ -121,11 +112,9 @@ class Displacement(Table):
     z_mm: Number | None = None
     """Prescribed displacement along z, in millimetres."""
 
-    @model_validator(mode="after")
-    def _something(self) -> Displacement:
+    def _check(self) -> None:
         if self.x_mm is None and self.y_mm is None and self.z_mm is None:
             raise finding("x_mm", "give at least one of x_mm, y_mm, z_mm")
-        return self
 
 
 class FarField(Table):
@@ -140,8 +129,7 @@ class FarField(Table):
     """Axis along which the stress grows linearly, from minus this at the low face to this at the high one
     (bending, torsion); uniform if left out."""
 
-    @model_validator(mode="after")
-    def _equilibrium(self) -> FarField:
+    def _check(self) -> None:
         stress = self.matrix()
         if not np.any(stress):
             raise finding("stress_mpa", "the stress must not be zero", list(self.stress_mpa))
@@ -151,7 +139,6 @@ class FarField(Table):
                 "a stress on planes across this axis can't grow along it without body forces",
                 self.along,
             )
-        return self
 
     def matrix(self) -> Floats:
         """The stress as a symmetric matrix (3, 3), MPa."""
@@ -179,16 +166,14 @@ class Load(Table):
     displacements: tuple[Displacement, ...] = ()
     """Prescribed displacements."""
 
-    @model_validator(mode="after")
-    def _acts(self) -> Load:
+    def _check(self) -> None:
         moved = any(d.x_mm or d.y_mm or d.z_mm for d in self.displacements)
         if self.far_field is not None:
             for key in ("fixed", "tractions", "pressures", "body_forces", "displacements"):
                 if getattr(self, key):
                     raise finding(key, "a far field acts alone, and without supports: leave it out")
-            return self
+            return
         if not (self.tractions or self.pressures or self.body_forces or moved):
             raise finding(
                 "tractions", "the load does nothing: give a force or a displacement other than zero"
             )
-        return self

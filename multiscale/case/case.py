@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError
 
 from micro.runtime.errors import InputError
 from micro.runtime.files import content_digest
@@ -147,8 +147,7 @@ class Case(Table):
         """The resolved case, all defaults filled in, as TOML that reads back to an equal case."""
         return toml_text(self.model_dump(mode="json", exclude_none=True))
 
-    @model_validator(mode="after")
-    def _names(self) -> Case:
+    def _check(self) -> None:
         if SOLID_NAME in self.materials:
             raise finding(
                 f"materials.{SOLID_NAME}", "this name is taken by the base material: choose another"
@@ -191,7 +190,6 @@ class Case(Table):
         if box is not None and any(b > n for b, n in zip(box[1], self.grid.elements, strict=True)):
             reason = f"reaches beyond the grid {list(self.grid.elements)}"
             raise finding("export.stl_box", reason, [list(corner) for corner in box])
-        return self
 
     def _check_stiffness(self) -> None:
         """Raise a finding where cells of the base material are to be stiffer than it is."""

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from multiscale.case.messages import finding
-from multiscale.case.shapes import Table
+from multiscale.case.shapes import Count, Positive, Table, Text
 
 Kind = Literal["mean_square", "sum", "worst"]
 
-
-Text = Annotated[str, Field(strict=True)]
 Index = Annotated[int, Field(strict=True, ge=0)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-Positive = Annotated[float, Field(strict=True, gt=0)]
 NonNegative = Annotated[float, Field(strict=True, ge=0)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Tolerance = Annotated[float, Field(strict=True, gt=0, lt=1)]
@@ -95,11 +91,9 @@ class OptimizerSettings(Table):
     fine_mesh_rounds: Count = 3
     """How often at most; it ends earlier where the finer mesh shows no gain."""
 
-    @model_validator(mode="after")
-    def _one_mesh(self) -> OptimizerSettings:
+    def _check(self) -> None:
         if self.mesh > 1 and self.fine_mesh > 1:
             raise finding("fine_mesh", "corrects designs of one element a cell: leave out this or mesh")
-        return self
 
 
 class SolverSettings(Table):
@@ -179,11 +173,9 @@ class FullScaleSettings(Table):
     max_memory_gb: Positive | None = None
     """Memory that a solve may take, GB; nine tenths of what is free if left out."""
 
-    @model_validator(mode="after")
-    def _needs_voxels(self) -> FullScaleSettings:
+    def _check(self) -> None:
         if self.rounds and self.voxels_per_cell is None:
             raise finding("voxels_per_cell", "rounds need it: 8 are quick, 16 converged")
-        return self
 
 
 class ExportSettings(Table):
@@ -194,10 +186,8 @@ class ExportSettings(Table):
     voxels: Count | None = None
     """Voxels along an octant's (half a cell's) edge in exports; the cells' own if left out."""
 
-    @model_validator(mode="after")
-    def _box(self) -> ExportSettings:
+    def _check(self) -> None:
         if self.stl_box is not None:
             low, high = self.stl_box
             if any(a >= b for a, b in zip(low, high, strict=True)):
                 raise finding("stl_box", "must have low < high along each axis", [list(low), list(high)])
-        return self

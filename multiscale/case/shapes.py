@@ -11,9 +11,11 @@ The same pydantic models read the case file, export its JSON schema and answer
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
@@ -35,6 +37,9 @@ FARTHEST = 1e6
 Length = Annotated[float, Field(strict=True, ge=-FARTHEST, le=FARTHEST)]
 PositiveLength = Annotated[float, Field(strict=True, gt=0, le=FARTHEST)]
 Number = Annotated[float, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Text = Annotated[str, Field(strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
 Point = tuple[Length, Length, Length]
 Vector = tuple[Number, Number, Number]
@@ -55,6 +60,14 @@ class Table(BaseModel):
                 if key not in known:
                     raise unknown_key(str(key), known)
         return data
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        self._check()
+        return self
+
+    def _check(self) -> None:
+        """Raise a finding where keys do not go together; every table says for itself which do."""
 
 
 class Shape(Table):
@@ -98,14 +111,12 @@ class Box(Shape):
     max: Point
     """Highest corner [x, y, z], in elements."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Box:
+    def _check(self) -> None:
         for axis, low, high in zip("xyz", self.min, self.max, strict=True):
             if low > high:
                 raise PydanticCustomError(
                     "box", "min is above max along " + axis, {"value": [list(self.min), list(self.max)]}
                 )
-        return self
 
     def _inside(self, x: Floats, y: Floats, z: Floats) -> Bools:
         inside = np.ones(1, dtype=bool)
@@ -159,11 +170,9 @@ class Halfspace(Shape):
     normal: Point
     """Outward normal, of any length: points p with (p - point) . normal <= 0 are inside."""
 
-    @model_validator(mode="after")
-    def _direction(self) -> Halfspace:
+    def _check(self) -> None:
         if not any(self.normal):
             raise finding("normal", "the normal must not be zero", list(self.normal))
-        return self
 
     def _inside(self, x: Floats, y: Floats, z: Floats) -> Bools:
         normal = np.asarray(self.normal) / np.linalg.norm(self.normal)
@@ -176,10 +185,10 @@ class Mesh(Shape):
     """What lies inside a closed surface from a mesh file."""
 
     type: Literal["mesh"]
-    file: Annotated[str, Field(strict=True)]
+    file: Text
     """The mesh file, relative to the case file: STL, OBJ, PLY, 3MF, or a mesh of another program (Gmsh .msh,
     Abaqus .inp, .vtu, .vtk, .med, Nastran .bdf, ...). Its surface, or its elements', is closed."""
-    group: Annotated[str, Field(strict=True)] | None = None
+    group: Text | None = None
     """The physical group, element set or family to take, by name; ARRAY=VALUE for cells by their data. The
     whole mesh if left out."""
     scale: PositiveLength = 1.0
@@ -225,10 +234,7 @@ class Intersection(Shape):
     """The shapes to intersect."""
 
     def _inside(self, x: Floats, y: Floats, z: Floats) -> Bools:
-        inside = np.ones(1, dtype=bool)
-        for shape in self.shapes:
-            inside = inside & shape._inside(x, y, z)
-        return inside
+        return reduce(operator.and_, (shape._inside(x, y, z) for shape in self.shapes))
 
 
 class Difference(Shape):
@@ -266,10 +272,7 @@ def meshes_in(table: Any) -> Iterator[Mesh]:
 
 
 def _any(shapes: tuple[AnyShape, ...], x: Floats, y: Floats, z: Floats) -> Bools:
-    inside = np.zeros(1, dtype=bool)
-    for shape in shapes:
-        inside = inside | shape._inside(x, y, z)
-    return inside
+    return reduce(operator.or_, (shape._inside(x, y, z) for shape in shapes))
 
 
 for _model in (Union, Intersection, Difference):

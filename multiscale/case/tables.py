@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from micro.cell.tensor import BORN, born_margins
 from multiscale.case.boundary import Where
 from multiscale.case.messages import finding, unknown_name
 from multiscale.case.purpose import PURPOSES, Purpose
-from multiscale.case.shapes import AnyShape, Axis, Length, Name, Number, Table
+from multiscale.case.shapes import AnyShape, Axis, Count, Length, Name, Number, Positive, Table, Text
 
 MAX_ELEMENTS = 512**3
 # Beyond these a number is in another unit than its key says.
@@ -21,9 +21,6 @@ DIAMOND_MPA = 1.1e6
 STIFFEST_MPA = 1.5e6
 LIGHTEST_KG_M3, HEAVIEST_KG_M3 = 30.0, 25_000.0
 SOLID_NAME = "solid"
-Text = Annotated[str, Field(strict=True)]
-Positive = Annotated[float, Field(strict=True, gt=0)]
-Count = Annotated[int, Field(strict=True, ge=1)]
 PoissonRatio = Annotated[float, Field(strict=True, gt=-1, lt=0.5)]
 
 
@@ -71,8 +68,7 @@ class Grid(Table):
     geometry, materials, observed regions and each load are symmetric or antisymmetric; [] takes none. A
     mirrored design is mirror symmetric."""
 
-    @model_validator(mode="after")
-    def _size(self) -> Grid:
+    def _check(self) -> None:
         nx, ny, nz = self.elements
         if self.cell_size_mm > LARGEST_CELL_MM:
             metres = f"a cell of {self.cell_size_mm / 1e3:g} m"
@@ -82,7 +78,6 @@ class Grid(Table):
             raise finding("cell_size_mm", reason, self.cell_size_mm)
         if nx * ny * nz > MAX_ELEMENTS:
             raise finding("elements", f"at most {MAX_ELEMENTS} elements in all (512^3)", list(self.elements))
-        return self
 
 
 class BaseMaterial(Table):
@@ -95,8 +90,7 @@ class BaseMaterial(Table):
     density_kg_m3: Positive = 1000.0
     """Density, in kg/m^3, for masses."""
 
-    @model_validator(mode="after")
-    def _units(self) -> BaseMaterial:
+    def _check(self) -> None:
         young, density = self.young_modulus_mpa, self.density_kg_m3
         if young > STIFFEST_MPA:
             reason = (
@@ -110,7 +104,6 @@ class BaseMaterial(Table):
                 f" That would be {density * 1e3:g}" if density < LIGHTEST_KG_M3 else ""
             )
             raise finding("density_kg_m3", reason, density)
-        return self
 
 
 class Material(Table):
@@ -123,8 +116,7 @@ class Material(Table):
     poisson: PoissonRatio | None = None
     """Isotropic: Poisson's ratio."""
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Material:
+    def _check(self) -> None:
         isotropic = (self.relative_young_modulus, self.poisson)
         if (self.tensor is None) == (isotropic == (None, None)):
             raise finding("tensor", "give either tensor, or relative_young_modulus and poisson")
@@ -132,18 +124,17 @@ class Material(Table):
             if None in isotropic:
                 missing = "poisson" if self.poisson is None else "relative_young_modulus"
                 raise finding(missing, "an isotropic material needs relative_young_modulus and poisson")
-            return self
+            return
         for margin, what in zip(born_margins(self.tensor), BORN, strict=True):
             if not margin > 0:
                 reason = f"the tensor is not positive definite (unstable material): it must have {what}"
                 raise finding("tensor", reason, list(self.tensor))
-        return self
 
     def cubic(self) -> tuple[float, float, float]:
         """(C11, C12, C44) in units of E_s."""
         if self.tensor is not None:
             return self.tensor
-        assert self.relative_young_modulus is not None  # _one_way has seen to both
+        assert self.relative_young_modulus is not None  # _check has seen to both
         assert self.poisson is not None
         return isotropic_tensor(self.relative_young_modulus, self.poisson)
 
@@ -165,8 +156,7 @@ class Region(Table):
     """Design regions: name of the material the optimisation starts from; objective.reference if left out,
     or else an isotropic one of E = 0.2 E_s."""
 
-    @model_validator(mode="after")
-    def _role_keys(self) -> Region:
+    def _check(self) -> None:
         if self.role == "fixed" and self.material is None:
             raise finding("material", "a fixed region needs a material")
         if self.role != "fixed" and self.material is not None:
@@ -178,7 +168,6 @@ class Region(Table):
             raise finding(
                 "initial", f"only a design region takes 'initial', not a {self.role} one", self.initial
             )
-        return self
 
 
 class Target(Table):
@@ -200,8 +189,7 @@ class Target(Table):
     z_mm: Number | tuple[Number, ...] | None = None
     """Wanted displacement along z, mm: one number, or with along one for each position."""
 
-    @model_validator(mode="after")
-    def _profile(self) -> Target:
+    def _check(self) -> None:
         given = {key: getattr(self, key) for key in ("x_mm", "y_mm", "z_mm")}
         if all(value is None for value in given.values()):
             raise finding("x_mm", "give at least one of x_mm, y_mm, z_mm")
@@ -212,7 +200,6 @@ class Target(Table):
         for key, value in given.items():
             if isinstance(value, tuple) and len(value) != len(self.at):
                 raise finding(key, f"must be one number or {len(self.at)}, one for each of 'at'", list(value))
-        return self
 
 
 class Objective(Table):
@@ -239,8 +226,7 @@ class Objective(Table):
     "sum" sum w v / sum w, "worst" the smooth maximum (sum (w v)^12)^(1/12), w relative to the largest.
     any_load: "worst" the worst combination of all, "mean_square" the root mean square over them."""
 
-    @model_validator(mode="after")
-    def _keys_of_the_type(self) -> Objective:
+    def _check(self) -> None:
         if self.type not in PURPOSES:
             raise unknown_name("objective", self.type, PURPOSES, "type")
         needs = self.purpose.needs
@@ -256,7 +242,6 @@ class Objective(Table):
         if self.combine not in self.purpose.combinations:
             known = " or ".join(f'"{name}"' for name in self.purpose.combinations)
             raise finding("combine", f"must be {known} for the objective {self.type}", self.combine)
-        return self
 
     @property
     def purpose(self) -> Purpose:
