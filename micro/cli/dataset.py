@@ -122,8 +122,7 @@ def refine(
 
 @app.command()
 def gamut(
-    out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
-    file: DatasetOption = None,
+    out: Annotated[Path, typer.Option(help="File to write (safetensors).")], file: DatasetOption = None
 ) -> None:
     """Learn phi(C), which tensors can be built, from a data set; calibrated on its validation cells."""
     from micro.dataset.learn import learn_gamut
@@ -136,8 +135,7 @@ def gamut(
 
 @app.command()
 def least_volume(
-    out: Annotated[Path, typer.Option(help="File to write (safetensors).")],
-    file: DatasetOption = None,
+    out: Annotated[Path, typer.Option(help="File to write (safetensors).")], file: DatasetOption = None
 ) -> None:
     """Learn v(C), how light a cell of a tensor can be, from a data set: what mass limits are made of."""
     from micro.dataset.learn import learn_least_volume

@@ -291,12 +291,7 @@ def active(
     known = load_dataset() if data is None else CellSet.load(data)
     with stage_bar("cells") as progress:
         cells = active_round(
-            Generator.load(generator, device),
-            known,
-            count,
-            seed=number,
-            trials=trials,
-            progress=progress,
+            Generator.load(generator, device), known, count, seed=number, trials=trials, progress=progress
         )
     cells.save(path)
     print(f"{len(cells)} cells in {path}")

@@ -27,8 +27,7 @@ def interpolate(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     steps: Annotated[int, typer.Option(help="Cells, both ends included.")] = 9,
     along: Annotated[
-        str,
-        typer.Option(help="**tensor**: each cell is moved onto the path; **noise**: the noise alone."),
+        str, typer.Option(help="**tensor**: each cell is moved onto the path; **noise**: the noise alone.")
     ] = "tensor",
     maximise: Annotated[
         str | None, typer.Option(help="**bulk**: along volumes, each cell as stiff as can be.")

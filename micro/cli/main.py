@@ -81,8 +81,7 @@ def homogenize(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     octant: Annotated[
-        bool,
-        typer.Option("--octant", help="FILE holds octants (n, n, n) or (m, n, n, n), not whole cells."),
+        bool, typer.Option("--octant", help="FILE holds octants (n, n, n) or (m, n, n, n), not whole cells.")
     ] = False,
     general: Annotated[
         bool, typer.Option("--general", help="Six loads on the whole cell even if it is cubic.")
@@ -106,9 +105,7 @@ def homogenize(
     spacing: Annotated[
         str | None,
         typer.Option(
-            metavar="DX,DY,DZ",
-            show_default="the file's, or cubes",
-            help="A voxel's edges, if no cube.",
+            metavar="DX,DY,DZ", show_default="the file's, or cubes", help="A voxel's edges, if no cube."
         ),
     ] = None,
     solid: Annotated[int | None, typer.Option(metavar="VALUE", help="The value that is solid.")] = None,

@@ -85,11 +85,7 @@ def _hanging(
         for number in np.flatnonzero(apart.carries):
             alone += homogenize_cell(voxels * (apart.label == number), edges=edges, **settings).C
         share = float(np.linalg.norm(C - alone) / np.linalg.norm(C))
-    return {
-        "pieces": found.pieces,
-        "floating": found.floating,
-        "share_through_edges": share,
-    }
+    return {"pieces": found.pieces, "floating": found.floating, "share_through_edges": share}
 
 
 def octants_report(

@@ -29,13 +29,7 @@ from scipy.spatial import cKDTree
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
 from micro.cell.tensor import POISSON, scaled_moduli
-from micro.families.families import (
-    FAMILIES,
-    GRAIN,
-    LEADING,
-    family,
-    wavy_from_plates,
-)
+from micro.families.families import FAMILIES, GRAIN, LEADING, family, wavy_from_plates
 from micro.families.solids import ABSENT
 from micro.library.labelling import (
     COARSE_RTOL,

@@ -123,11 +123,7 @@ def check_writable(directory: PathLike, key: str | None = None) -> None:
 
 
 def check_free(
-    directory: PathLike,
-    names: Iterable[str],
-    *,
-    overwrite: bool = False,
-    key: str | None = None,
+    directory: PathLike, names: Iterable[str], *, overwrite: bool = False, key: str | None = None
 ) -> None:
     """Refuse a directory that can't be written to, or holds an earlier result.
 

@@ -36,11 +36,7 @@ _PAUSES = {"surrogate": 120.0, "denoiser": 240.0}
 
 
 def denoising_loss(
-    network: Denoiser,
-    z: Tensor,
-    conditions: Conditions,
-    rng: torch.Generator,
-    share: slice = slice(None),
+    network: Denoiser, z: Tensor, conditions: Conditions, rng: torch.Generator, share: slice = slice(None)
 ) -> Tensor:
     """Loss of one batch, half of it self-conditioned; conditions are dropped here and there.
 
@@ -127,12 +123,7 @@ def train_surrogate(
 
 
 def train_denoiser(
-    data: Data,
-    check: Data,
-    settings: Settings,
-    folder: Path,
-    report: Report,
-    start: Denoiser | None = None,
+    data: Data, check: Data, settings: Settings, folder: Path, report: Report, start: Denoiser | None = None
 ) -> Iterator[Denoiser]:
     """Yields the averaged denoiser at every checkpoint, the last time when it is done.
 

@@ -82,13 +82,7 @@ class _Looks:
 
 
 def solve(
-    moduli: Tensor,
-    stiffness: Tensor,
-    grid: Grid,
-    free: Tensor,
-    multigrid: Multigrid,
-    b: Tensor,
-    task: Task,
+    moduli: Tensor, stiffness: Tensor, grid: Grid, free: Tensor, multigrid: Multigrid, b: Tensor, task: Task
 ) -> Solution:
     """Solve A u = b on the free degrees of freedom.
 

@@ -38,10 +38,7 @@ def _place(value: Any) -> Any:
     return value
 
 
-Where = Annotated[
-    Place,
-    BeforeValidator(_place, json_schema_input_type=Face | Place),
-]
+Where = Annotated[Place, BeforeValidator(_place, json_schema_input_type=Face | Place)]
 
 
 class Support(Table):

@@ -227,8 +227,7 @@ class Case(Table):
                 raise finding(f"loads[{index}].displacements", reason)
             if self.objective.targets and not (load.fixed or load.displacements):
                 raise finding(
-                    f"loads[{index}].fixed",
-                    "a target needs supports: without them the body may be anywhere",
+                    f"loads[{index}].fixed", "a target needs supports: without them the body may be anywhere"
                 )
             if not self.objective.purpose.weighted and load.weight != 1:
                 raise finding(

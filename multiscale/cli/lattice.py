@@ -268,9 +268,7 @@ def verify(
     )
 
 
-def unseen(
-    run_dir: Run,
-) -> None:
+def unseen(run_dir: Run) -> None:
     """Measure a cloak under loads it was not designed for: nine tensions and shears of the block.
 
     Each face of low coordinates is held in turn and the opposite one pulled along x, y and z; the distortions

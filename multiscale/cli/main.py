@@ -150,8 +150,7 @@ def evaluate(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for metrics.json.")],
     all_elements: Annotated[
-        bool,
-        typer.Option("--all-elements", help="Read the fixed regions' tensors too: a lattice as built."),
+        bool, typer.Option("--all-elements", help="Read the fixed regions' tensors too: a lattice as built.")
     ] = False,
 ) -> None:
     """Measure any design of a case, whoever made it, by the case's objective.
@@ -170,9 +169,7 @@ for _command in (lattice.export, lattice.bar, lattice.printability, lattice.veri
 
 
 @app.command()
-def report(
-    run_dir: lattice.Run,
-) -> None:
+def report(run_dir: lattice.Run) -> None:
     """Write a run's report.html, one file to open or send, and report.md, with its figures linked.
 
     `multiscale run` ends with it; after `printability` or `verify` this brings it up to date.

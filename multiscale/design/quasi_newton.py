@@ -27,11 +27,7 @@ class _Spent(Exception):
 
 
 def minimise(
-    objective: Function,
-    penalties: Sequence[Function],
-    start: Floats,
-    evaluations: int,
-    tolerance: float,
+    objective: Function, penalties: Sequence[Function], start: Floats, evaluations: int, tolerance: float
 ) -> None:
     """Minimise over 0 <= x <= 1; what was evaluated is the callbacks' own to keep.
 

@@ -80,10 +80,7 @@ class CoarseLattice:
 
 
 def coarse_lattice(
-    lattice: Lattice,
-    per_cell: int,
-    progress: Progress = unheard,
-    tensors: Tensors | None = None,
+    lattice: Lattice, per_cell: int, progress: Progress = unheard, tensors: Tensors | None = None
 ) -> CoarseLattice:
     """The lattice at ``per_cell`` voxels along a cell's edge, its coarse cells homogenised.
 

@@ -438,10 +438,8 @@ def _metrics(comparison: Comparison, solved: dict[str, FullScale]) -> dict[str, 
         design = reduction.problem.design
         for name, lattice in comparison.lattices.items():
             totals[f"density_{name}"] = float(lattice.densities()[design].mean())
-    loads, deformation = (
-        [load.name for load in reduction.loads],
-        comparison.objective.deformation,
-    )
+    loads = [load.name for load in reduction.loads]
+    deformation = comparison.objective.deformation
     size_effect = {
         name: {
             load: difference(reduction, comparison.wanted, deformation(i, u), deformation(i, h))
