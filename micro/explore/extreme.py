@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -221,24 +221,18 @@ def explore(
     load_dataset().require_poisson(plan.goal.nu)
     claim(out, _description(plan), "micro extreme")
     (out / "runs").mkdir(exist_ok=True)
-    jobs = [
-        _Job(out / "runs" / f"generated{i:04d}.npz", "generated", plan.settings(field))
-        for i, field in enumerate(generated(plan, generator))
-    ]
+
+    def of(kind: str, settings: Iterable[Settings]) -> list[_Job]:
+        return [_Job(out / "runs" / f"{kind}{i:04d}.npz", kind, each) for i, each in enumerate(settings)]
+
+    jobs = of("generated", map(plan.settings, generated(plan, generator)))
     if plan.compare:
-        jobs += [
-            _Job(out / "runs" / f"random{i:04d}.npz", "random", plan.settings("waves", plan.seed + i))
-            for i in range(plan.starts)
-        ]
+        jobs += of("random", [plan.settings("waves", plan.seed + i) for i in range(plan.starts)])
     with Workers(workers, progress) as team:
         runs = _done(jobs, team)
         if plan.varied:
             fields = varied(plan, generator, [r for r in runs if r.kind == "generated"])
-            more = [
-                _Job(out / "runs" / f"varied{i:04d}.npz", "varied", plan.settings(field))
-                for i, field in enumerate(fields)
-            ]
-            runs += _done(more, team)
+            runs += _done(of("varied", map(plan.settings, fields)), team)
     found = ends(plan, runs)
     if len(found):
         found.save(out / "cells.zarr.zip")

@@ -7,11 +7,11 @@ whenever the design stage starts or goes on, from ``history.jsonl``'s records: a
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from micro.runtime.errors import InputError
 from multiscale.design.state import read_history
@@ -20,10 +20,8 @@ FOLDER = "tensorboard"
 """Name of its directory in a run directory."""
 
 
-class Board(Protocol):
-    """Takes the records of a design, one after the other."""
-
-    def __call__(self, record: Mapping[str, Any]) -> None: ...  # noqa: D102
+Board = Callable[[Mapping[str, Any]], None]
+"""Takes the records of a design, one after the other."""
 
 
 def check() -> None:

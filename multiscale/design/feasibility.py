@@ -21,8 +21,6 @@ optimiser can evaluate feasible designs only, instead of projecting what it foun
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
 from micro.cell import tensor
@@ -64,22 +62,6 @@ def case_gamut(case: Case) -> Gamut:
     return gamut
 
 
-class FeasibleSet(Protocol):
-    """What the optimiser asks of a gamut (``micro.gamut.gamut.Gamut``)."""
-
-    def phi(self, tensors: Floats) -> Floats:
-        """Signed feasibility (...,) of tensors (..., 3): positive inside."""
-
-    def gradient(self, tensors: Floats) -> Floats:
-        """dphi/dC, shape (..., 3)."""
-
-    def hessian(self, tensors: Floats) -> Floats:
-        """d2phi/dC2, shape (..., 3, 3)."""
-
-    def project(self, tensors: Floats, margin: float = 0.0) -> Floats:
-        """The nearest tensors with phi >= margin."""
-
-
 def aggregate(violation: Floats, sharpness: float) -> tuple[float, Floats]:
     """Mean Kreisselmeier-Steinhauser value of ``violation`` (N,) and its derivative (N,)."""
     top = violation.max()
@@ -90,7 +72,7 @@ def aggregate(violation: Floats, sharpness: float) -> tuple[float, Floats]:
 class FeasibilityConstraint:
     """g(C) <= 0 over N tensors."""
 
-    def __init__(self, gamut: FeasibleSet, margin: float, sharpness: float):
+    def __init__(self, gamut: Gamut, margin: float, sharpness: float):
         self.gamut = gamut
         self.margin = margin
         self.sharpness = sharpness
@@ -108,7 +90,7 @@ class FeasibilityConstraint:
 class FeasibilityPenalty:
     """The mean square by which phi of N tensors falls short of the margin."""
 
-    def __init__(self, gamut: FeasibleSet, margin: float):
+    def __init__(self, gamut: Gamut, margin: float):
         self.gamut = gamut
         self.margin = margin
 
@@ -128,7 +110,7 @@ class FeasibleProjection:
 
     Parameters
     ----------
-    gamut : FeasibleSet
+    gamut : Gamut
         Its ``project`` must be the nearest point in scaled moduli.
     margin : float
         phi >= margin afterwards.
@@ -146,7 +128,7 @@ class FeasibleProjection:
     #: Aimed at beyond the margin, so that rounding does not end outside.
     _INSIDE = 2e-9
 
-    def __init__(self, gamut: FeasibleSet, margin: float):
+    def __init__(self, gamut: Gamut, margin: float):
         self.gamut = gamut
         self.margin = margin
         self._last: Floats | None = None

@@ -7,20 +7,11 @@ heavy. What the cells of the lattice weigh is measured when they are there.
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from micro.gamut.least_volume import EXCESS
+from micro.gamut.least_volume import EXCESS, LeastVolume
 from micro.runtime.arrays import Floats
 
 #: A design may exceed the limit by this share: what MMA's iterates do.
 LIMIT_TOLERANCE = 2e-3
-
-
-class VolumeModel(Protocol):
-    """What a mass limit asks of a model of volumes (``micro.gamut.least_volume.LeastVolume``)."""
-
-    def evaluate(self, tensors: Floats) -> tuple[Floats, Floats]:
-        """Volume fraction (...,) of tensors (..., 3), and its derivative (..., 3)."""
 
 
 class MassLimit:
@@ -28,14 +19,14 @@ class MassLimit:
 
     Parameters
     ----------
-    model : VolumeModel
+    model : LeastVolume
     limit : float
         Largest mean volume fraction.
     """
 
     name = "density"
 
-    def __init__(self, model: VolumeModel, limit: float):
+    def __init__(self, model: LeastVolume, limit: float):
         self.model = model
         self.limit = limit
 

@@ -28,6 +28,7 @@ from pathlib import Path
 import nlopt
 import numpy as np
 
+from micro.gamut.gamut import Gamut
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from multiscale.design import quasi_newton
@@ -36,7 +37,6 @@ from multiscale.design.feasibility import (
     FeasibilityConstraint,
     FeasibilityPenalty,
     FeasibleProjection,
-    FeasibleSet,
     count_violations,
 )
 from multiscale.design.mass import LIMIT_TOLERANCE, MassLimit
@@ -98,7 +98,7 @@ class Optimiser:
     ----------
     objective : Objective
     space : DesignSpace
-    gamut : FeasibleSet
+    gamut : Gamut
     settings : Settings
     directory : Path or None
         Where ``history.jsonl`` and the evaluations are kept; None keeps nothing.
@@ -119,7 +119,7 @@ class Optimiser:
         self,
         objective: Objective,
         space: DesignSpace,
-        gamut: FeasibleSet,
+        gamut: Gamut,
         settings: Settings,
         directory: Path | None = None,
         report: Callable[[Record], None] | None = None,

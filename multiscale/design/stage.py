@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from micro.gamut.gamut import Gamut
 from micro.runtime.arrays import Floats
 from micro.runtime.progress import Reporter
 from multiscale.design.board import open_board
-from multiscale.design.feasibility import FeasibleSet
 from multiscale.design.mass import MassLimit
 from multiscale.design.optimize import Optimiser, Settings
 from multiscale.design.space import DesignSpace
@@ -22,7 +22,7 @@ from multiscale.solve.ranks import is_root
 def find_design(
     objective: Objective,
     space: DesignSpace,
-    gamut: FeasibleSet,
+    gamut: Gamut,
     settings: Settings,
     start: Floats | State,
     folder: Path,
@@ -38,7 +38,7 @@ def find_design(
     ----------
     objective : Objective
     space : DesignSpace
-    gamut : FeasibleSet
+    gamut : Gamut
     settings : Settings
     start : array, shape (N, 3), or State
         Tensors of the initial design, or variables with the stage to begin with.

@@ -76,7 +76,7 @@ def read_run(directory: Path) -> dict[str, Any]:
 
 def write_run(directory: Path, data: Mapping[str, Any]) -> None:
     """Write the record of a run, with its digest."""
-    plain = json.loads(json.dumps(data, default=_number))
+    plain = json.loads(json.dumps(data, default=lambda scalar: scalar.tolist()))  # numpy's
     write_json(directory / NAME, plain | {"sha256": _digest(plain)})
 
 
@@ -160,8 +160,3 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
 def _digest(data: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in data.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _number(value: Any) -> Any:
-    """Numpy scalars as plain ones."""
-    return value.tolist()

@@ -216,7 +216,8 @@ def volume_keeping_level(lattice: Lattice, block: Block, *, per_cell: int, smoot
             samples.append(_samples(lattice, part, 0, part.shape[0], per_cell, smooth))
 
     def error(level: float) -> float:
-        return sum(enclosed_volume(_triangles(s, level)) for s in samples) / volume - 1
+        meshes = (_mesh(s, level, 0.0, 1.0) for s in samples)
+        return sum(enclosed_volume(points[faces]) for points, faces in meshes) / volume - 1
 
     return find_level(error, _TOLERANCE) if samples else _MIDDLE
 
@@ -290,12 +291,6 @@ def _samples(lattice: Lattice, block: Block, start: int, stop: int, per_cell: in
         values = gaussian_filter(values, smooth, mode="nearest", truncate=_TRUNCATE)
     kept = values[max(0, first) - reach[0] : last - reach[0]]
     return np.pad(kept, ((int(start == 0), int(stop == block.shape[0])), (1, 1), (1, 1)))
-
-
-def _triangles(samples: Singles, level: float) -> Triangles:
-    """Marching cubes on a slab's samples; corners (t, 3, 3) in units of their pitch."""
-    points, faces = _mesh(samples, level, 0.0, 1.0)
-    return points[faces]
 
 
 def _mesh(

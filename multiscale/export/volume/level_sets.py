@@ -8,31 +8,19 @@ encloses the volume of the cell's voxels.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Bools, Floats, Singles
 from micro.shape.derivative import level_field
 from multiscale.export.mesh.surface import find_level
+from multiscale.lattice.lattice import Lattice
 
 _KEPT = 0.05  # voxels: least distance of the surface from a voxel's centre, in terms of the level
 _THIN = 0.25  # the same where smoothing alone would have wiped the voxel out: a wall or gap of a voxel
 _TOLERANCE = 1e-3  # relative volume error left alone
 _FINE, _FINE_BEYOND = 3, 48  # samples a voxel's edge that measure the volume; two for larger arrays
 KEEP_BYTES = 512_000_000
-
-
-class Voxels(Protocol):
-    """What has cells by number: bool octants (n, n, n), or whole cells (2n, 2n, 2n)."""
-
-    @property
-    def voxels_per_cell(self) -> int:
-        """Voxels along a cell's edge, 2n."""
-
-    def voxels_of(self, kind: int) -> Bools:
-        """The voxels of one kind of cell."""
 
 
 def level_set(solid: Bools) -> Singles:
@@ -98,7 +86,7 @@ class LevelSets:
     They are kept up to half a gigabyte; then those that the plane asked for does not need go.
     """
 
-    def __init__(self, lattice: Voxels):
+    def __init__(self, lattice: Lattice):
         self._lattice = lattice
         self._known: dict[int, Singles] = {}
 
