@@ -53,6 +53,11 @@ class Chamber:
     weights: Ints
 
     @cached_property
+    def voxels(self) -> NDArray[np.intp]:
+        """Indices i <= j <= k of the voxels, (3, q)."""
+        return np.stack(np.unravel_index(fundamental_domain(self.n)[0], (self.n,) * 3))
+
+    @cached_property
     def waves(self) -> Floats:
         """Mean over permutations of cos 2 pi h x cos 2 pi k y cos 2 pi l z for :data:`ORDERS`; (19, q)."""
         cosines = [[np.cos(2 * np.pi * order * c) for order in range(4)] for c in self.points]
@@ -66,6 +71,11 @@ class Chamber:
         """The symmetric octant with these chamber values; (q,) to (n, n, n)."""
         _, rank = fundamental_domain(self.n)
         return np.asarray(values)[rank].reshape(self.n, self.n, self.n)
+
+    def fold(self, values: ArrayLike) -> NDArray:
+        """The chamber's values of octants, as :meth:`unfold` takes them; (..., n, n, n) to (..., q)."""
+        array = np.asarray(values)
+        return array.reshape(*array.shape[:-3], -1)[..., fundamental_domain(self.n)[0]]
 
     def mean(self, values: ArrayLike) -> float:
         """Mean over the octant of chamber values (q,)."""

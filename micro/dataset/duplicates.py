@@ -13,8 +13,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.chamber import chamber
 from micro.runtime.arrays import Bytes, Floats, Singles
+from micro.shape.space import half_period
 
 ALIKE = 0.98
 """Above this similarity two cells count as the same shape."""
@@ -38,7 +39,7 @@ def near_duplicates(packed: Bytes, n: int, *, threshold: float = ALIKE, block: i
         Rows of ``packed``, the first smaller than the second; each pair once.
     """
     weights = chamber(n).weights.astype(np.float32)
-    mirrored = _shifted_rank(n)
+    mirrored = half_period(n)
     # float32 counts voxels exactly below 2^24, an octant of n = 256.
     solid = _counts(packed, weights, block)
     order = np.argsort(solid, kind="stable")
@@ -63,9 +64,8 @@ def near_duplicates(packed: Bytes, n: int, *, threshold: float = ALIKE, block: i
 
 def fingerprints(packed: Bytes, n: int) -> NDArray[np.uint64]:
     """A 64-bit hash of each cell's bits (BLAKE2b), the same for the cell shifted by half a period; (m,)."""
-    inside, _ = fundamental_domain(n)
-    mirrored = _shifted_rank(n)
-    shifted = np.packbits(np.unpackbits(packed, axis=1, count=len(inside))[:, mirrored], axis=1)
+    mirrored = half_period(n)
+    shifted = np.packbits(np.unpackbits(packed, axis=1, count=len(mirrored))[:, mirrored], axis=1)
     # A sum (modulo 2^64) is even over its range, which the smaller of the two would not be.
     return _hashes(packed) + _hashes(shifted)
 
@@ -73,13 +73,6 @@ def fingerprints(packed: Bytes, n: int) -> NDArray[np.uint64]:
 def _hashes(packed: Bytes) -> NDArray[np.uint64]:
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in packed]
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
-
-
-def _shifted_rank(n: int) -> NDArray[np.intp]:
-    """For each voxel of the fundamental domain the one that the half-period shift puts there."""
-    inside, rank = fundamental_domain(n)
-    i, j, k = np.unravel_index(inside, (n, n, n))
-    return rank[np.ravel_multi_index((n - 1 - i, n - 1 - j, n - 1 - k), (n, n, n))]
 
 
 def _bits(packed: Bytes, count: int) -> Singles:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
-from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.chamber import chamber
 from micro.cell.octant import encloses, largest_component
 from micro.dataset.build import dataset_directory, distinct
 from micro.dataset.dataset import split, thin, with_provenance
@@ -186,7 +186,6 @@ def _tensor(octant: Bools, nu: float) -> Floats | None:
 def _finer(job: Job, n: int) -> tuple[Bools, Floats, str] | None:
     """A first edition's cell at n, its level in voxels, its family; None if it does not stay presentable."""
     assert job.octant is not None
-    inside, _ = fundamental_domain(n)
     if job.name in FAMILIES:
         octant = family(job.name).octant(job.params, n)
         # A formula may fall apart at a resolution, or come out as another cell.
@@ -195,7 +194,7 @@ def _finer(job: Job, n: int) -> tuple[Bools, Floats, str] | None:
     coarse = chamber(len(job.octant)).unfold(signed_distance(job.octant[None])[0])
     level = 2.0 * n * resampled(coarse[None], n)[0]
     octant = largest_component(level > 0)
-    return (octant, level.ravel()[inside], job.name) if presentable(octant) else None
+    return (octant, chamber(n).fold(level), job.name) if presentable(octant) else None
 
 
 def _thin(number: int, n: int) -> tuple[Bools, Floats, str] | None:

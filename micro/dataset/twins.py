@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from micro.cell import tensor
-from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.chamber import chamber
 from micro.cell.octant import largest_component
 from micro.library.labelling import presentable
 from micro.runtime.arrays import Bools, Floats
@@ -31,13 +31,13 @@ def opened(octant: Bools, level: Floats, gradient: Floats) -> Bools | None:
         dC / d(modulus) (:func:`micro.homogenize.sensitivity.sensitivities`).
     """
     n = len(octant)
-    grid, (inside, _) = chamber(n), fundamental_domain(n)
-    solid = octant.ravel()[inside]
-    share = np.abs(gradient.reshape(3, -1)[:, inside]) / tensor.PAPER_SPAN[:, None]
+    grid = chamber(n)
+    solid = grid.fold(octant)
+    share = np.abs(grid.fold(gradient)) / tensor.PAPER_SPAN[:, None]
     plan = drain(solid, share.sum(axis=0), n)
     if plan is None:
         return None
-    rate = voxel_rates(gradient, octant).reshape(3, -1)[:, inside] * grid.weights
+    rate = grid.fold(voxel_rates(gradient, octant)) * grid.weights
     tried = []
     for offset in _OFFSETS:
         new = ((level + offset > 0) & ~plan.channels) | plan.filled

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
-from micro.cell.chamber import fundamental_domain
+from micro.cell.chamber import chamber
 from micro.cell.octant import connectivity, face, half_period_shift, nearest_voxels, similarity
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
@@ -242,7 +242,7 @@ def _stiffest(generator: Generator, ends: CellSet, steps: int, name: str, trials
     guidance = Guidance(Decoder(model.space, model.surrogate), [wish], inner, None)
     z = drawn(generator, ends, Conditions.of(None, volumes), steps, guidance.pull)
     n = ends.n
-    fields = model.space.levels(z, n).reshape(len(z), -1)[:, fundamental_domain(n)[0]]
+    fields = chamber(n).fold(model.space.levels(z, n))
     octants, C, count = [ends.octants()[0]], [ends.C[0]], 0
     for field, volume in zip(fields, volumes[1:-1], strict=True):
         goal = Goal(name, float(volume), nu=ends.poisson)
@@ -267,7 +267,7 @@ def _stiffest(generator: Generator, ends: CellSet, steps: int, name: str, trials
 
 def _level(octant: Bools) -> Floats:
     """The level field of an octant on its fundamental domain."""
-    return level_field(octant).ravel()[fundamental_domain(len(octant))[0]]
+    return chamber(len(octant)).fold(level_field(octant))
 
 
 def drawn(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from micro.cell.chamber import fundamental_domain
+from micro.cell.chamber import chamber
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
 from micro.shape.distance import mirrored_distance, saturated
@@ -55,8 +55,7 @@ class FaceGuide:
         if (wanted != wanted.transpose(0, 2, 1)).any():
             raise InputError("faces are symmetric about their diagonal", key="faces")
         n = space.n
-        inside, _ = fundamental_domain(n)
-        i, j, k = np.unravel_index(inside, (n, n, n))
+        i, j, k = chamber(n).voxels
         self._layer = np.flatnonzero(i == 0)
         at = ((np.arange(n) + 0.5) * wanted.shape[1] / n).astype(int)
         pattern = wanted[:, at][:, :, at]
@@ -87,8 +86,7 @@ class FaceGuide:
 
     def mismatch(self, solids: Bools) -> Floats:
         """Of octants (m, n, n, n) at the space's resolution: 1 - overlap (Eq. 5) of face and wanted one."""
-        n = solids.shape[-1]
-        own = solids.reshape(len(solids), -1)[:, fundamental_domain(n)[0][self._layer]]
+        own = chamber(solids.shape[-1]).fold(solids)[:, self._layer]
         wanted = self._wanted > 0
         both = (own & wanted).sum(axis=1)
         either = np.sqrt(own.sum(axis=1) * wanted.sum(axis=1))

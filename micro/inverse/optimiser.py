@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
-from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.chamber import chamber
 from micro.cell.octant import nearest_voxels
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
@@ -367,9 +367,7 @@ class _Problem:
         if found.status[0] != Status.OK:
             raise NotConverged(f"the design of n = {n} could not be homogenised; try another start")
         self._fluctuations[number] = found.fluctuation
-        inside, _ = fundamental_domain(n)
-        by_moduli = found.gradient[0].reshape(3, -1)[:, inside] * grid.weights
-        return found.C[0], design.by_moduli(by_moduli)
+        return found.C[0], design.by_moduli(grid.fold(found.gradient[0]) * grid.weights)
 
 
 def _made_binary(state: State, settings: Settings) -> BinaryCell | None:
@@ -387,8 +385,7 @@ def _resampled(field: Floats, n: int) -> Floats:
     """An octant field (m, m, m) at the voxel centres of another resolution, on the chamber; (q,)."""
     m = len(field)
     at = nearest_voxels(m, n)
-    inside, _ = fundamental_domain(n)
     if n < m and m % n == 0:
         k = m // n
-        return np.asarray(field.reshape(n, k, n, k, n, k).mean(axis=(1, 3, 5)).ravel()[inside])
-    return np.asarray(field[np.ix_(at, at, at)].ravel()[inside])
+        return chamber(n).fold(field.reshape(n, k, n, k, n, k).mean(axis=(1, 3, 5)))
+    return chamber(n).fold(field[np.ix_(at, at, at)])

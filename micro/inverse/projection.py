@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from micro.cell.chamber import fundamental_domain
+from micro.cell.chamber import chamber, fundamental_domain
 from micro.runtime.arrays import Floats, Ints
 from micro.voxels.cone import cone_matrix
 
@@ -34,8 +34,8 @@ def cone_filter(n: int, radius: float) -> sparse.csr_array:
 
     Neighbours beyond the octant are its mirror images, beyond the chamber their permuted images.
     """
-    inside, rank = fundamental_domain(n)
-    at = np.stack(np.unravel_index(inside, (n, n, n)))
+    _, rank = fundamental_domain(n)
+    at = chamber(n).voxels
 
     def neighbour(offset: Ints) -> NDArray[np.intp]:
         there = at + offset[:, None]
@@ -43,7 +43,7 @@ def cone_filter(n: int, radius: float) -> sparse.csr_array:
         there = np.where(there >= n, 2 * n - 1 - there, there)
         return rank[np.ravel_multi_index(tuple(there), (n, n, n))]
 
-    return cone_matrix(neighbour, len(inside), radius)
+    return cone_matrix(neighbour, at.shape[1], radius)
 
 
 def heaviside(x: Floats, beta: float, eta: float = 0.5) -> tuple[Floats, Floats]:

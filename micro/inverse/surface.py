@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from micro.cell import octant as cell
-from micro.cell.chamber import chamber, fundamental_domain
+from micro.cell.chamber import chamber
 from micro.runtime.arrays import Bools, Floats
 from micro.shape.derivative import SMOOTH, carried_over, level_field, voxel_rates
 
@@ -49,11 +49,10 @@ class Surface:
     @staticmethod
     def of(octant: Bools, gradient: Floats) -> Surface:
         """From an octant and its dC / d(modulus), (3, n, n, n)."""
-        n = len(octant)
-        inside, _ = fundamental_domain(n)
-        level = level_field(octant).ravel()[inside]
-        smooth = carried_over(gradient, octant, SMOOTH).reshape(3, -1)[:, inside]
-        rate: Floats = voxel_rates(gradient, octant).reshape(3, -1)[:, inside] * chamber(n).weights
+        grid = chamber(len(octant))
+        level = grid.fold(level_field(octant))
+        smooth = grid.fold(carried_over(gradient, octant, SMOOTH))
+        rate: Floats = grid.fold(voxel_rates(gradient, octant)) * grid.weights
         skin = np.abs(smooth[:, np.abs(level) < _SKIN])
         typical = np.quantile(skin, 0.75, axis=1) if skin.size else np.zeros(3)  # a solid cell has no surface
         typical = np.where(typical > 0, typical, 1.0)

@@ -70,8 +70,8 @@ class _Graph:
 
 @lru_cache(maxsize=4)
 def _graph(n: int) -> _Graph:
-    inside, rank = fundamental_domain(n)
-    index = np.stack(np.unravel_index(inside, (n, n, n)))
+    _, rank = fundamental_domain(n)
+    index = chamber(n).voxels
     first, second = [], []
     for axis in range(3):
         beside = index.copy()
@@ -85,8 +85,8 @@ def _graph(n: int) -> _Graph:
     # A channel in a wall is shared with its mirror image: only a part of it lies in the chamber.
     radius = max(1, round(2 * n * RADIUS))
     within = np.zeros((n, n, n))
-    within.ravel()[inside] = 1.0
-    share = ndimage.uniform_filter(within, 2 * radius + 1, mode="constant").ravel()[inside]
+    within[tuple(index)] = 1.0
+    share = chamber(n).fold(ndimage.uniform_filter(within, 2 * radius + 1, mode="constant"))
     walls = np.stack([i == 0, i == j, j == k, k == n - 1])
     one, other = (np.concatenate(end).astype(np.int32) for end in (first, second))  # as dijkstra wants them
     return _Graph(one, other, walls, share)
@@ -104,8 +104,7 @@ def closed_pockets(void: Bools, n: int) -> tuple[NDArray[np.int32], NDArray[np.i
 def is_open(octant: Bools) -> bool:
     """Whether an octant (n, n, n) encloses no void: the fast form of :func:`micro.cell.octant.encloses`."""
     n = len(octant)
-    inside, _ = fundamental_domain(n)
-    return len(closed_pockets(~octant.ravel()[inside], n)[1]) == 0
+    return len(closed_pockets(~chamber(n).fold(octant), n)[1]) == 0
 
 
 @dataclass(frozen=True)
@@ -176,13 +175,12 @@ def drained(octant: Bools, level: Floats) -> Bools:
     is open, or comes out in pieces.
     """
     n = len(octant)
-    inside, _ = fundamental_domain(n)
-    solid, weights = octant.ravel()[inside], chamber(n).weights
+    solid, weights = chamber(n).fold(octant), chamber(n).weights
     plan = None if is_open(octant) else drain(solid, np.ones(len(solid)), n)
     if plan is None:
         return octant
     fixed = plan.channels | plan.filled
-    free = np.where(solid, np.inf, np.where(fixed, -np.inf, level.ravel()[inside]))
+    free = np.where(solid, np.inf, np.where(fixed, -np.inf, chamber(n).fold(level)))
     order = np.argsort(-free, kind="stable")
     missing = weights @ solid - weights @ ((solid & ~plan.channels) | plan.filled)
     # Void nearest to the surface turns solid, as much as the channels took, but at most a layer's worth.
@@ -198,11 +196,10 @@ def drained(octant: Bools, level: Floats) -> Bools:
 
 def _costs(solid: Bools, energy: Floats, n: int) -> Floats:
     """Cost of a channel's centre at each voxel, (q,)."""
-    inside, _ = fundamental_domain(n)
     typical = float(energy[solid].mean()) or 1.0
     carried = np.where(solid, _BASE + energy / typical, 0.0)
     around = ndimage.gaussian_filter(chamber(n).unfold(carried), 2 * n * RADIUS / 2, mode="reflect")
-    return np.asarray(np.where(solid, around.ravel()[inside] + _FREE, _FREE))
+    return np.asarray(np.where(solid, chamber(n).fold(around) + _FREE, _FREE))
 
 
 def _way(graph: _Graph, cost: Floats, start: Bools, end: Bools) -> Bools:
@@ -220,11 +217,10 @@ def _widened(centre: Bools, n: int) -> Bools:
     """All voxels (q,) within a channel's radius of its centre line."""
     if not centre.any():
         return centre
-    inside, _ = fundamental_domain(n)
     reach = 2 * n * RADIUS
     pad = int(np.ceil(reach))
     line = np.pad(chamber(n).unfold(centre), pad, mode="symmetric")
     grid = np.mgrid[-pad : pad + 1, -pad : pad + 1, -pad : pad + 1]
     ball = (grid**2).sum(axis=0) <= reach**2 + 1e-9
     wide = ndimage.binary_dilation(line, ball)[(slice(pad, -pad),) * 3]
-    return np.asarray(wide.ravel()[inside])
+    return chamber(n).fold(wide)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from micro.cell.chamber import fundamental_domain
+from micro.cell.chamber import chamber
 from micro.runtime.arrays import Bools, Floats, Singles
 from micro.runtime.errors import InputError
 
@@ -68,12 +68,11 @@ def signed_distance(octants: ArrayLike) -> Singles:
     if solid.ndim != 4:
         raise InputError("octants are an array (m, n, n, n)", value=solid.shape)
     n = solid.shape[-1]
-    inside, _ = fundamental_domain(n)
-    out = np.empty((len(solid), len(inside)), dtype=np.float32)
+    out = np.empty((len(solid), len(chamber(n).weights)), dtype=np.float32)
     for start in range(0, len(solid), _TRANSFORMED):
         part = solid[start : start + _TRANSFORMED]
         inner, outer = (np.sqrt(_squared_distance(p).astype(np.float32)) for p in (~part, part))
-        distance = np.where(part.reshape(len(part), -1)[:, inside], inner - 0.5, 0.5 - outer)
+        distance = np.where(chamber(n).fold(part), inner - 0.5, 0.5 - outer)
         out[start : start + _TRANSFORMED] = saturated(distance, n)
     return out
 
@@ -106,8 +105,7 @@ def _squared_distance(goal: Bools) -> NDArray[np.signedinteger]:
 @lru_cache(maxsize=8)
 def _chamber_tables(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For pairs x <= y and for chamber voxels: the voxels' pairs, and squared offsets along y and z."""
-    inside, _ = fundamental_domain(n)
-    a, b, c = np.unravel_index(inside, (n, n, n))
+    a, b, c = chamber(n).voxels
     at = np.arange(n)
     first, second = np.nonzero(at[:, None] <= at)
     number = np.full((n, n), -1)

@@ -58,22 +58,21 @@ def distance_at(octants: ArrayLike, n: int) -> Singles:
         return own
     if s % n == 0:
         return np.ascontiguousarray((own @ _averaging(s, n)).astype(np.float32))
-    inside, _ = fundamental_domain(n)
-    fine = resampled(np.stack([chamber(s).unfold(row) for row in own]), n) if len(own) else own
-    return fine.reshape(len(own), -1)[:, inside] if len(own) else np.empty((0, len(inside)), np.float32)
+    if not len(own):
+        return np.empty((0, len(chamber(n).weights)), np.float32)
+    return chamber(n).fold(resampled(np.stack([chamber(s).unfold(row) for row in own]), n))
 
 
 @lru_cache(maxsize=4)
 def _averaging(source: int, target: int) -> csr_array:
     """Means over blocks of voxels of chamber values, (q of source, q of target)."""
-    inside, _ = fundamental_domain(source)
     block = source // target
-    coarse = np.stack(np.unravel_index(inside, (source,) * 3)) // block
+    coarse = chamber(source).voxels // block
     _, rank = fundamental_domain(target)
     column = rank[np.ravel_multi_index(tuple(coarse), (target,) * 3)]
     # A coarse point of the chamber stands for 1, 3 or 6 blocks, a fine one for as many voxels in them.
     share = chamber(source).weights / (block**3 * chamber(target).weights[column])
-    return csr_array((share, (np.arange(len(inside)), column)))
+    return csr_array((share, (np.arange(len(column)), column)))
 
 
 def _product(rows: Singles, matrix: Singles) -> Singles:
@@ -89,8 +88,8 @@ def half_period(n: int) -> NDArray[np.intp]:
 
     The shift turns (i, j, k) into (n-1-k, n-1-j, n-1-i), which keeps i <= j <= k.
     """
-    inside, rank = fundamental_domain(n)
-    i, j, k = np.unravel_index(inside, (n, n, n))
+    i, j, k = chamber(n).voxels
+    _, rank = fundamental_domain(n)
     return rank[((n - 1 - k) * n + (n - 1 - j)) * n + (n - 1 - i)]
 
 
@@ -235,8 +234,7 @@ def resampled(levels: Singles, n: int) -> Singles:
     matrix = resampling(levels.shape[-1], n)
     out = np.stack([_along_axes(level, matrix) for level in levels])
     # Sums in different order: symmetric up to rounding, exactly so after taking the chamber's values.
-    inside, _ = fundamental_domain(n)
-    return np.stack([chamber(n).unfold(level.ravel()[inside]) for level in out])
+    return np.stack([chamber(n).unfold(chamber(n).fold(level)) for level in out])
 
 
 def _along_axes(level: Singles, matrix: Singles) -> Singles:
