@@ -104,18 +104,15 @@ class Design:
 
     def cells(self) -> CellSet:
         """The result, its last stages and the way back to the library; none if it does not converge."""
-        n, name, nu = self.settings.n, f"inverse-{self.settings.goal.name}", self.settings.nu
+        name, nu = f"inverse-{self.settings.goal.name}", self.settings.nu
         try:
             result = optimise(self.settings, keep=True)
         except NotConverged:
             # A start that leads to no connected cell is an outcome, not to be tried again on resuming.
-            return _set(n, [], [], name, nu)
-        same = [c for c in result.state.cells if len(c.octant) == n]
-        octants, C = [result.octant, *(c.octant for c in same)], [result.C, *(c.C for c in same)]
-        made = _set(n, octants, C, name, nu)
+            return _set(self.settings.n, [], [], name, nu)
         library = load_library()
         home = library.C[nearest(library, result.C[None])[0][0, 0]]
-        return CellSet.concat([made, _way(result.octant, home, 8, name, nu)])
+        return CellSet.concat([result.cells(family=name), _way(result.octant, home, 8, name, nu)])
 
     def make(self) -> None:
         """Write the cells."""
@@ -176,4 +173,4 @@ def _way(octant: Bools, goal: Floats, iterations: int, family: str, nu: float) -
 
 def _set(n: int, octants: list[Bools], C: list[Floats], family: str, nu: float) -> CellSet:
     solid = np.array(octants, dtype=bool).reshape(-1, n, n, n)
-    return CellSet.from_octants(solid, np.array(C).reshape(-1, 3), family=family, poisson=nu)
+    return CellSet.from_octants(solid, C, family=family, poisson=nu)

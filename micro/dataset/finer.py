@@ -107,9 +107,8 @@ class Block:
         """All cells of the jobs; parameters are (number, what, open)."""
         made = [row for job in self.jobs for row in make(job, self.n, self.nu)]
         octants = np.array([m[0] for m in made], dtype=bool).reshape(-1, *(self.n,) * 3)
-        C = np.array([m[1] for m in made]).reshape(-1, 3)
+        C, names = [m[1] for m in made], [m[2] for m in made]
         params = np.array([m[3] for m in made], dtype=np.float64).reshape(-1, 3)
-        names = [m[2] for m in made]
         return CellSet.from_octants(octants, C, family=names, params=params, poisson=self.nu)
 
     def make(self) -> None:

@@ -276,7 +276,7 @@ def ends(plan: Plan, runs: Sequence[Run]) -> CellSet:
     connected.sort(key=lambda r: (not r.met, plan.goal.loss(r.C)))
     n = plan.n
     octants = np.array([r.octant for r in connected], dtype=bool).reshape(-1, n, n, n)
-    C = np.array([r.C for r in connected]).reshape(-1, 3)
+    C = [r.C for r in connected]
     params = np.array([[KINDS.index(r.kind), r.met] for r in connected], dtype=np.float64).reshape(-1, 2)
     name = f"extreme-{plan.goal.name}"
     return CellSet.from_octants(octants, C, family=name, params=params, poisson=plan.goal.nu)

@@ -18,7 +18,7 @@ from micro.cell import tensor
 from micro.cell.chamber import chamber
 from micro.cell.octant import connectivity, is_symmetric
 from micro.homogenize.fields import Status
-from micro.homogenize.secant import broyden, least_norm
+from micro.homogenize.secant import least_norm
 from micro.homogenize.sensitivity import sensitivities
 from micro.inverse.surface import Surface
 from micro.runtime.arrays import Bools, Floats
@@ -29,9 +29,6 @@ _LARGEST = 1.5
 
 _SMALLEST = 0.2
 """Least radius of a trial: below it hardly a voxel changes sides."""
-
-_NOISE = 2e-3
-"""Predicted changes (in units of Eq. 4's ranges) below this teach the model little."""
 
 _WEIGHT_STEPS = 12
 """Newton steps for the weights of one displacement; they need no solve."""
@@ -171,9 +168,7 @@ def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> 
         return replace(state, best=best, radius=0.5 * radius, few=not state.few)
     if keep:
         best = replace(best, trail=(*best.trail, (trial, C)))
-    predicted = (surface.predicted(displacement) / tensor.PAPER_SPAN).ravel()
-    change = (C - state.best.C) / tensor.PAPER_SPAN
-    model = broyden(state.model, predicted, change, _NOISE)
+    model = surface.learned(state.model, displacement, C - state.best.C)
     distance = float(tensor.tensor_error(C, target))
     if distance < best.error:
         best = replace(best, octant=trial, C=C, error=distance)
@@ -208,7 +203,7 @@ def _few_orbits(state: _State, target: Floats) -> tuple[Floats, Bools | None, fl
     surface, radius = state.surface, state.radius
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng(_ATTEMPTS * state.best.homogenisations + attempt)
-        near = np.flatnonzero((np.abs(surface.level) < 0.8) & (rng.random(len(surface.level)) < 0.5))
+        near = surface.near(rng)
         solid = surface.level[near] > 0
         rate = surface.rate[:, near] / tensor.PAPER_SPAN[:, None]
         effect = np.where(solid, -state.model[:, :3] @ rate, state.model[:, 3:] @ rate)

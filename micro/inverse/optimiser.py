@@ -183,12 +183,12 @@ class Result:
         """Solid fraction."""
         return float(self.octant.mean())
 
-    def cells(self, attrs: dict[str, Any] | None = None) -> CellSet:
-        """The cell, and after it the kept ones of its size, as a CellSet of family ``optimised``."""
+    def cells(self, attrs: dict[str, Any] | None = None, family: str = "optimised") -> CellSet:
+        """The cell, and after it the kept ones of its size, as a CellSet."""
         same = [c for c in self.state.cells if c.octant.shape == self.octant.shape]
         octants = np.stack([self.octant, *(c.octant for c in same)])
         C = np.stack([self.C, *(c.C for c in same)])
-        return CellSet.from_octants(octants, C, family="optimised", attrs=attrs, poisson=self.nu)
+        return CellSet.from_octants(octants, C, family=family, attrs=attrs, poisson=self.nu)
 
 
 def begin(settings: Settings) -> State:

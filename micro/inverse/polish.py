@@ -18,7 +18,6 @@ from micro.cell import tensor
 from micro.cell.chamber import chamber
 from micro.cell.octant import connectivity
 from micro.homogenize.fields import Status
-from micro.homogenize.secant import broyden
 from micro.homogenize.sensitivity import Sensitivity, sensitivities
 from micro.inverse.binary import BinaryCell
 from micro.inverse.goal import PENALTY, Goal
@@ -33,9 +32,6 @@ _FEW = 31
 
 _CLOUD, _SPREADS = 24, (1.0, 0.4, 0.15)
 """Mixes tried in a round, and how far they are strewn in each."""
-
-_NOISE = 2e-3
-"""Predicted changes (on the scale of Eq. 4) below this teach the model little."""
 
 _BISECTIONS = 24
 
@@ -83,7 +79,7 @@ def polished(cell: BinaryCell, goal: Goal, trials: int = 24) -> tuple[BinaryCell
             trial = sensitivities(octant, nu=goal.nu, rtol=1e-3)
             solves += 1
             if trial.status[0] == Status.OK:
-                model = _learned(model, best, displacement, trial.C[0])
+                model = best.surface.learned(model, displacement, trial.C[0] - best.cell.C)
                 place = _Place.of(octant, trial, goal)
                 better = place.merit < best.merit
                 best = place if better else best
@@ -106,7 +102,7 @@ def _flips(at: _Place, goal: Goal, model: Floats, most: int, seed: int) -> Float
     rng = np.random.default_rng([seed, 1])
     surface, C = at.surface, at.cell.C.copy()
     n = len(at.cell.octant)
-    near = np.flatnonzero((np.abs(surface.level) < 0.8) & (rng.random(len(surface.level)) < 0.5))
+    near = surface.near(rng)
     solid = surface.level[near] > 0
     model = model * tensor.PAPER_SPAN[:, None] / np.tile(tensor.PAPER_SPAN, 2)
     rate = surface.rate[:, near]
@@ -128,11 +124,6 @@ def _flips(at: _Place, goal: Goal, model: Floats, most: int, seed: int) -> Float
         C, volume, left[i] = C + effect[:, i], volume + size[i], False
         displacement[near[i]] = -2 * surface.level[near[i]]
     return displacement
-
-
-def _learned(model: Floats, at: _Place, displacement: Floats, C: Floats) -> Floats:
-    predicted = (at.surface.predicted(displacement) / tensor.PAPER_SPAN).ravel()
-    return broyden(model, predicted, (C - at.cell.C) / tensor.PAPER_SPAN, _NOISE)
 
 
 def _displacement(at: _Place, goal: Goal, model: Floats, radius: float, seed: int) -> Floats:

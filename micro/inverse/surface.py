@@ -12,14 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micro.cell import octant as cell
 from micro.cell.chamber import chamber
+from micro.cell.tensor import PAPER_SPAN
+from micro.homogenize.secant import broyden
 from micro.runtime.arrays import Bools, Floats
 from micro.shape.derivative import SMOOTH, carried_over, level_field, voxel_rates
 
 _SKIN = 1.5
 """Level up to which a voxel counts as near the surface."""
+
+_NOISE = 2e-3
+"""Predicted changes (in units of Eq. 4's ranges) below this teach a model little."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,15 @@ class Surface:
             flips.astype(np.float64) @ self.rate.T for flips in (before & ~after, after & ~before)
         )
         return np.stack([-removed, added], axis=-2)
+
+    def learned(self, model: Floats, displacement: Floats, change: Floats) -> Floats:
+        """A model (3, 6) of the change of C by what is removed and added, after a change (3,) was seen."""
+        predicted = (self.predicted(displacement) / PAPER_SPAN).ravel()
+        return broyden(model, predicted, change / PAPER_SPAN, _NOISE)
+
+    def near(self, rng: np.random.Generator) -> NDArray[np.intp]:
+        """A random half of the voxel orbits at the surface: the next attempt looks at another half."""
+        return np.flatnonzero((np.abs(self.level) < 0.8) & (rng.random(len(self.level)) < 0.5))
 
     def slope(self, basis: Floats) -> Floats:
         """Change of C per unit of each displacement field of ``basis`` (b, q); (3, b)."""

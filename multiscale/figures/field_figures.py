@@ -1,7 +1,7 @@
 """Figures of a run's fields on mid-sections: displacements, distortions, tensors; arrays in, PNG out.
 
-A section is across z unless told otherwise; lengths are in millimetres, tensors in units of the base
-material's Young's modulus E_s. Nothing here touches matplotlib's global state.
+A section is across z; lengths are in millimetres, tensors in units of the base material's Young's
+modulus E_s. Nothing here touches matplotlib's global state.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ def displacement_figure(
     design: Bools,
     cell_size_m: float,
     title: str = "",
-    axis: int = 2,
 ) -> Path:
     """Displacement magnitude of several solutions side by side, on one colour scale, drawn deformed.
 
@@ -80,10 +79,8 @@ def displacement_figure(
         Outlined, in the deformed section of every solution.
     cell_size_m : float
     title : str
-    axis : int
-        Normal of the section through the middle of the grid.
     """
-    sections = [Section.of(s.solid, axis, cell_size_m) for s in solutions]
+    sections = [Section.of(s.solid, cell_size_m) for s in solutions]
     moved = [section.nodes(s.displacement) for section, s in zip(sections, solutions, strict=True)]
     size = [np.linalg.norm(u, axis=-1) * cell_size_m * 1e3 for u in moved]
     largest = max(float(v[s.used].max()) for v, s in zip(size, sections, strict=True))
@@ -93,7 +90,7 @@ def displacement_figure(
     figure, axes = panels(len(solutions), sections[0])
     mappable: Any = None
     for ax, solution, section, u, value in zip(axes, solutions, sections, moved, size, strict=True):
-        across = u[..., list(section.directions)] * cell_size_m * 1e3 * factor
+        across = u[..., :2] * cell_size_m * 1e3 * factor
         points = section.points + across
         mappable = section.paint(ax, points, value, norm, "viridis")
         ax.add_collection(section.outline(design, points, colors=ACCENT, linewidths=1.1))
@@ -127,7 +124,6 @@ def distortion_figure(
     observed: Bools,
     cell_size_m: float,
     title: str = "",
-    axis: int = 2,
 ) -> Path:
     """Where solutions differ from the reference: |u - u_ref| over the root mean square of |u_ref|.
 
@@ -146,8 +142,6 @@ def distortion_figure(
         Elements whose nodes are observed; elsewhere nothing is coloured.
     cell_size_m : float
     title : str
-    axis : int
-        Normal of the section through the middle of the grid.
 
     Raises
     ------
@@ -161,14 +155,14 @@ def distortion_figure(
         raise InputError("the reference does not move in the observed region", key="reference")
     differences = [np.linalg.norm(s.displacement - wanted, axis=-1) / scale for s in solutions]
     total = [float(np.sqrt((d[nodes] ** 2).mean())) for d in differences]
-    section = Section.of(observed, axis, cell_size_m)
+    section = Section.of(observed, cell_size_m)
     top = max(float(section.nodes(d)[section.used].max()) for d in differences) or 1.0
     lowest = min([t for t in total if t > 0] or [top])
     norm = LogNorm(max(lowest / 20, top * 1e-5), top)
     figure, axes = panels(len(solutions), section)
     mappable: Any = None
     for ax, solution, difference, share in zip(axes, solutions, differences, total, strict=True):
-        there = Section.of(solution.solid & ~observed, axis, cell_size_m)
+        there = Section.of(solution.solid & ~observed, cell_size_m)
         there.fill(ax, UNSEEN)
         value = np.clip(section.nodes(difference), norm.vmin, None)
         mappable = section.paint(ax, section.points, value, norm, "magma")
@@ -196,7 +190,6 @@ def tensor_figure(
     design: Bools,
     cell_size_m: float,
     title: str = "",
-    axis: int = 2,
 ) -> Path:
     """C11, C12 and C44 of every element on the mid-section, each on its own scale.
 
@@ -210,11 +203,9 @@ def tensor_figure(
         Elements that are there, and those that were designed (outlined).
     cell_size_m : float
     title : str
-    axis : int
-        Normal of the section through the middle of the grid.
     """
     field = np.asarray(tensors, dtype=np.float64)
-    section = Section.of(solid, axis, cell_size_m)
+    section = Section.of(solid, cell_size_m)
     figure, axes = panels(3, section, bars=True)
     for component, ax in enumerate(axes):
         values = np.ma.masked_where(~section.layer(solid), section.layer(field[..., component]))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.files import atomic_path
 from multiscale.figures.palette import (
-    ARROWS,
     FORCE_COLOUR,
     MIRROR_COLOUR,
     MOVE_COLOUR,
@@ -23,7 +22,7 @@ from multiscale.figures.palette import (
     region_colours,
     region_roles,
 )
-from multiscale.figures.problem_view import views
+from multiscale.figures.problem_view import spread, views
 from multiscale.problem.loads import LoadCase
 from multiscale.problem.problem import Problem
 
@@ -263,7 +262,7 @@ def _draw_arrows(
             continue
         plane = _plane(field, normal, middle, right, up) / largest
         place = np.argwhere(np.linalg.norm(plane, axis=-1) > 1e-9)
-        place = place[_spread(place, scale)]
+        place = place[spread(place, scale)]
         outward = _outward(place, plane.shape[:2])
         for node, out in zip(place, outward, strict=True):
             vector = plane[tuple(node)]
@@ -294,17 +293,6 @@ def _draw_arrows(
                 toward = vector[normal] * np.linalg.det(np.eye(3)[[right, up, normal]]) > 0
                 axes.plot(*at, "o", markerfacecolor="white", markeredgecolor=colour, markersize=8, zorder=6)
                 axes.plot(*at, "." if toward else "x", color=colour, markersize=5, zorder=7)
-
-
-def _spread(place: NDArray, scale: int) -> Bools:
-    """Keep nodes on a coarse raster (plus the last one of a row), so that arrows stay apart."""
-    step = max(1, round(scale / (ARROWS - 1)))
-    keep = np.zeros(len(place), dtype=bool)
-    for axis in range(place.shape[1]):
-        lowest = place[:, axis].min() if len(place) else 0
-        on = (place[:, axis] - lowest) % step == 0
-        keep = on if axis == 0 else keep & on
-    return keep
 
 
 def _outward(place: NDArray, nodes: tuple[int, ...]) -> Floats:

@@ -187,6 +187,13 @@ def _plate(quads: Bools, axis: int, index: int, thickness: float) -> Any:
     return block.extract_cells(np.expand_dims(quads, axis).ravel(order="F"))
 
 
+def spread(place: NDArray, scale: int) -> Bools:
+    """Which of the nodes (m, d) stand on a coarse raster, so that their arrows stay apart; (m,)."""
+    step = max(1, round(scale / (ARROWS - 1)))
+    lowest = place.min(axis=0) if len(place) else 0
+    return ((place - lowest) % step == 0).all(axis=1)
+
+
 def _arrows(plotter: Any, field: Floats, colour: str, scale: int) -> None:
     import pyvista as pv
 
@@ -194,8 +201,7 @@ def _arrows(plotter: Any, field: Floats, colour: str, scale: int) -> None:
     if not size.any():
         return
     place = np.argwhere(size > 1e-9 * size.max())
-    step = max(1, round(scale / (ARROWS - 1)))
-    place = place[((place - place.min(0)) % step == 0).all(1)]
+    place = place[spread(place, scale)]
     vectors = field[tuple(place.T)]
     points = place.astype(float)
     length = 0.11 * scale

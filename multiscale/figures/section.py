@@ -17,50 +17,35 @@ from micro.runtime.arrays import Bools, Floats
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A layer of elements in the middle of the grid, seen along ``axis``; lengths in millimetres.
+    """The layer of elements across z in the middle of the grid; lengths in millimetres.
 
     Attributes
     ----------
-    axis : int
-        Normal of the section.
     place : float
         Where it cuts the axis.
     layer_index, node_index : int
         Layer of elements and of nodes.
-    directions : tuple of two int
-        Axes drawn to the right and upward.
     points : array, shape (a+1, b+1, 2)
         The nodes, undeformed.
     quads : bool array, shape (a, b)
         Elements that are there.
     """
 
-    axis: int
     place: float
     layer_index: int
     node_index: int
-    directions: tuple[int, int]
     points: Floats
     quads: Bools
 
     @classmethod
-    def of(cls, present: Bools, axis: int, cell_size_m: float) -> Section:
+    def of(cls, present: Bools, cell_size_m: float) -> Section:
         """The middle of a grid where the elements ``present`` (nx, ny, nz) are there."""
-        count = present.shape[axis]
-        right, up = [d for d in range(3) if d != axis]
+        nx, ny, nz = present.shape
         edge = cell_size_m * 1e3
-        ticks = [np.arange(present.shape[d] + 1) * edge for d in (right, up)]
+        ticks = [np.arange(count + 1) * edge for count in (nx, ny)]
         points = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1)
-        layer, node = count // 2, (count + 1) // 2
-        return cls(
-            axis,
-            node * edge,
-            min(layer, count - 1),
-            node,
-            (right, up),
-            points,
-            present.take(layer, axis=axis),
-        )
+        layer, node = nz // 2, (nz + 1) // 2
+        return cls(node * edge, layer, node, points, present[:, :, layer])
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -77,15 +62,15 @@ class Section:
     @property
     def name(self) -> str:
         """For a title: ``section z = 100 mm``."""
-        return f"section {'xyz'[self.axis]} = {self.place:g} mm"
+        return f"section z = {self.place:g} mm"
 
     def layer(self, field: NDArray) -> NDArray:
         """The section's part of an element field, (nx, ny, nz, ...) to (a, b, ...)."""
-        return field.take(self.layer_index, axis=self.axis)
+        return field[:, :, self.layer_index]
 
     def nodes(self, field: ArrayLike) -> NDArray:
         """The section's part of a node field, (nx+1, ny+1, nz+1, ...) to (a+1, b+1, ...)."""
-        return np.asarray(field).take(self.node_index, axis=self.axis)
+        return np.asarray(field)[:, :, self.node_index]
 
     def triangulation(self, points: Floats) -> Triangulation:
         """Two triangles an element that is there, through (moved) points (a+1, b+1, 2)."""

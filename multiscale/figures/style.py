@@ -44,9 +44,8 @@ def section_axes(ax: Axes, section: Section, margin: float) -> None:
     width, height = section.extent
     room = margin * max(width, height)
     ax.set(xlim=(-room, width + room), ylim=(-room, height + room), aspect="equal")
-    right, up = section.directions
-    ax.set_xlabel(f"{'xyz'[right]} (mm)")
-    ax.set_ylabel(f"{'xyz'[up]} (mm)")
+    ax.set_xlabel("x (mm)")
+    ax.set_ylabel("y (mm)")
     tidy(ax)
 
 

@@ -147,24 +147,6 @@ def test_drawing_leaves_no_global_state(tmp_path: Path):
     assert dict(mpl.rcParams) == before
 
 
-def test_any_axis_can_be_cut(tmp_path: Path):
-    hole, design, observed = regions()
-    reference, void = solutions()
-    for axis in range(3):
-        field_figures.tensor_figure(
-            tmp_path / f"{axis}.png", tensors(), solid=~hole, design=design, cell_size_m=H, axis=axis
-        )
-        field_figures.distortion_figure(
-            tmp_path / f"d{axis}.png",
-            reference.displacement,
-            [void],
-            observed=observed,
-            cell_size_m=H,
-            axis=axis,
-        )
-    assert len(list(tmp_path.iterdir())) == 6
-
-
 def test_a_cloak_that_is_perfect_can_be_drawn(tmp_path: Path):
     # Nothing differs: the logarithmic scale has no smallest value of its own.
     reference = solutions()[0]
@@ -218,19 +200,17 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path):
 
 
 def test_the_section_is_the_middle_of_the_grid():
-    section = Section.of(np.ones(SHAPE, dtype=bool), 2, H)
+    section = Section.of(np.ones(SHAPE, dtype=bool), H)
     assert section.name == "section z = 15 mm"
     assert section.extent == (60.0, 50.0)
     field = np.random.default_rng(0).random(SHAPE)
     np.testing.assert_array_equal(section.layer(field), field[:, :, 3])
-    # Seen along x: y to the right, z upward.
-    assert Section.of(np.ones(SHAPE, dtype=bool), 0, H).directions == (1, 2)
-    assert Section.of(np.ones((3, 3, 1), dtype=bool), 2, H).layer_index == 0
+    assert Section.of(np.ones((3, 3, 1), dtype=bool), H).layer_index == 0
 
 
 def test_the_outline_surrounds_its_region():
     hole, *_ = regions()
-    section = Section.of(~hole, 2, H)
+    section = Section.of(~hole, H)
     lines = section.outline(hole, section.points).get_segments()
     length = sum(np.linalg.norm(np.diff(line, axis=0)) for line in lines)
     inside = np.pad(hole[:, :, 3], 1)
@@ -244,7 +224,7 @@ def test_the_outline_surrounds_its_region():
 
 def test_triangles_cover_the_elements_that_are_there():
     hole, *_ = regions()
-    section = Section.of(~hole, 2, H)
+    section = Section.of(~hole, H)
     mesh = section.triangulation(section.points)
     a, b, c = (np.stack([mesh.x, mesh.y], axis=1)[mesh.triangles[:, i]] for i in range(3))
     area = 0.5 * ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0])
