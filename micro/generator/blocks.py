@@ -219,7 +219,6 @@ def refined(
     samples: Samples,
     targets: Floats,
     *,
-    faces: Bools | None = None,
     progress: Progress = unheard,
     cache: Cache | None = None,
     **settings: Any,
@@ -232,8 +231,6 @@ def refined(
     samples : Samples
     targets : array, shape (m, 3)
         Of each sample.
-    faces : bool array, shape (m, r, r), optional
-        Faces that the samples continue and keep.
     progress : Progress
         Told how many cells are done.
     cache : Cache, optional
@@ -242,21 +239,15 @@ def refined(
         Further arguments of the generator's method.
     """
     jobs = [
-        (
-            generator,
-            samples.rows(np.arange(span.start, span.stop)),
-            targets[span],
-            None if faces is None else faces[span],
-            settings,
-        )
+        (generator, samples.rows(np.arange(span.start, span.stop)), targets[span], settings)
         for _, span in _spans(len(samples), _CELLS)
     ]
     return Refinement.joined(_done(_refined, jobs, Refinement, cache, progress, len(samples)))
 
 
-def _refined(job: tuple[Generator, Samples, Floats, Bools | None, dict[str, Any]]) -> Refinement:
-    generator, samples, targets, faces, settings = job
-    return generator.refined(samples, targets, faces=faces, **settings)
+def _refined(job: tuple[Generator, Samples, Floats, dict[str, Any]]) -> Refinement:
+    generator, samples, targets, settings = job
+    return generator.refined(samples, targets, **settings)
 
 
 def _done(
@@ -310,7 +301,7 @@ def make(block: Block) -> Made:
             tolerance=asked.tolerance,
             relative=asked.relative,
             trials=6,
-            faces=faces,
+            yielding=1.0 if faces is None else 0.0,
         )
         octants, C, trials, good = done.octants, done.C, done.trials, done.known
     else:

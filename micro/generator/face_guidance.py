@@ -9,6 +9,7 @@ steps toward the target tensor are confined to directions in which the face stay
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -31,6 +32,43 @@ _HELD = 0.05
 """Share of its largest response to a direction above which the face counts as moved by it."""
 
 
+class FaceLayer:
+    """The outer face of a space's cells: which of its points, and how they answer to the coordinates.
+
+    Parameters
+    ----------
+    space : ShapeSpace
+    """
+
+    def __init__(self, space: ShapeSpace):
+        n = space.n
+        i, j, k = chamber(n).voxels
+        self.n, self.points = n, np.flatnonzero(i == 0)
+        self.row, self.column = j[self.points], k[self.points]
+        self.response = space.basis[:, self.points].astype(np.float64)
+        self.mean = space.mean[self.points].astype(np.float64)
+        weight = np.where(self.row == self.column, 1.0, 2.0)
+        gram = (self.response * weight) @ self.response.T
+        damping = _DAMPING * np.trace(gram) / len(gram)
+        self.pull = (weight[:, None] * self.response.T) @ np.linalg.inv(gram + damping * np.eye(len(gram)))
+        values, vectors = np.linalg.eigh(gram)
+        moved = vectors[:, values > _HELD**2 * values[-1]]
+        self._moving = moved @ moved.T
+
+    def free(self, yielding: float = 0.0) -> Floats:
+        """How readily steps take each direction, (d, d).
+
+        A projector onto those that leave the face as it is, if it does not yield.
+        """
+        return np.eye(len(self._moving)) - (1.0 - yielding) * self._moving
+
+
+@lru_cache(maxsize=4)
+def face_layer(space: ShapeSpace) -> FaceLayer:
+    """That of a space; it takes a second and a half to find for 512 coordinates."""
+    return FaceLayer(space)
+
+
 class FaceGuide:
     """Wanted faces of m cells.
 
@@ -39,8 +77,6 @@ class FaceGuide:
     space : ShapeSpace
     faces : bool array, shape (m, r, r)
         Outer faces of octants (:meth:`micro.cell.cellset.CellSet.faces`), at any resolution r.
-    yielding : float
-        How readily later steps move the faces, compared with all else: 0 not at all.
 
     Raises
     ------
@@ -48,45 +84,32 @@ class FaceGuide:
         If the faces are not bool, square and symmetric.
     """
 
-    def __init__(self, space: ShapeSpace, faces: ArrayLike, yielding: float = 0.0):
+    def __init__(self, space: ShapeSpace, faces: ArrayLike):
         wanted = np.asarray(faces)
         if wanted.dtype != bool or wanted.ndim != 3 or wanted.shape[1] != wanted.shape[2]:
             raise InputError("faces are a bool array (m, r, r)", key="faces", value=wanted.shape)
         if (wanted != wanted.transpose(0, 2, 1)).any():
             raise InputError("faces are symmetric about their diagonal", key="faces")
-        n = space.n
-        i, j, k = chamber(n).voxels
-        self._layer = np.flatnonzero(i == 0)
-        at = ((np.arange(n) + 0.5) * wanted.shape[1] / n).astype(int)
+        self._layer = layer = face_layer(space)
+        at = ((np.arange(layer.n) + 0.5) * wanted.shape[1] / layer.n).astype(int)
         pattern = wanted[:, at][:, :, at]
-        self._wanted = np.stack([_levels(p, n) for p in pattern])[:, j[self._layer], k[self._layer]]
-        self._response = space.basis[:, self._layer].astype(np.float64)
-        self._mean = space.mean[self._layer].astype(np.float64)
-        weight = np.where(j[self._layer] == k[self._layer], 1.0, 2.0)
-        gram = (self._response * weight) @ self._response.T
-        damping = _DAMPING * np.trace(gram) / len(gram)
-        self._pull = (weight[:, None] * self._response.T) @ np.linalg.inv(gram + damping * np.eye(len(gram)))
-        values, vectors = np.linalg.eigh(gram)
-        moved = vectors[:, values > _HELD**2 * values[-1]]
-        self.free: Floats = np.eye(len(gram)) - (1.0 - yielding) * moved @ moved.T
-        """How readily later steps take each direction, (d, d): a projector onto those that leave the face as
-        it is, if it does not yield."""
+        self._wanted = np.stack([_levels(p, layer.n) for p in pattern])[:, layer.row, layer.column]
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         """Coordinates (b, d) of cells ``rows`` (b,) pulled onto their faces."""
         # Products by torch, as the network's: numpy's threads and torch's would take turns waiting for each
         # other at every step (three times slower on two cores).
         at = z.double().cpu()
-        level = (at @ torch.from_numpy(self._response)).numpy() + self._mean
+        level = (at @ torch.from_numpy(self._layer.response)).numpy() + self._layer.mean
         wanted = self._wanted[rows.cpu().numpy()]
         # Deeper in the solid or the void than asked for is as good.
         beyond = level * np.sign(wanted) > np.abs(wanted)
         missing = torch.from_numpy(np.where(beyond, 0.0, wanted - level))
-        return (at + missing @ torch.from_numpy(self._pull)).to(z)
+        return (at + missing @ torch.from_numpy(self._layer.pull)).to(z)
 
     def mismatch(self, solids: Bools) -> Floats:
         """Of octants (m, n, n, n) at the space's resolution: 1 - overlap (Eq. 5) of face and wanted one."""
-        own = chamber(solids.shape[-1]).fold(solids)[:, self._layer]
+        own = chamber(solids.shape[-1]).fold(solids)[:, self._layer.points]
         wanted = self._wanted > 0
         both = (own & wanted).sum(axis=1)
         either = np.sqrt(own.sum(axis=1) * wanted.sum(axis=1))

@@ -25,7 +25,7 @@ from micro.cell.cellset import CellSet
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.diffusion.weights import Model
-from micro.generator.face_guidance import FaceGuide
+from micro.generator.face_guidance import FaceGuide, face_layer
 from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
 from micro.generator.likeness import YIELDING, Likeness
 from micro.generator.refinement import RELATIVE, Refinement, refine
@@ -171,7 +171,8 @@ class Generator:
             if steering:
                 # Those chosen among several are redistanced already.
                 z = self._delivery.redistanced(z).z if draws == 1 else z
-                z = self._steered(z, wanted[row], volumes[row], steering, near, open)
+                free = None if face is None else face_layer(self.model.space).free()
+                z = self._steered(z, wanted[row], volumes[row], steering, near, open, free)
             parts.append(self._delivery.samples(z, row, resolution, open))
             progress(int(of[-1]) + 1, len(numbers))
         return joined(parts, resolution)
@@ -238,8 +239,7 @@ class Generator:
     ) -> Samples:
         """Cells of coordinates (m, d) that were drawn together, each steered onto its target (m, 3).
 
-        Steering moves the outer faces less readily than the rest; ``refined(..., faces=..., yielding=...)``
-        with the samples' own faces does as well.
+        Steering moves the outer faces less readily than the rest; ``refined(..., yielding=...)`` does so too.
 
         Parameters
         ----------
@@ -249,17 +249,15 @@ class Generator:
         steering, resolution, open
             As of :meth:`sample`.
         yielding : float
-            How readily steering moves the outer faces (:class:`micro.generator.face_guidance.FaceGuide`).
+            How readily steering moves the outer faces, compared with all else.
         """
         wanted, volumes, _ = _checked(targets, None, 0, 1, 1, resolution)
         m = len(wanted)
         if steering:
-            n = self.model.space.n
-            stay = FaceGuide(self.model.space, np.zeros((m, n, n), dtype=bool), yielding)
-            decoder = Decoder(self.model.space, self.model.surrogate)
-            keep = Guidance(decoder, (), np.arange(m), stay)
+            nothing = Guidance(Decoder(self.model.space, self.model.surrogate), (), np.arange(m), None)
             z = self._delivery.redistanced(z).z
-            z = self._steered(z, wanted, volumes, steering, keep, open)
+            free = face_layer(self.model.space).free(yielding)
+            z = self._steered(z, wanted, volumes, steering, nothing, open, free)
         return self._delivery.samples(z, np.arange(m), resolution, open)
 
     def refine(
@@ -270,14 +268,13 @@ class Generator:
         tolerance: float = 2e-3,
         relative: float = RELATIVE,
         trials: int = 6,
-        faces: ArrayLike | None = None,
+        yielding: float = 1.0,
     ) -> CellSet:
         """Cells moved onto their targets (q, 3) by the homogeniser's slopes
         (:mod:`micro.generator.refinement`).
 
         Returns a CellSet of the samples that could be homogenised, in their order, with the row of the
-        target, the number of the sample and the homogenisations spent as parameters. With the ``faces``
-        (q, r, r) that the samples continue, they are moved only so that these stay.
+        target, the number of the sample and the homogenisations spent as parameters.
 
         Parameters
         ----------
@@ -288,12 +285,12 @@ class Generator:
             Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
         trials : int
             Homogenisations of a cell at most, the first one included.
-        faces : bool array, shape (q, r, r), optional
+        yielding : float
+            How readily the outer faces move, compared with all else; 0 where they continue given ones.
         """
         wanted = np.asarray(targets, dtype=np.float64).reshape(-1, 3)[samples.target]
-        done = self.refined(
-            samples, wanted, tolerance=tolerance, relative=relative, trials=trials, faces=faces
-        )
+        settings: dict[str, Any] = {"tolerance": tolerance, "relative": relative, "trials": trials}
+        done = self.refined(samples, wanted, yielding=yielding, **settings)
         return generated(samples, done.octants, done.C, done.trials, done.known)
 
     def refined(
@@ -304,8 +301,7 @@ class Generator:
         tolerance: float,
         relative: float = RELATIVE,
         trials: int,
-        faces: ArrayLike | None = None,
-        yielding: float = 0.0,
+        yielding: float = 1.0,
     ) -> Refinement:
         """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each.
 
@@ -313,12 +309,9 @@ class Generator:
         ----------
         samples : Samples
         targets : array, shape (m, 3)
-        tolerance, relative, trials, faces
+        tolerance, relative, trials, yielding
             As of :meth:`refine`.
-        yielding : float
-            How readily the faces move all the same (:class:`micro.generator.face_guidance.FaceGuide`).
         """
-        free = None if faces is None else FaceGuide(self.model.space, faces, yielding).free
         return refine(
             self.model.space,
             samples.z,
@@ -329,7 +322,7 @@ class Generator:
             relative=relative,
             trials=trials,
             nu=self.model.poisson,
-            free=free,
+            free=None if yielding == 1.0 else face_layer(self.model.space).free(yielding),
         )
 
     def _choose(
@@ -381,9 +374,19 @@ class Generator:
         return found.z[np.arange(len(best)) * draws + best]
 
     def _steered(
-        self, z: Singles, C: Floats, volume: Floats, rounds: int, guide: Guidance, open: bool
+        self,
+        z: Singles,
+        C: Floats,
+        volume: Floats,
+        rounds: int,
+        guide: Guidance,
+        open: bool,
+        free: Floats | None,
     ) -> Singles:
-        """Cells (m, d) moved onto their tensors, where any is asked for, and onto the volume beside it."""
+        """Cells (m, d) moved onto their tensors, where any is asked for, and onto the volume beside it.
+
+        Steps take each direction as readily as ``free`` (d, d) says.
+        """
         given = np.flatnonzero(np.isfinite(C).all(axis=1))
         if len(given) == 0:
             return z
@@ -399,7 +402,6 @@ class Generator:
             stays = np.array([c or is_open(o) for c, o in zip(closed, found.solid, strict=True)], dtype=bool)
             return found.z, (found.clean >= CLEAN) & found.touches & stays
 
-        free = None if guide.face is None else guide.face.free
         beside = guide.rows(given).beside(volume[given])
         out[given], _ = steer(self.model.surrogate, z[given], C[given], redistance, rounds, free, beside)
         return out

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from micro.generator.face_guidance import FaceGuide
+from micro.generator.face_guidance import face_layer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
 from micro.runtime.jobs import fingerprint
@@ -104,7 +104,7 @@ class Likeness:
         self._laplacian = sparse.diags_array(met + own) - between
         self._parts: list[tuple[float, Floats | None]] = [(strength.cells, None)]
         if strength.cells != strength.faces:
-            free = FaceGuide(space, np.zeros((1, space.n, space.n), dtype=bool)).free
+            free = face_layer(space).free()
             self._parts = [(strength.cells, free), (strength.faces, np.eye(len(free)) - free)]
         self._solvers = [
             splu(sparse.csc_array(sparse.diags_array(self._size) + s * self._laplacian))

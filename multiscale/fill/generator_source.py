@@ -156,7 +156,7 @@ class GeneratorSource:
         samples: Samples = offered.origin
         held = offered.faces[chosen]  # on which the neighbours agree
         refining = partial(progress, what="refining cells")
-        found = self._refined(samples.rows(chosen), targets, bounds, refining, faces=held, yielding=YIELDING)
+        found = self._refined(samples.rows(chosen), targets, bounds, refining, yielding=YIELDING)
         octants, C = found.octants.copy(), found.C.copy()
         generated = found.known & found.start_known
         before, C_before = found.start_octants.copy(), found.start_C.copy()
@@ -191,7 +191,7 @@ class GeneratorSource:
         """As :class:`CellSource`: drawn under guidance by the face, refined so that it hardly moves."""
         samples = self._drawn(targets, self.seed, faces=faces, draws=_GUIDED_DRAWS, steering=_STEERING)
         continuing = partial(progress, what="cells that continue their neighbours")
-        found = self._refined(samples, targets, bounds, continuing, trials, faces=faces, yielding=YIELDING)
+        found = self._refined(samples, targets, bounds, continuing, trials, yielding=YIELDING)
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Matched(self._generated(found, rows), rows)
 

@@ -8,7 +8,7 @@ from scipy import sparse
 from micro.cell.octant import face
 from micro.explore.sequence import along_a_chain
 from micro.generator import blocks
-from micro.generator.face_guidance import FaceGuide
+from micro.generator.face_guidance import face_layer
 from micro.generator.generator import Generator
 from micro.generator.likeness import LATTICE, Likeness, Strength
 from micro.runtime.errors import InputError
@@ -39,7 +39,7 @@ def test_a_step_minimises_its_energy(generator, cells, faces):
         beside=beside,
     )
     z = step(x, 1.0)
-    free = FaceGuide(space, np.zeros((1, space.n, space.n), dtype=bool)).free
+    free = face_layer(space).free()
     pulled = sum(counts[:, [h]] * (z - z[h]) for h in range(m))
     pulled = pulled + sum(beside[:, [h]] * (z - given[h]) for h in range(f))
     gradient = size[:, None] * (z - x) + cells * pulled @ free + faces * (pulled - pulled @ free)
