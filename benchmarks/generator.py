@@ -42,13 +42,25 @@ from micro.cell.cellset import CellSet
 from micro.cell.chamber import unpack
 from micro.data.packaged import load_dataset, load_gamut, load_library
 from micro.dataset.dataset import part
-from micro.generator.accuracy import diversity, measure
+from micro.generator.accuracy import measure
 from micro.generator.generator import Generator
+from micro.generator.samples import Samples
 from micro.homogenize.fields import Status
 from micro.library import retrieval as library
 from micro.runtime.files import write_json
 
 Floats = NDArray[np.float64]
+
+
+def diversity(samples: Samples) -> NDArray[np.float64]:
+    """Similarities (Eq. 5) of all pairs of cells made for the same target."""
+    octants = samples.octants()
+    found = []
+    for target in np.unique(samples.target):
+        rows = np.flatnonzero(samples.target == target)
+        for i, a in enumerate(rows):
+            found += [float(cell.similarity(octants[a], octants[b])) for b in rows[i + 1 :]]
+    return np.array(found)
 
 
 def random_targets(count: int, seed: int = 0, inside: tuple[float, float] = (0.0, np.inf)) -> Floats:

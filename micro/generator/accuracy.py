@@ -1,4 +1,4 @@
-"""How good a generator is: errors of the delivered cells' own tensors, cleanliness, diversity."""
+"""How good a generator is: errors of the delivered cells' own tensors, cleanliness."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micro.cell import octant as cell, tensor
+from micro.cell import tensor
 from micro.generator.generator import Generator
 from micro.generator.samples import CLEAN, Samples
 from micro.homogenize.fields import Status
@@ -65,17 +65,6 @@ def cleanliness(samples: Samples) -> dict[str, float]:
         "disconnected": float((~(whole & samples.connected)).mean()),
         "loose_solid_mean": float((1 - samples.raw_clean).mean()),
     }
-
-
-def diversity(samples: Samples) -> Floats:
-    """Similarities (Eq. 5) of all pairs of cells made for the same target."""
-    octants = samples.octants()
-    found = []
-    for target in np.unique(samples.target):
-        rows = np.flatnonzero(samples.target == target)
-        for i, a in enumerate(rows):
-            found += [float(cell.similarity(octants[a], octants[b])) for b in rows[i + 1 :]]
-    return np.array(found)
 
 
 def measure(

@@ -45,7 +45,7 @@ from multiscale.export.volume.svx import density_picture, write_svx
 from multiscale.export.volume.vdb import find_openvdb, write_vdb
 from multiscale.export.volume.vti import lattice_fields, write_voxels, write_vtu
 from multiscale.lattice.block import Block
-from multiscale.lattice.lattice import Lattice, coarsen
+from multiscale.lattice.lattice import Lattice, coarsen, resolutions
 from multiscale.rundir.directory import find_lattice
 
 MOST_TRIANGLES = 40_000_000  # a 2 GB STL: more than most slicers open
@@ -234,9 +234,8 @@ def _check_pieces(request: Request, chosen: Format) -> None:
 
 
 def _default_size(lattice: Lattice, chosen: Format) -> int:
-    own = lattice.voxels_per_cell
-    most = chosen.most_per_cell or own
-    return max(2 * k for k in range(1, own // 2 + 1) if (own // 2) % k == 0 and (2 * k <= most or k == 1))
+    most = chosen.most_per_cell or lattice.voxels_per_cell
+    return max(size for size in resolutions(lattice.cells.n) if size <= most or size == 2)
 
 
 def _surface(write: Callable[..., Surface], bytes_per_triangle: int) -> Callable[[Request], None]:
@@ -467,10 +466,8 @@ def _refuse_if_absurd(request: Request, amount: int, most: int, unit: str, *, po
         return
     elements = max(1, int(np.prod(request.block.shape) * most / amount))
     fitting = f"a region of about {elements:,} elements (--region)"
-    n = request.lattice.cells.n
-    coarser = [
-        2 * k for k in range(1, n) if n % k == 0 and amount * (2 * k / request.per_cell) ** power <= most
-    ]
+    sizes = resolutions(request.lattice.cells.n)[:-1]
+    coarser = [size for size in sizes if amount * (size / request.per_cell) ** power <= most]
     if coarser and coarser[-1] < request.per_cell:
         fitting += f" or {coarser[-1]} voxels per cell"
     raise InputError(

@@ -22,7 +22,7 @@ from micro.runtime.files import PathLike
 from multiscale.figures.own_process import Arrays, Images, answer, drawn
 from multiscale.figures.style import ACCENT, INK, add_title, new_figure, save
 from multiscale.lattice.block import Block
-from multiscale.lattice.lattice import Lattice
+from multiscale.lattice.lattice import Lattice, resolutions
 
 # Viridis without its darkest part, in which shading would drown.
 _COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.12, 1, 256)), name="viridis from 12 %")
@@ -123,10 +123,9 @@ def fitting_resolution(lattice: Lattice, block: Block, budget: int) -> int:
 
     A divisor of the cells' own number and at most half of it: averaged voxels make a smooth surface.
     """
-    n = lattice.cells.n
     elements = int(np.prod(block.shape))
-    possible = [2 * k for k in range(1, max(n // 2, 1) + 1) if n % k == 0]
-    return [s for s in possible if elements * s**3 <= budget or s == possible[0]][-1]
+    coarser = resolutions(lattice.cells.n)[:-1]
+    return max([s for s in coarser if elements * s**3 <= budget], default=2)
 
 
 def surface(lattice: Lattice, block: Block, per_cell: int, *, frame: Floats | None = None) -> Mesh:

@@ -323,6 +323,11 @@ def coarsen(octants: Bools, per_cell: int) -> Bools:
     return solid_fractions(octants, per_cell) >= 0.5
 
 
+def resolutions(n: int) -> list[int]:
+    """Voxels along a cell's edge that octants of n can be coarsened to, ascending; the last is their own."""
+    return [2 * k for k in range(1, n + 1) if n % k == 0]
+
+
 def solid_fractions(octants: Bools, per_cell: int) -> Singles:
     """Solid fraction of the coarse voxels of octants, at ``per_cell`` voxels a cell.
 
@@ -343,8 +348,8 @@ def solid_fractions(octants: Bools, per_cell: int) -> Singles:
     """
     m, n = octants.shape[:2]
     size = per_cell // 2
-    if per_cell < 2 or per_cell % 2 or n % size:
-        allowed = ", ".join(str(2 * k) for k in range(1, n + 1) if n % k == 0)
+    if per_cell not in resolutions(n):
+        allowed = ", ".join(map(str, resolutions(n)))
         raise InputError(f"voxels per cell must be one of {allowed}", key="per_cell", value=per_cell)
     step = n // size
     counts = octants.reshape(m, size, step, size, step, size, step).sum(axis=(2, 4, 6), dtype=np.int32)

@@ -20,7 +20,7 @@ from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from multiscale.export.mesh.decimation import border, decimate, without_unused
 from multiscale.export.mesh.surface import clear_of_level, find_level
 from multiscale.lattice.block import Block
-from multiscale.lattice.lattice import Lattice, coarsen, solid_fractions
+from multiscale.lattice.lattice import Lattice, coarsen, resolutions, solid_fractions
 
 _THIN = 0.12  # of the way from void to solid
 _NEAR = 0.02  # relative volume error that an offset may make up: about a twentieth of a voxel
@@ -130,9 +130,8 @@ def cell_mesh(voxels: Bools, options: MeshOptions, *, whole: bool = False) -> Ce
     changes, is made up by moving the surface along its normals, by a small part of a voxel.
     """
     wanted = float(voxels.mean())
-    finest = len(voxels) if whole else 2 * len(voxels)
     mesh = CellMesh(np.empty((0, 3)), np.empty((0, 3), dtype=np.int64), 0.0)
-    for size in [2 * k for k in range(1, finest // 2 + 1) if (finest // 2) % k == 0]:
+    for size in resolutions(len(voxels) // 2 if whole else len(voxels)):
         if size >= options.per_cell and mesh.volume == 0:
             mesh = _mesh_at(voxels, size, wanted, options, whole)
     return mesh

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,24 +41,26 @@ end_header
 
 
 def write_ply(
-    lattice: Lattice,
-    path: PathLike,
-    block: Block,
-    *,
-    per_cell: int,
-    smooth: float = 0.0,
-    decimate: float = 0.0,
-    progress: Progress = unheard,
+    lattice: Lattice, path: PathLike, block: Block, *, progress: Progress = unheard, **options: Any
 ) -> Surface:
-    """Write a block's surface as PLY, atomically; options as :func:`multiscale.export.mesh.stl.write_stl`.
+    """Write a block's surface as PLY, atomically.
 
     Binary; triangles wait in a temporary file, because PLY wants all points first.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    path : path
+    block : Block
+    progress : Progress, optional
+    **options
+        Of :func:`multiscale.export.mesh.surface.surface_meshes`.
     """
     tally = _Tally(lattice, block, progress)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(_PLY.format(points=0, faces=0).encode())
         with tempfile.TemporaryFile(dir=temporary.parent) as waiting:
-            for points, faces in _joined(lattice, block, per_cell, smooth, decimate, tally):
+            for points, faces in _joined(lattice, block, tally, options):
                 file.write(points.astype("<f4").tobytes())
                 records = np.empty(len(faces), dtype=_FACE)
                 records["count"], records["points"] = 3, faces
@@ -71,20 +74,19 @@ def write_ply(
 
 
 def write_obj(
-    lattice: Lattice,
-    path: PathLike,
-    block: Block,
-    *,
-    per_cell: int,
-    smooth: float = 0.0,
-    decimate: float = 0.0,
-    progress: Progress = unheard,
+    lattice: Lattice, path: PathLike, block: Block, *, progress: Progress = unheard, **options: Any
 ) -> Surface:
-    """Write a block's surface as OBJ, atomically; options as :func:`multiscale.export.mesh.stl.write_stl`."""
+    """Write a block's surface as OBJ, atomically.
+
+    Parameters
+    ----------
+    lattice, path, block, progress, **options
+        As :func:`write_ply`.
+    """
     tally = _Tally(lattice, block, progress)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(b"# multiscale lattice, millimetres\n")
-        for points, faces in _joined(lattice, block, per_cell, smooth, decimate, tally):
+        for points, faces in _joined(lattice, block, tally, options):
             # Nine digits are float32 to the last bit.
             for record, values in (("v %.9g %.9g %.9g\n", points), ("f %d %d %d\n", faces + 1)):
                 for start in range(0, len(values), _AT_ONCE):
@@ -116,11 +118,11 @@ class _Tally:
 
 
 def _joined(
-    lattice: Lattice, block: Block, per_cell: int, smooth: float, decimate: float, tally: _Tally
+    lattice: Lattice, block: Block, tally: _Tally, options: dict[str, Any]
 ) -> Iterator[tuple[Singles, Ints]]:
     """New points of each slab, and its triangles by the numbers of all points so far."""
     shared: dict[tuple[float, ...], int] = {}
-    for slab in surface_meshes(lattice, block, per_cell=per_cell, smooth=smooth, decimate=decimate):
+    for slab in surface_meshes(lattice, block, **options):
         points, faces = welded(slab.points, slab.faces)
         tally.add(points, faces)
         number = np.full(len(points), -1, dtype=np.int64)
