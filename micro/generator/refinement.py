@@ -21,6 +21,7 @@ from micro.cell import tensor
 from micro.homogenize.fields import Status
 from micro.homogenize.secant import broyden, cut, least_norm
 from micro.homogenize.sensitivity import sensitivities
+from micro.runtime import memory
 from micro.runtime.arrays import Floats, Singles
 from micro.shape import slopes as shape_slopes
 from micro.shape.space import ShapeSpace
@@ -125,12 +126,12 @@ def refine(
     """
     together = max(1, _VOXELS // n**3)
     homogenised = _Homogenised(space, deliver, tensor.Bounds(tolerance, relative), nu)
-    return Refinement.joined(
-        [
-            _refined(space, z[i : i + together], targets[i : i + together], homogenised, trials, free)
-            for i in range(0, max(1, len(z)), together)
-        ]
-    )
+    parts = []
+    for i in range(0, max(1, len(z)), together):
+        some = slice(i, i + together)
+        parts.append(_refined(space, z[some], targets[some], homogenised, trials, free))
+        memory.trim()
+    return Refinement.joined(parts)
 
 
 def _refined(
