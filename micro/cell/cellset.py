@@ -164,18 +164,12 @@ class CellSet:
     def subset(self, index: ArrayLike | slice) -> CellSet:
         """The cells at ``index`` (integers, a mask or a slice), in that order, repeats allowed."""
         rows = self._rows(index)
-        return replace(
-            self,
-            packed=self.packed[rows],
-            C=self.C[rows],
-            volume=self.volume[rows],
-            family=self.family[rows],
-            params=self.params[rows],
-        )
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        return replace(self, **arrays)
 
     def read_only(self) -> CellSet:
         """The set itself, its arrays protected from being written to: one that several share."""
-        for name in ("packed", "C", "volume", "family", "params"):
+        for name in _ARRAYS:
             getattr(self, name).setflags(write=False)
         return self
 
@@ -204,16 +198,11 @@ class CellSet:
         padded = [
             np.pad(s.params, ((0, 0), (0, width - s.params.shape[1])), constant_values=np.nan) for s in sets
         ]
-        return CellSet(
-            n=sets[0].n,
-            packed=np.concatenate([s.packed for s in sets]),
-            C=np.concatenate([s.C for s in sets]),
-            volume=np.concatenate([s.volume for s in sets]),
-            family=np.concatenate([s.family for s in sets]),
-            params=np.concatenate(padded),
-            attrs=dict(sets[0].attrs if attrs is None else attrs),
-            poisson=sets[0].poisson,
-        )
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(s, name) for s in sets]) for name in _ARRAYS if name != "params"
+        }
+        attrs = dict(sets[0].attrs if attrs is None else attrs)
+        return replace(sets[0], **arrays, params=np.concatenate(padded), attrs=attrs)
 
     def digest(self) -> str:
         """SHA-256 of the cells (attributes left out), as hex: the set's identity."""

@@ -91,7 +91,7 @@ def generate(
     from micro.generator.regressor import SUFFIX
     from micro.generator.scalars import Scalar
 
-    single = (c11, c12, c44)
+    single, given = (c11, c12, c44), np.array([np.nan if volume is None else volume])
     if targets is not None and (any(v is not None for v in single) or volume is not None):
         raise InputError("excludes --c11, --c12, --c44 and --volume", key="--targets")
     if targets is not None:
@@ -99,11 +99,11 @@ def generate(
     elif all(v is not None for v in single):
         wanted = np.array([single], dtype=np.float64)
         check_targets(wanted)
-        volumes = np.array([np.nan if volume is None else volume])
+        volumes = given
     elif any(v is not None for v in single):
         raise InputError("--c11, --c12 and --c44 are given together", key="--c11", value=single)
     else:
-        wanted, volumes = np.full((1, 3), np.nan), np.array([np.nan if volume is None else volume])
+        wanted, volumes = np.full((1, 3), np.nan), given
     require_positive({"--per-target": per_target})
     if refine and not np.isfinite(wanted).all():
         raise InputError("needs target tensors", key="--refine")
@@ -224,26 +224,17 @@ def train(
     if regress is not None:
         from micro.training.regression import FILE, train_regressor
 
-        found = train_regressor(
-            cells,
-            out,
-            regress,
-            before or Generator.load().model,
-            settings,
-            report=lambda line: print(_brief(line), file=sys.stderr, flush=True),
-        )
+        model = before or Generator.load().model
+        found = train_regressor(cells, out, regress, model, settings, report=_report)
         print(f"{out / FILE}: R2 {found.card['r2']:.4f} on the test part")
         return
-    run(
-        cells,
-        out,
-        settings,
-        start=before,
-        device=device,
-        report=lambda line: print(_brief(line), file=sys.stderr, flush=True),
-        command=shlex.join(["micro", *sys.argv[1:]]),
-    )
+    command = shlex.join(["micro", *sys.argv[1:]])
+    run(cells, out, settings, start=before, device=device, report=_report, command=command)
     print(out / "generator.safetensors")
+
+
+def _report(line: dict[str, Any]) -> None:
+    print(_brief(line), file=sys.stderr, flush=True)
 
 
 def _brief(line: dict[str, Any]) -> str:

@@ -133,14 +133,8 @@ def homogenize(
         raise InputError("lies between 1e-12 and 1", key="--rtol", value=rtol)
     if octant and general:
         raise InputError("excludes --general", key="--octant")
-    read = read_voxels(
-        file,
-        array=array,
-        resolution=resolution,
-        box=None if box is None else _box(box),
-        solid=solid,
-        moduli=moduli,
-    )
+    cell = None if box is None else _box(box)
+    read = read_voxels(file, array=array, resolution=resolution, box=cell, solid=solid, moduli=moduli)
     voxels = read.values
     edges = (
         read.edges if spacing is None else three_numbers(spacing, "--spacing", "three numbers with commas")

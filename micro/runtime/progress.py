@@ -51,22 +51,21 @@ class Task:
     ----------
     owner : Reporter
     name : str
-    total, done : int
+    total : int
     steady : bool
         Whether steps take alike, so that the time left can be told.
     """
 
-    def __init__(self, owner: Reporter, name: str, total: int, done: int = 0, steady: bool = True):
+    def __init__(self, owner: Reporter, name: str, total: int, steady: bool = True):
         self._owner = owner
         self._steady = steady
         self.name = name
         self.total = total
-        self.done = done
-        self._first = done
+        self.done = self._first = 0
         self._start = self._last = time.monotonic()
         self._bar: TaskID | None = None
         if owner.live is not None:
-            self._bar = owner.live.add_task(name, total=total, completed=done, detail="")
+            self._bar = owner.live.add_task(name, total=total, detail="")
 
     def advance(self, count: int = 1, detail: str = "", values: Mapping[str, Any] | None = None) -> None:
         """``count`` more are done; ``detail`` is shown beside the bar, ``values`` go into JSON lines."""
@@ -152,13 +151,13 @@ class Reporter:
             sys.stdout.flush()
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0, steady: bool = True) -> Iterator[Task]:
-        """A bar for ``total`` steps, ``done`` of them done before; ``steady`` ones tell the time left.
+    def task(self, name: str, total: int, steady: bool = True) -> Iterator[Task]:
+        """A bar for ``total`` steps; ``steady`` ones tell the time left.
 
         Parameters
         ----------
         name : str
-        total, done : int
+        total : int
         steady : bool
             Whether steps take alike, so that the time left can be told.
         """
@@ -173,7 +172,7 @@ class Reporter:
                 transient=True,
             )
             self.live.start()
-        task = Task(self, name, total, done, steady)
+        task = Task(self, name, total, steady)
         try:
             yield task
         finally:

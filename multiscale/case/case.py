@@ -143,6 +143,10 @@ class Case(Table):
             known.append(("design", self.design.source, ()))
         return tuple(known)
 
+    def error(self, key: str, reason: str, value: object = None) -> InputError:
+        """What is wrong at a dotted ``key`` of this case, where that shows on the grid only."""
+        return InputError(reason, file=self.file, key=key, value=value)
+
     def to_toml(self) -> str:
         """The resolved case, all defaults filled in, as TOML that reads back to an equal case."""
         return toml_text(self.model_dump(mode="json", exclude_none=True))

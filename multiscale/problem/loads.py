@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Bools, Floats
-from micro.runtime.errors import InputError
 from multiscale.case.boundary import Load, Place
 from multiscale.case.case import Case
 from multiscale.case.shapes import All
@@ -74,11 +73,10 @@ def build_load(
         for component, amount in moved.items():
             clash = here & fixed[..., component] & (np.abs(value[..., component] - amount) > 1e-12)
             if clash.any():
-                raise InputError(
+                raise case.error(
+                    f"{key}.{at}",
                     f"prescribes {AXIS_NAMES[component]} at {int(clash.sum())} nodes where an earlier entry "
                     "prescribes another value: keep the places apart with 'within'",
-                    file=case.file,
-                    key=f"{key}.{at}",
                 )
             fixed[here, component] = True
             value[here, component] = amount
@@ -130,10 +128,8 @@ def build_target(case: Case, index: int, solid: Bools, refine: int = 1) -> Targe
             mask[here, component] = True
             value[here, component] = _profile(case, target, wanted, here, key) / case.grid.cell_size_mm
     if not value.any():
-        raise InputError(
-            "the wanted displacement is zero everywhere: support these nodes instead",
-            file=case.file,
-            key="objective.targets",
+        raise case.error(
+            "objective.targets", "the wanted displacement is zero everywhere: support these nodes instead"
         )
     return TargetField(*_refined(mask, value, refine))
 
@@ -152,11 +148,10 @@ def _profile(case: Case, target: Target, wanted: float | tuple[float, ...], here
         return np.full(int(here.sum()), wanted)
     position = np.nonzero(here)[AXIS_NAMES.index(target.along)]
     if position.min() < target.at[0] - 1e-9 or position.max() > target.at[-1] + 1e-9:
-        raise InputError(
+        raise case.error(
+            f"{key}.at",
             f"the nodes reach from {position.min()} to {position.max()} along {target.along}",
-            file=case.file,
-            key=f"{key}.at",
-            value=list(target.at),
+            list(target.at),
         )
     from scipy.interpolate import PchipInterpolator
 
@@ -183,9 +178,9 @@ def _nodes(case: Case, where: Place, solid: Bools, key: str) -> Bools:
     if where.within is not None:
         mask &= grid.nodes_in(where.within, size)
     if not mask.any():
-        raise InputError("no node lies there", file=case.file, key=key)
+        raise case.error(key, "no node lies there")
     if not (mask & grid.nodes_of(solid)).any():
-        raise InputError("only void elements are there: nothing to hold or to move", file=case.file, key=key)
+        raise case.error(key, "only void elements are there: nothing to hold or to move")
     return mask
 
 
@@ -205,7 +200,7 @@ def _force(case: Case, index: int, solid: Bools, refine: int, region: NDArray[np
         walls = grid.wall_forces(grid.split_elements(hole, refine), grid.split_elements(solid, refine))
         if not walls.any():
             key = f"loads[{index}].pressures[{i}].region"
-            raise InputError("the hole has no solid walls", file=case.file, key=key)
+            raise case.error(key, "the hole has no solid walls")
         force += walls * (pressure.mpa / unit)
     for _, loaded, density in volume_loads(case, index, solid):
         force += grid.spread(grid.split_elements(loaded, refine))[..., None] * (density / refine)
@@ -256,7 +251,7 @@ def volume_loads(case: Case, index: int, solid: Bools) -> Iterator[tuple[str, Bo
         key = f"loads[{index}].body_forces[{i}]"
         loaded = solid if body.within is None else solid & grid.elements_in(body.within, size)
         if not loaded.any():
-            raise InputError("no solid element lies there", file=case.file, key=f"{key}.within")
+            raise case.error(f"{key}.within", "no solid element lies there")
         # N/mm^3 times an element's volume, over its edge's square and E_s.
         yield key, loaded, np.array(body.vector_n_mm3) * (case.grid.cell_size_mm / unit)
 
@@ -267,10 +262,10 @@ def _quads(case: Case, where: Place, solid: Bools, key: str) -> tuple[str, Bools
     assert face is not None
     inside = grid.quads_in(where.within or All(type="all"), face, case.grid.elements)
     if not inside.any():
-        raise InputError("no element face lies there", file=case.file, key=key)
+        raise case.error(key, "no element face lies there")
     quads = inside & grid.on_face(solid, face)
     if not quads.any():
-        raise InputError("only void elements are there: the load acts on nothing", file=case.file, key=key)
+        raise case.error(key, "only void elements are there: the load acts on nothing")
     return face, quads
 
 

@@ -129,12 +129,7 @@ def build_problem(case: Case, refine: int = 1) -> Problem:
     solid = role != Role.VOID
     box = case.export.stl_box
     if box is not None and not solid[tuple(slice(a, b) for a, b in zip(*box, strict=True))].any():
-        raise InputError(
-            "there are only voids in it",
-            file=case.file,
-            key="export.stl_box",
-            value=[list(corner) for corner in box],
-        )
+        raise case.error("export.stl_box", "there are only voids in it", [list(corner) for corner in box])
     loads = [build_load(case, index, solid, 1, region) for index in range(len(case.load_cases))]
     for index, load in enumerate(loads):
         check_supported(load, solid, case.file, f"loads[{index}].fixed")
@@ -179,27 +174,23 @@ def _paint(case: Case) -> NDArray[np.int16]:
     for index, item in enumerate(case.regions):
         inside = grid.elements_in(item.shape, size)
         if not inside.any():
-            raise InputError(
+            raise case.error(
+                f"regions[{index}].shape",
                 "the region catches no element (an element belongs to a shape by its centre)",
-                file=case.file,
-                key=f"regions[{index}].shape",
-                value=item.name,
+                item.name,
             )
         region[inside] = index
     left = int((region < 0).sum())
     if left:
-        raise InputError(
-            f'{left} elements belong to no region: begin with one of shape {{ type = "all" }}',
-            file=case.file,
-            key="regions",
+        raise case.error(
+            "regions", f'{left} elements belong to no region: begin with one of shape {{ type = "all" }}'
         )
     for index, item in enumerate(case.regions):
         if not (region == index).any():
-            raise InputError(
+            raise case.error(
+                f"regions[{index}].shape",
                 "later regions cover this one entirely: change the order or the shapes",
-                file=case.file,
-                key=f"regions[{index}].shape",
-                value=item.name,
+                item.name,
             )
     return region
 
@@ -232,10 +223,7 @@ def _mirror_axes(
         if obstacle is None:
             found.append(axis)
         elif asked != "auto":
-            raise InputError(
-                f"{AXIS_NAMES[axis]} is no mirror plane of this case: {obstacle}",
-                file=case.file,
-                key="grid.mirror",
-                value=list(asked),
+            raise case.error(
+                "grid.mirror", f"{AXIS_NAMES[axis]} is no mirror plane of this case: {obstacle}", list(asked)
             )
     return tuple(found)

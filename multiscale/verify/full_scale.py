@@ -23,7 +23,6 @@ import numpy as np
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import isotropic
 from micro.runtime.arrays import Bools, Floats
-from micro.runtime.errors import InputError
 from micro.runtime.memory import require
 from micro.runtime.npz import write_arrays
 from micro.runtime.progress import Reporter
@@ -375,16 +374,13 @@ def check_case(case: Case) -> None:
         Naming the key.
     """
     if not all(region.filled for region in case.regions):
-        raise InputError(
-            "only parts built of cells are verified at full scale", file=case.file, key="regions"
-        )
+        raise case.error("regions", "only parts built of cells are verified at full scale")
     for index, load in enumerate(case.load_cases):
         for number, pressure in enumerate(load.pressures):
             if pressure.region is not None:
-                raise InputError(
+                raise case.error(
+                    f"loads[{index}].pressures[{number}].region",
                     "pressures in holes are not put onto voxels: their walls are not the cells' own",
-                    file=case.file,
-                    key=f"loads[{index}].pressures[{number}].region",
                 )
 
 

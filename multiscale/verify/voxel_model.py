@@ -159,11 +159,10 @@ def _shares(solid: Bytes, loaded: NDArray, v: int, case: Case, key: str) -> Floa
     count = solid.reshape(blocks).sum(axis=within, dtype=np.int64)
     empty = (loaded != 0) & (count == 0)
     if empty.any():
-        raise InputError(
+        raise case.error(
+            key,
             f"{int(empty.sum())} loaded cells have no solid where they are loaded at {v} voxels an edge: "
             "take more --voxels-per-cell",
-            file=case.file,
-            key=key,
         )
     share = loaded * (v**loaded.ndim / np.maximum(count, 1))
     for axis in range(loaded.ndim):

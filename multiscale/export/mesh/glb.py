@@ -67,16 +67,10 @@ def write_glb(
             wide = len(points) > np.iinfo(np.uint16).max
             bounds = {"min": points.min(axis=0).tolist(), "max": points.max(axis=0).tolist()}
             a = _accessor(scene, binary, points.tobytes(), _POINTS, _FLOAT, "VEC3", len(points), bounds)
-            indices = mesh.triangles.astype("<u4" if wide else "<u2")
-            b = _accessor(
-                scene,
-                binary,
-                indices.tobytes(),
-                _INDICES,
-                _UINT32 if wide else _UINT16,
-                "SCALAR",
-                indices.size,
-            )
+            kind, component = ("<u4", _UINT32) if wide else ("<u2", _UINT16)
+            indices = mesh.triangles.astype(kind)
+            data = indices.tobytes()
+            b = _accessor(scene, binary, data, _INDICES, component, "SCALAR", indices.size)
             number[cell] = len(scene["meshes"])
             scene["meshes"].append(
                 {"primitives": [{"attributes": {"POSITION": a}, "indices": b, "material": 0}]}
