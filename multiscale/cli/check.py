@@ -102,8 +102,9 @@ def _grid_table(problem: Problem, edge: float) -> Table:
         "" if count["unknowns"] == count["unknowns_full"] else f" (full grid: {count['unknowns_full']:,})"
     )
     table.add_row("unknowns", f"{count['unknowns']:,}{shrunk}")
-    observed = escape(", ".join(problem.observed_names))
-    table.add_row("observed", f"{count['observed_nodes']:,} nodes of {observed}")
+    if problem.observed_names:
+        observed = escape(", ".join(problem.observed_names))
+        table.add_row("observed", f"{count['observed_nodes']:,} nodes of {observed}")
     table.add_row("memory", f"about {count['memory_bytes'] / 1e9:.1f} GB to solve{_too_much(count)}")
     return table
 

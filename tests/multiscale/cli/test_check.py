@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from micro.runtime.errors import InputError, NotConverged
 from multiscale.case.case import load_case
 from multiscale.cli import main as cli, shell
-from multiscale.cli.check import _load_table, sizes
+from multiscale.cli.check import _grid_table, _load_table, sizes
 from multiscale.figures.problem_sheet import draw_problem
 from multiscale.problem.problem import build_problem
 
@@ -231,6 +231,12 @@ def test_sizes_of_the_cloak(root):
     assert count["unknowns"] == 3 * 21 * 41 * 21
     assert (count["void"], count["design"], count["fixed"]) == (5600, 16640, 41760)
     assert 1e8 < count["memory_bytes"] < 1e9
+
+
+@pytest.mark.parametrize(("name", "observes"), [("cloak_small", True), ("cantilever", False)])
+def test_observed_nodes_are_named_where_there_are_any(root, name, observes):
+    table = _grid_table(build_problem(load_case(root / f"cases/{name}.toml")), 1.0)
+    assert ("observed" in list(table.columns[0].cells)) is observes
 
 
 def test_a_load_that_nothing_holds_says_so(root):
