@@ -35,7 +35,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     Raises
     ------
     OSError
-        With the path in it, also where the system named none (a full disk).
+        With ``path`` in it, also where the system named none (a full disk) or the temporary.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,8 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
             os.replace(temporary, target)
         _flush_directory(target.parent)
     except OSError as error:
-        if error.filename is None:
+        # The temporary's name means nothing to a user.
+        if error.filename is None or Path(str(error.filename)).is_relative_to(temporary):
             error.filename = str(target)
         raise
     finally:
