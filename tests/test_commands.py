@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shlex
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -212,3 +213,24 @@ def test_pages_are_read():
     ):
         with pytest.raises(Exception, match=r"[Mm]issing|No such"):
             parse(shlex.split(wrong))
+
+
+@pytest.mark.parametrize("package", ["micro", "multiscale"])
+def test_output_that_an_encoding_lacks_is_replaced(tmp_path, package):
+    """``PYTHONIOENCODING`` or a locale of ASCII or Latin-1: a name with other letters is no traceback."""
+    np.save(tmp_path / "\u017elut\u00fd.npy", np.tile(np.array([0, 255], np.uint8), (4, 4, 2)))
+    asked = {
+        "micro": ["homogenize", "\u017elut\u00fd.npy"],
+        "multiscale": ["new", "bar", "--template", "morph", "--out", "\u017elut\u00fd.toml"],
+    }[package]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", package, *asked],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "?lut?." in done.stdout

@@ -20,7 +20,7 @@ from micro.cli.interpolate import interpolate
 from micro.cli.library import app as library_app
 from micro.cli.optimize import optimize
 from micro.cli.options import DeviceOption, PoissonOption, print_json, three_numbers
-from micro.runtime.errors import InputError, NotConverged, file_error
+from micro.runtime.errors import InputError, NotConverged, file_error, let_streams_replace
 from micro.runtime.executor import among, on_ranks
 from micro.runtime.version import version_option
 
@@ -198,6 +198,7 @@ def _device(name: str) -> str:
 
 def main() -> NoReturn:
     """Entry point of the command ``micro``; ``mpiexec -n N micro ...`` shares its jobs between N ranks."""
+    let_streams_replace()
     try:
         code = on_ranks(_command)
     except InputError as error:

@@ -6,6 +6,8 @@ with 2 (nothing was written), :class:`NotConverged` with 3.
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 
@@ -44,6 +46,12 @@ def file_error(error: OSError) -> InputError:
     """What the system refused (no such directory, no permission, disk full) as an error of one line."""
     file = error.filename2 or error.filename  # of two, the second is where a result was to go
     return InputError(error.strerror or str(error) or type(error).__name__, file=file)
+
+
+def let_streams_replace() -> None:
+    """Have standard output write ``?`` for what its encoding lacks (ASCII, Latin-1) rather than fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 class NotConverged(RuntimeError):

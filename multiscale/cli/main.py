@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from micro.runtime.errors import InputError
+from micro.runtime.errors import InputError, let_streams_replace
 from micro.runtime.version import version_option
 from multiscale.cli import lattice
 from multiscale.cli.shell import Commands, console, first_rank, reporter
@@ -236,6 +236,7 @@ def doctor(
 
 def main() -> None:
     """Entry point of the command ``multiscale``."""
+    let_streams_replace()
     app()
 
 
