@@ -109,7 +109,8 @@ def read_stl(path: Path) -> tuple[Floats, NDArray]:
         there = max(0, len(data) - STL_HEAD) // STL_RECORD.itemsize
         raise InputError(f"is cut short or no STL: it names {count} triangles and holds {there}", file=path)
     else:
-        corners = np.frombuffer(data, STL_RECORD, count, STL_HEAD)["corners"].astype(float).reshape(-1, 3)
+        with np.errstate(invalid="ignore"):  # what is no number is refused where surfaces are read
+            corners = np.frombuffer(data, STL_RECORD, count, STL_HEAD)["corners"].astype(float).reshape(-1, 3)
     if not len(corners) or len(corners) % 3:
         raise InputError("holds no surface", file=path)
     return corners, np.arange(len(corners)).reshape(-1, 3)

@@ -80,3 +80,14 @@ def test_damaged_images_are_one_line(tmp_path, capfd):
     with pytest.raises(InputError):
         read_voxels(tmp_path / "other.vti")
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_number_in_an_stl_is_one_line_and_no_warning(tmp_path, recwarn):
+    """A signalling NaN, which NumPy warns of when it is cast."""
+    file = written(tmp_path, "stl")
+    data = bytearray(file.read_bytes())
+    data[96:100] = (0x7FA00001).to_bytes(4, "little")
+    file.write_bytes(data)
+    with pytest.raises(InputError):
+        read_triangles(file)
+    assert not recwarn.list

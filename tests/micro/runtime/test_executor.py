@@ -82,7 +82,11 @@ def test_ranks_make_the_same_cells(run_ranks, tmp_path, monkeypatch):
 
 
 def test_every_rank_ends_with_the_command_s_code(run_ranks):
-    text = "from micro.runtime.executor import on_ranks; code = on_ranks(lambda: 3); print(code); exit(code)"
+    # In one piece: what ranks print may come between each other's.
+    text = (
+        "import sys; from micro.runtime.executor import on_ranks; code = on_ranks(lambda: 3); "
+        "sys.stdout.write(f'{code}\\n'); exit(code)"
+    )
     done = run_ranks(3, "-c", text)
     assert sorted(done.stdout.split()) == ["3", "3", "3"]
     assert done.returncode == 3
