@@ -59,7 +59,10 @@ def test_ranks_fill_the_same_lattice(run_ranks, source):
 
 
 def test_what_rank_0_raises_while_others_help_ends_all(run_ranks):
+    # Lines are written whole: what ranks print may come between each other's.
     text = """
+import sys
+
 from micro.runtime.errors import NotConverged
 from multiscale.solve.errors import RankFailed
 from multiscale.solve.ranks import is_root, with_ranks
@@ -70,7 +73,7 @@ def work():
 try:
     with_ranks(work)
 except (NotConverged, RankFailed) as error:
-    print(type(error).__name__, error.exit_code)
+    sys.stdout.write(f"{type(error).__name__} {error.exit_code}\\n")
 """
     done = run_ranks(2, "-c", text)
     assert sorted(done.stdout.splitlines()) == ["NotConverged 3", "RankFailed 3"], done.stderr
