@@ -16,8 +16,8 @@ from micro.cell.tensor import Bounds
 from micro.runtime.arrays import Bools, Floats, Ints
 from micro.runtime.progress import Progress
 
-GENERATED = "generated"
-"""Family of the cells that the generator made for a lattice."""
+GENERATED = "generated-to-order"
+"""Family of the cells that the generator made for a lattice; the data set has generated ones of its own."""
 
 IS_SOLID = 1e-6
 """Tensor error up to which a material is the base material."""

@@ -17,7 +17,7 @@ from micro.runtime.progress import unheard
 from multiscale.fill.filling import joined
 from multiscale.fill.generator_source import GeneratorSource, JoinedSource
 from multiscale.fill.set_source import SetSource
-from multiscale.fill.source import Neighbours
+from multiscale.fill.source import GENERATED, Neighbours
 
 # Three targets along a line through the gamut, as neighbouring elements of a design want them.
 TARGETS = np.array([[0.30, 0.11, 0.09], [0.31, 0.112, 0.092], [0.32, 0.114, 0.094]])
@@ -80,7 +80,7 @@ def test_lost_cells_come_from_the_library(generated, monkeypatch):
 
     monkeypatch.setattr(source.generator, "refined", losing)
     finished = source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.05), unheard)
-    assert finished.after.family.tolist() == ["generated", "spare", "generated"]
+    assert finished.after.family.tolist() == [GENERATED, "spare", GENERATED]
     assert cell.connectivity(finished.after.octants(1)).connected
     assert tensor_error(finished.after.C[1], TARGETS[1]) < 0.05
 
