@@ -16,7 +16,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Test problems are small: threads cost more than they bring, and results then do not depend on how many
 # cores the machine has. A value given by the user stands.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Caches of this session alone: nothing passes because an earlier one made it. Matplotlib's fonts stay.
+# Caches of this test run alone: nothing passes because an earlier one made it. Matplotlib's fonts stay.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
     _CACHE = tempfile.TemporaryDirectory()

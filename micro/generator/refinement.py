@@ -22,7 +22,7 @@ from micro.homogenize.fields import Status
 from micro.homogenize.secant import broyden, cut, least_norm
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime import memory
-from micro.runtime.arrays import Floats, Singles
+from micro.runtime.arrays import Bools, Floats, Singles
 from micro.shape import slopes as shape_slopes
 from micro.shape.space import ShapeSpace
 
@@ -201,17 +201,21 @@ class _Homogenised:
         rows = np.flatnonzero(connected)
         if len(rows):
             wanted = targets[rows]
+
+            def needed(found: Floats) -> Bools:
+                return np.asarray(self.bounds.error(found, wanted) > self.bounds.tolerance)
+
             result = sensitivities(
                 octants[rows],
                 nu=self.nu,
                 rtol=_RTOL,
                 start=None if start is None else start[:, :, rows],
-                needed=lambda found: self.bounds.error(found, wanted) > self.bounds.tolerance,
+                needed=needed,
             )
             good = result.status == Status.OK
             C[rows[good]] = result.C[good]
             solution[:, :, rows[good]] = result.fluctuation[:, :, good]
-            far = good & np.isfinite(result.gradient).all(axis=(1, 2, 3, 4))
+            far = good & needed(result.C)
             moving = rows[far]
             slope[moving] = shape_slopes.slopes(self.space, z[moving], octants[moving], result.gradient[far])
         return octants, C, slope, solution
