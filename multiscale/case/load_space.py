@@ -6,10 +6,14 @@ equilibrium too, and exact for a uniform isotropic block: linear fields are comp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from multiscale.case.boundary import FarField, Load
 from multiscale.case.shapes import Table
+
+WORST_LOAD = "worst_load"
+"""What the worst combination is called beside the loads of the basis."""
 
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Axes of the components in Voigt order."""
@@ -45,3 +49,10 @@ def _load(name: str, number: int, along: int | None) -> Load:
     stress = tuple(1.0 if i == number else 0.0 for i in range(6))
     field = FarField.model_validate({"stress_mpa": stress, "along": None if along is None else "xyz"[along]})
     return Load(name=name, far_field=field)
+
+
+def combination_text(amplitudes: Mapping[str, float]) -> str:
+    """A combination in words, the largest first: ``1.00 stress_yy - 0.98 stress_xx``; none below 0.005."""
+    shown = sorted(((load, a) for load, a in amplitudes.items() if abs(a) >= 0.005), key=lambda p: -abs(p[1]))
+    text = "".join(f" {'-' if a < 0 else '+'} {abs(a):.2f} {load}" for load, a in shown)
+    return text.removeprefix(" + ").removeprefix(" ")

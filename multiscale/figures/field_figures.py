@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
@@ -148,17 +150,9 @@ def distortion_figure(
     InputError
         If the reference does not move.
     """
-    wanted = np.asarray(reference, dtype=np.float64)
-    nodes = nodes_of(observed)
-    scale = float(np.sqrt((wanted[nodes] ** 2).sum(-1).mean()))
-    if not scale > 0:
-        raise InputError("the reference does not move in the observed region", key="reference")
-    differences = [np.linalg.norm(s.displacement - wanted, axis=-1) / scale for s in solutions]
-    total = [float(np.sqrt((d[nodes] ** 2).mean())) for d in differences]
+    differences, total = relative_differences(reference, solutions, observed)
     section = Section.of(observed, cell_size_m)
-    top = max(float(section.nodes(d)[section.used].max()) for d in differences) or 1.0
-    lowest = min([t for t in total if t > 0] or [top])
-    norm = LogNorm(max(lowest / 20, top * 1e-5), top)
+    norm = difference_scale([section.nodes(d)[section.used] for d in differences], total)
     figure, axes = panels(len(solutions), section)
     mappable: Any = None
     for ax, solution, difference, share in zip(axes, solutions, differences, total, strict=True):
@@ -170,9 +164,7 @@ def distortion_figure(
         ax.add_collection(section.outline(gone, section.points, colors=INK, linewidths=1.6))
         ax.set_title(f"{solution.label}: distortion {100 * share:.2f} %")
         section_axes(ax, section, margin=0.02)
-    bar = figure.colorbar(mappable, ax=axes, shrink=0.82, pad=0.015, extend="min")
-    bar.set_label(r"$|u - u_\mathrm{ref}|\;/\;\mathrm{rms}\,|u_\mathrm{ref}|$")
-    percent_ticks(bar.ax, subs=(1, 3))
+    difference_bar(figure, axes, mappable)
     handles = [
         Patch(facecolor=UNSEEN, edgecolor=FAINT, label="not observed"),
         Line2D([], [], color=INK, linewidth=1.6, label="hole"),
@@ -180,6 +172,44 @@ def distortion_figure(
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     add_title(figure, title, section.name)
     return save(figure, path)
+
+
+def relative_differences(
+    reference: ArrayLike, solutions: Sequence[Solution], observed: Bools
+) -> tuple[list[Floats], list[float]]:
+    """|u - u_ref| of every node over the root mean square of |u_ref|, and the distortions that it makes.
+
+    Parameters
+    ----------
+    reference : array, shape (nx+1, ny+1, nz+1, 3)
+    solutions : sequence of Solution
+    observed : bool array, shape (nx, ny, nz)
+
+    Raises
+    ------
+    InputError
+        If the reference does not move.
+    """
+    wanted, nodes = np.asarray(reference, dtype=np.float64), nodes_of(observed)
+    scale = float(np.sqrt((wanted[nodes] ** 2).sum(-1).mean()))
+    if not scale > 0:
+        raise InputError("the reference does not move in the observed region", key="reference")
+    differences = [np.linalg.norm(s.displacement - wanted, axis=-1) / scale for s in solutions]
+    return differences, [float(np.sqrt((d[nodes] ** 2).mean())) for d in differences]
+
+
+def difference_scale(shown: Sequence[Floats], total: Sequence[float]) -> LogNorm:
+    """Colours of relative differences that are shown, down to a twentieth of the least distortion."""
+    top = max((float(v.max()) for v in shown if v.size), default=1.0) or 1.0
+    lowest = min([t for t in total if t > 0] or [top])
+    return LogNorm(max(lowest / 20, top * 1e-5), top)
+
+
+def difference_bar(figure: Figure, axes: Sequence[Axes], mappable: Any) -> None:
+    """The colour bar of relative differences."""
+    bar = figure.colorbar(mappable, ax=axes, shrink=0.82, pad=0.015, extend="min")
+    bar.set_label(r"$|u - u_\mathrm{ref}|\;/\;\mathrm{rms}\,|u_\mathrm{ref}|$")
+    percent_ticks(bar.ax, subs=(1, 3))
 
 
 def tensor_figure(

@@ -30,6 +30,7 @@ import numpy as np
 
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
+from multiscale.case.load_space import WORST_LOAD
 from multiscale.objective.combination import WORST_POWER, Value
 from multiscale.objective.correction import Correction
 from multiscale.objective.objective import DistortionObjective
@@ -37,10 +38,6 @@ from multiscale.problem.grid import join_elements
 
 #: Loads whose references differ from combinations of the others by less than this (relative) are no basis.
 _DEPENDENT = 1e-8
-
-
-#: What the worst combination is called beside the loads of the basis.
-WORST_LOAD = "worst_load"
 
 
 @dataclass(frozen=True)

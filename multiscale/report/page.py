@@ -21,6 +21,7 @@ from PIL import Image
 
 from micro.runtime.arrays import Bools
 from micro.runtime.files import write_text
+from multiscale.case.load_space import WORST_LOAD, combination_text
 from multiscale.case.purpose import UNIFORM
 from multiscale.lattice.contact import Interface
 from multiscale.report.tables import (
@@ -42,12 +43,13 @@ WORST = 10
 WIDEST = 1800
 
 #: Kinds of figures that are a row of panels.
-_ROWS = ("property", "design", "displacement", "distortion")
+_ROWS = ("property", "design", "displacement", "distortion", "worst")
 _CAPTIONS = {
     "convergence": "Convergence: objective and feasibility over the optimiser's evaluations.",
     "property_space": "Property space: the library's cells, the gamut's edge, and the designed tensors.",
     "design": "Designed tensors on the mid-section.",
     "lattice": "The lattice, rendered.",
+    WORST_LOAD: "The worst load for the lattice: reference, hole and cloak in space, deformed",
     "displacement": "Displacement on the mid-section, drawn deformed",
     "distortion": "Where the displacements differ from the reference",
 }
@@ -95,12 +97,16 @@ def pictures_of(run: RunDirectory) -> list[Picture]:
     first, *others = _CAPTIONS.items()
     captions = dict([first, (run.purpose.picture, run.purpose.caption), *others])
     order = list(captions)
+    worst = value_at(run.metrics, f"any_load.lattice.{WORST_LOAD}")
 
     def caption(name: str) -> str:
+        if name == WORST_LOAD and worst:
+            return f"{captions[name]}: {combination_text(worst)}."
         if name in captions:
             return captions[name]
         kind, _, load = name.partition("_")
-        return f"{captions.get(kind, kind)}, load {load}." if load else name
+        said = f"{load} ({combination_text(worst)})" if load == WORST_LOAD and worst else load
+        return f"{captions.get(kind, kind)}, load {said}." if load else name
 
     def place(name: str) -> tuple[int, str]:
         kind = name if name in order else name.partition("_")[0]

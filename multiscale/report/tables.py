@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiscale.case.differences import flat
+from multiscale.case.load_space import WORST_LOAD, combination_text
 from multiscale.case.purpose import PURPOSES, UNIFORM, Purpose
 from multiscale.rundir.record import value_at
 
@@ -261,12 +262,7 @@ def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
             values.append(
                 Row("Standard loads", f"{load}, {label}", f"unseen.{load}.{structure}", percent, better)
             )
-    measured = [run.get("measures", {}).get("lattice", {}) for run in runs]
-    for load in dict.fromkeys(load for loads in measured for load in loads):
-        for key, label in (("strain_deviation", "strain deviation"), ("energy_mismatch", "energy mismatch")):
-            for structure, said, better in (("void", "without a cloak", 0), ("lattice", "as built", -1)):
-                place = f"measures.{structure}.{load}.{key}"
-                values.append(Row("Other measures", f"{load}, {label}, {said}", place, percent, better))
+    values += _space_rows(runs) + _measure_rows(runs)
     # The lattice as built comes first: the others are models of it.
     known = [*full_scale, *values, *ROWS]
     seeds = list(dict.fromkeys(name for run in runs for name in run.get("seeds", {})))
@@ -276,6 +272,34 @@ def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
     elsewhere = (*_ELSEWHERE, *(f"{quantity}.per_load." for quantity in purposes))
     known += [Row("Other", key, key) for key in others if key not in keys and not key.startswith(elsewhere)]
     return [row for row in known if any(value_at(run, row.key) is not None for run in runs)]
+
+
+def _space_rows(runs: list[Mapping[str, Any]]) -> list[Row]:
+    """Of a space of loads: the worst of all combinations, which it is, and the root mean square over them."""
+    structures = {"void": "without a cloak", "design": "designed", "lattice": "as built"}
+    rows = []
+    for structure, said in structures.items() if any("any_load" in run for run in runs) else ():
+        key, better = f"any_load.{structure}", 0 if structure == "void" else -1
+        rows += [
+            Row("Any load", f"worst combination, {said}", f"{key}.worst", percent, better),
+            Row("Any load", f"which it is, {said}", f"{key}.{WORST_LOAD}", combination_text),
+            Row("Any load", f"root mean square, {said}", f"{key}.mean_square", percent, better),
+            Row("Any load", f"principal combinations, {said}", f"{key}.principal", percent),
+        ]
+    return rows
+
+
+def _measure_rows(runs: list[Mapping[str, Any]]) -> list[Row]:
+    """What others measure a cloak by, load by load."""
+    measured = [run.get("measures", {}).get("lattice", {}) for run in runs]
+    rows = []
+    for load in dict.fromkeys(load for loads in measured for load in loads):
+        name = "worst load of each" if load == WORST_LOAD else load
+        for key, label in (("strain_deviation", "strain deviation"), ("energy_mismatch", "energy mismatch")):
+            for structure, said, better in (("void", "without a cloak", 0), ("lattice", "as built", -1)):
+                place = f"measures.{structure}.{load}.{key}"
+                rows.append(Row("Other measures", f"{name}, {label}, {said}", place, percent, better))
+    return rows
 
 
 def groups_of(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -14,10 +14,12 @@ from micro.runtime.arrays import Floats
 from micro.runtime.npz import read_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
+from multiscale.case.load_space import WORST_LOAD, combination_text
 from multiscale.design.state import read_history
 from multiscale.export.command import export
 from multiscale.export.volume.vti import write_vti, write_vtu
 from multiscale.figures import chart_figures, field_figures
+from multiscale.figures.deformed_body import deformed_figure
 from multiscale.figures.lattice_view import render_lattice
 from multiscale.lattice.block import Block
 from multiscale.lattice.lattice import Lattice
@@ -128,6 +130,18 @@ def _write_figures(
                     observed=problem.observed,
                     cell_size_m=h,
                     title=name,
+                )
+            )
+        if load == WORST_LOAD:
+            amplitudes = directory.metrics["any_load"]["lattice"]["worst_load"]
+            drawn.append(
+                deformed_figure(
+                    folder / f"{WORST_LOAD}.png",
+                    displacements[f"{load}.reference"],
+                    [solutions[k] for k in ("void", "lattice")],
+                    observed=problem.observed,
+                    cell_size_m=h,
+                    title=f"{problem.name}, {combination_text(amplitudes)}",
                 )
             )
     drawn.append(

@@ -13,11 +13,12 @@ from micro.data.packaged import load_dataset
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.runtime.npz import write_arrays
+from multiscale.case.load_space import WORST_LOAD
 from multiscale.case.purpose import START, UNIFORM
 from multiscale.design.stage import find_design
 from multiscale.design.uniform import best_uniform
 from multiscale.lattice.lattice import Lattice
-from multiscale.objective.any_load import WORST_LOAD, AnyLoadObjective
+from multiscale.objective.any_load import AnyLoadObjective
 from multiscale.objective.combination import Value
 from multiscale.objective.compliance import ComplianceObjective
 from multiscale.problem.tensor_field import load_tensors

@@ -17,6 +17,7 @@ from matplotlib.image import imread
 from micro.cell.cellset import CellSet
 from micro.runtime.errors import InputError
 from multiscale.figures import chart_figures, field_figures, lattice_view as rendering, style as figure_style
+from multiscale.figures.deformed_body import VIEW, Faces, deformed_figure
 from multiscale.figures.field_figures import Solution
 from multiscale.figures.section import Section
 from multiscale.figures.style import round_factor
@@ -90,6 +91,12 @@ def distortion(path: Path, amount: float = 1.0) -> None:
     )
 
 
+def body(path: Path, amount: float = 1.0) -> None:
+    reference, void = solutions()
+    moved = Solution("void", amount * void.displacement, void.solid)
+    deformed_figure(path, reference.displacement, [moved], observed=regions()[2], cell_size_m=H, title="pull")
+
+
 def tensor(path: Path, amount: float = 1.0) -> None:
     hole, design, _ = regions()
     field_figures.tensor_figure(path, tensors(amount), solid=~hole, design=design, cell_size_m=H)
@@ -114,7 +121,7 @@ def summary(path: Path, amount: float = 1.0) -> None:
     chart_figures.summary_figure(path, {"void": 0.34, "design": 0.01 * amount, "lattice": 0.0})
 
 
-DRAWINGS = [displacement, distortion, tensor, space, convergence, summary]
+DRAWINGS = [displacement, distortion, body, tensor, space, convergence, summary]
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
@@ -153,6 +160,9 @@ def test_a_cloak_that_is_perfect_can_be_drawn(tmp_path: Path):
     field_figures.distortion_figure(
         tmp_path / "a.png", reference.displacement, [reference], observed=regions()[2], cell_size_m=H
     )
+    deformed_figure(
+        tmp_path / "d.png", reference.displacement, [reference], observed=regions()[2], cell_size_m=H
+    )
     displacement(tmp_path / "b.png", 0.0)
     chart_figures.convergence_figure(tmp_path / "c.png", history(1))
 
@@ -184,16 +194,42 @@ def test_designs_that_are_too_heavy_are_not_the_least(tmp_path: Path):
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path):
     reference = solutions()[0]
     still = np.zeros_like(reference.displacement)
-    with pytest.raises(InputError, match="does not move"):
-        field_figures.distortion_figure(
-            tmp_path / "a.png", still, [reference], observed=regions()[2], cell_size_m=H
-        )
+    for figure in (field_figures.distortion_figure, deformed_figure):
+        with pytest.raises(InputError, match="does not move"):
+            figure(tmp_path / "a.png", still, [reference], observed=regions()[2], cell_size_m=H)
     with pytest.raises(InputError, match="no history"):
         chart_figures.convergence_figure(tmp_path / "a.png", [])
     for bad in ({}, {"void": -0.1}):
         with pytest.raises(InputError, match="fractions"):
             chart_figures.summary_figure(tmp_path / "a.png", bad)
     assert list(tmp_path.iterdir()) == []
+
+
+# -- the body in space ---------------------------------------------------------------------------------
+
+
+def test_the_faces_of_a_body_are_those_towards_the_eye():
+    """A closed surface's faces towards the eye: of a block three sides; the walls of a hole that are seen."""
+    whole = Faces.of(np.ones(SHAPE, dtype=bool))
+    nx, ny, nz = SHAPE
+    assert np.bincount(whole.axis).tolist() == [ny * nz, nx * nz, nx * ny]
+    corners = whole.corners.astype(float)
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0])
+    assert np.array_equal(np.abs(normal), np.eye(3)[whole.axis])  # unit squares, in order around
+    ends = np.where(VIEW > 0, SHAPE, 0)[whole.axis]
+    assert np.array_equal(np.take_along_axis(corners[:, 0], whole.axis[:, None], axis=1)[:, 0], ends)
+    hole = np.zeros(SHAPE, dtype=bool)
+    hole[3:6, 4:8] = True
+    holed = Faces.of(~hole)
+    # A hole through z: a wall across x of 4 x nz faces, one across y of 3 x nz, and 12 faces less on top.
+    assert (np.bincount(holed.axis) - np.bincount(whole.axis)).tolist() == [4 * nz, 3 * nz, -12]
+    assert not hole[tuple(holed.element.T)].any()
+
+
+def test_values_of_faces_are_those_of_their_nodes():
+    faces = Faces.of(np.ones(SHAPE, dtype=bool))
+    place = np.stack(np.indices([n + 1 for n in SHAPE]), axis=-1).astype(float)
+    assert np.array_equal(faces.at(place), faces.corners)
 
 
 # -- the section --------------------------------------------------------------------------------------

@@ -176,6 +176,21 @@ def test_many_cells_are_sent_coarser(run, monkeypatch):
     assert np.array_equal(unpack(packed, 6), coarsen(stack, 12))
 
 
+def test_the_worst_load_of_a_space_is_said_and_shown(case, tmp_path):
+    path = made_up_run(tmp_path / "any", case)
+    (path / "figures" / "worst_load.png").write_bytes((path / "figures" / "design.png").read_bytes())
+    run = RunDirectory.open(path)
+    worst = {"worst_load": {"stress_xx": -0.984, "stress_yy": 1.0, "stress_zz": 0.001}}
+    found = {"worst": 0.0861, "mean_square": 0.07, "principal": [0.0861, 0.05]} | worst
+    run.add("any_load", {"lattice": found}, files=("figures/worst_load.png",))
+    write_report(path)
+    text = (path / "report.md").read_text(encoding="utf-8")
+    assert "| which it is, as built | 1.00 stress_yy - 0.98 stress_xx |" in text
+    assert "| worst combination, as built | 8.61 % |" in text
+    assert "| principal combinations, as built | 8.61 %, 5 % |" in text
+    assert "in space, deformed: 1.00 stress_yy - 0.98 stress_xx.](figures/worst_load.png)" in text
+
+
 def test_markdown_links_figures_that_exist(run):
     text = (run.path / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)]+)\)", text)
