@@ -272,7 +272,8 @@ def unseen(run_dir: Run) -> None:
     """Measure a cloak under loads it was not designed for: nine tensions and shears of the block.
 
     Each face of low coordinates is held in turn and the opposite one pulled along x, y and z; the distortions
-    without a cloak, as designed and as built go into metrics.json under "unseen".
+    without a cloak, as designed and as built go into metrics.json under "unseen", with those under uniform
+    stresses and their first moments on the free block, and under the worst combinations of these.
     """
     from multiscale.verify.unseen_loads import unseen as work
 

@@ -22,9 +22,10 @@ What is reported is the largest eigenvalue itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -115,6 +116,14 @@ class AnyLoadObjective(DistortionObjective):
         grams = [self.gram([wanted[i] for i in block]) for block in self.blocks]
         return [np.linalg.inv(np.linalg.cholesky(gram)) for gram in grams]
 
+    def within(self, loads: Collection[str]) -> Self:
+        """The same over the combinations of some of the loads only; values by load stay those of all."""
+        other = copy(self)
+        kept = [[i for i in block if self.loads[i].name in loads] for block in self.blocks]
+        other.blocks = [block for block in kept if block]
+        other.factors = other._factors_of(self.reference)
+        return other
+
     def gram(self, fields: list[Floats]) -> Floats:
         """Inner products (k, k) of displacement fields over the observed nodes."""
         rows = np.stack([f.reshape(-1) for f in fields])
@@ -173,13 +182,17 @@ class AnyLoadObjective(DistortionObjective):
         numbers = {load.name: i for i, load in enumerate(self.loads)}
         return np.asarray(sum(a * displacements[numbers[name]] for name, a in worst.loads.items()))
 
+    def measures_of(self, tensors: Floats, displacements: list[Floats], worst: Worst) -> dict[str, float]:
+        """``strain_deviation`` and ``energy_mismatch`` under a combination; ``tensors`` (mx, my, mz, 3)."""
+        number = next(i for i, load in enumerate(self.loads) if load.name in worst.loads)
+        fields = (self.combine(f, worst) for f in (displacements, self.reference))
+        return self.measures(tensors, number, *fields)
+
     def details(self, tensors: Floats, displacements: list[Floats]) -> dict[str, Any]:
         """As for a distortion, with the worst and the root mean square combination in ``any_load``."""
         found, worst = self.spectrum(displacements), self.worst(displacements)
         sections = super().details(tensors, displacements)
-        number = next(i for i, load in enumerate(self.loads) if load.name in worst.loads)
-        fields = (self.combine(f, worst) for f in (displacements, self.reference))
-        sections["measures"][WORST_LOAD] = self.measures(tensors, number, *fields)
+        sections["measures"][WORST_LOAD] = self.measures_of(tensors, displacements, worst)
         return sections | {
             "any_load": {
                 "worst": worst.distortion,
@@ -212,7 +225,11 @@ class AnyLoadObjective(DistortionObjective):
     @property
     def _power(self) -> tuple[float, float]:
         """p and c of J."""
-        return (WORST_POWER / 2, 1.0) if self.combination.kind == "worst" else (1.0, 1.0 / len(self.loads))
+        return (
+            (WORST_POWER / 2, 1.0)
+            if self.combination.kind == "worst"
+            else (1.0, 1.0 / sum(map(len, self.blocks)))
+        )
 
     def value_and_gradient(self, tensors: Floats) -> tuple[Value, Floats]:
         """The smooth J and dJ/dC, shape (mx, my, mz, 3), as :meth:`Objective.value_and_gradient`."""

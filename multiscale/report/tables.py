@@ -223,6 +223,7 @@ _ELSEWHERE = (
     "uniform.",
     "unseen.",
     "unseen_worst.",
+    "unseen_measures.",
     "measures.",
     "any_load.",
     "versions.",
@@ -256,12 +257,7 @@ def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
         loads = dict.fromkeys(load for run in runs for load in value_at(run, f"{quantity}.per_load") or {})
         for load in loads if len(loads) > 1 else ():
             values += value_rows(purpose, f"{quantity}.per_load.{load}", f"Load {load}")
-    for load in dict.fromkeys(load for run in runs for load in run.get("unseen", {})):
-        for structure, label in (("void", "without a cloak"), ("lattice", "as built")):
-            better = -1 if structure == "lattice" else 0
-            values.append(
-                Row("Standard loads", f"{load}, {label}", f"unseen.{load}.{structure}", percent, better)
-            )
+    values += _unseen_rows(runs)
     values += _space_rows(runs) + _measure_rows(runs)
     # The lattice as built comes first: the others are models of it.
     known = [*full_scale, *values, *ROWS]
@@ -274,12 +270,34 @@ def rows_of(several: Iterable[Mapping[str, Any]]) -> list[Row]:
     return [row for row in known if any(value_at(run, row.key) is not None for run in runs)]
 
 
+#: What others measure a cloak by: keys, and how they are called.
+_MEASURES = {"strain_deviation": "strain deviation", "energy_mismatch": "energy mismatch"}
+
+#: Structures that figures of a cloak are shown of: how they are called, and whether less is better.
+_SHOWN = {"void": ("without a cloak", 0), "lattice": ("as built", -1)}
+
+
+def _unseen_rows(runs: list[Mapping[str, Any]]) -> list[Row]:
+    """Loads that the design was not made for, and of the worst combinations of far fields which they are."""
+    rows = []
+    for load in dict.fromkeys(load for run in runs for load in run.get("unseen", {})):
+        for structure, (said, better) in _SHOWN.items():
+            place = f"{load}.{structure}"
+            rows.append(Row("Standard loads", f"{load}, {said}", f"unseen.{place}", percent, better))
+            rows.append(
+                Row("Standard loads", f"{load}, {said}: which", f"unseen_worst.{place}", combination_text)
+            )
+            for key, label in _MEASURES.items():
+                measure = f"unseen_measures.{place}.{key}"
+                rows.append(Row("Standard loads", f"{load}, {label}, {said}", measure, percent, better))
+    return rows
+
+
 def _space_rows(runs: list[Mapping[str, Any]]) -> list[Row]:
     """Of a space of loads: the worst of all combinations, which it is, and the root mean square over them."""
-    structures = {"void": "without a cloak", "design": "designed", "lattice": "as built"}
     rows = []
-    for structure, said in structures.items() if any("any_load" in run for run in runs) else ():
-        key, better = f"any_load.{structure}", 0 if structure == "void" else -1
+    for structure, (said, better) in (_SHOWN | {"design": ("designed", -1)}).items():
+        key = f"any_load.{structure}"
         rows += [
             Row("Any load", f"worst combination, {said}", f"{key}.worst", percent, better),
             Row("Any load", f"which it is, {said}", f"{key}.{WORST_LOAD}", combination_text),
@@ -295,8 +313,8 @@ def _measure_rows(runs: list[Mapping[str, Any]]) -> list[Row]:
     rows = []
     for load in dict.fromkeys(load for loads in measured for load in loads):
         name = "worst load of each" if load == WORST_LOAD else load
-        for key, label in (("strain_deviation", "strain deviation"), ("energy_mismatch", "energy mismatch")):
-            for structure, said, better in (("void", "without a cloak", 0), ("lattice", "as built", -1)):
+        for key, label in _MEASURES.items():
+            for structure, (said, better) in _SHOWN.items():
                 place = f"measures.{structure}.{load}.{key}"
                 rows.append(Row("Other measures", f"{name}, {label}, {said}", place, percent, better))
     return rows

@@ -1,14 +1,15 @@
 """``multiscale unseen``: how a cloak does under loads that it was not designed for.
 
 The standard set holds the block at the low face of each axis in turn and pulls the opposite face along each
-axis: three tensions and six shears. Beside it stand the six uniform far-field stresses, each alone and the
-worst of all their combinations (:mod:`multiscale.objective.any_load`), on the block without supports. Each
-distortion is measured as in the case, against the block of reference material under the same load.
+axis: three tensions and six shears. Beside it stand the six uniform far-field stresses and their nine first
+moments on the block without supports, each alone, and the worst combinations of the six and of all fifteen
+(:mod:`multiscale.objective.any_load`). Each distortion is measured as in the case, against the block of
+reference material under the same load.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from micro.runtime.arrays import Floats
 from micro.runtime.errors import InputError
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
-from multiscale.case.load_space import LoadSpace
+from multiscale.case.load_space import LoadSpace, combination_text, far_field_basis
 from multiscale.objective.any_load import AnyLoadObjective
 from multiscale.objective.objective import DistortionObjective
 from multiscale.objective.purpose import solver_options
@@ -34,6 +35,8 @@ from multiscale.solve.elasticity import SolverOptions
 STRUCTURES = ("void", "design", "lattice")
 ANY_STRESS = "any_stress"
 """What the worst combination of far-field stresses is called."""
+ANY_FAR_FIELD = "any_far_field"
+"""What the worst combination of far-field stresses and their first moments is called."""
 _TRACTION = 1e-3
 """Force per area, in units of E_s; distortions do not depend on it."""
 
@@ -92,10 +95,30 @@ def unseen_distortions(
     return out
 
 
+@dataclass(frozen=True)
+class FarField:
+    """What far-field stresses and their first moments do to several structures.
+
+    Attributes
+    ----------
+    distortions : dict
+        By load and structure; ``any_stress`` and ``any_far_field`` are the worst of all combinations of the
+        stresses, and of these and the moments.
+    worst : dict
+        By these two, structure and load: the amplitudes of the worst combination.
+    measures : dict
+        By these two and structure: ``strain_deviation`` and ``energy_mismatch`` under it.
+    """
+
+    distortions: dict[str, dict[str, float]]
+    worst: dict[str, dict[str, dict[str, float]]]
+    measures: dict[str, dict[str, dict[str, float]]]
+
+
 def far_field_distortions(
     case: Case, problem: Problem, fields: dict[str, Floats], options: SolverOptions
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Distortions under the far-field stresses, and the combinations that are the worst.
+) -> FarField:
+    """Distortions under the far fields, and the combinations that are the worst.
 
     Parameters
     ----------
@@ -105,20 +128,13 @@ def far_field_distortions(
     fields : dict of str to array (nx, ny, nz, 3)
         As for :func:`unseen_distortions`.
     options : SolverOptions
-
-    Returns
-    -------
-    distortions : dict
-        By load and structure; ``any_stress`` is the worst of all combinations.
-    worst : dict
-        Amplitudes of each structure's worst combination by load.
     """
-    basis = case.model_copy(update={"loads": (), "load_space": LoadSpace(far_field="stresses")})
+    basis = case.model_copy(update={"loads": (), "load_space": LoadSpace(far_field="moments")})
     numbers = range(len(basis.load_cases))
     loads = tuple(build_load(basis, number, problem.solid) for number in numbers)
     for number, load in enumerate(loads):
         check_supported(load, problem.solid, case.file, f"load_space[{number}]")
-    # A stress of one component is even or odd about every plane: the block's own planes serve.
+    # A far field of one component is even or odd about every plane: the block's own planes serve.
     planes = tuple(
         axis
         for axis in range(3)
@@ -126,16 +142,20 @@ def far_field_distortions(
         and all(np.allclose(np.flip(f, axis), f, rtol=1e-9, atol=0) for f in fields.values())
     )
     part = replace(problem, loads=loads, targets=(), mirror_axes=planes, combine="worst")
-    objective = AnyLoadObjective(part, options)
-    found: dict[str, dict[str, float]] = {}
-    worst = {}
+    everything = AnyLoadObjective(part, options)
+    stresses = everything.within([load.name for load in far_field_basis()])
+    found = FarField({}, {ANY_STRESS: {}, ANY_FAR_FIELD: {}}, {ANY_STRESS: {}, ANY_FAR_FIELD: {}})
     for name, field in fields.items():
-        displacements = objective.displacements(objective.reduction.elements(field))
-        value = objective.value_of(displacements)
-        for key, distortion in {**value.per_load, ANY_STRESS: value.total}.items():
-            found.setdefault(key, {})[name] = distortion
-        worst[name] = objective.worst(displacements).loads
-    return found, worst
+        reduced = everything.reduction.elements(field)
+        displacements = everything.displacements(reduced)
+        for key, distortion in everything.per_load(displacements).items():
+            found.distortions.setdefault(key, {})[name] = distortion
+        for key, objective in ((ANY_STRESS, stresses), (ANY_FAR_FIELD, everything)):
+            worst = objective.worst(displacements)
+            found.distortions.setdefault(key, {})[name] = worst.distortion
+            found.worst[key][name] = worst.loads
+            found.measures[key][name] = objective.measures_of(reduced, displacements, worst)
+    return found
 
 
 def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -161,17 +181,20 @@ def unseen(run_dir: str | Path, reporter: Reporter | None = None) -> dict[str, A
     options = solver_options(run.case, run.case.solver.rtol_evaluate)
     found = unseen_distortions(problem, {name: fields[name] for name in STRUCTURES}, options, reporter)
     try:
-        stresses, combination = far_field_distortions(run.case, problem, fields, options)
+        far = far_field_distortions(run.case, problem, fields, options)
     except InputError as error:  # a body that does not reach all faces, or is not in equilibrium there
         reporter.say(f"no far-field stresses on this body: {error}")
     else:
-        found |= stresses
-        run.add("unseen_worst", combination, reads=("design.npz", "lattice.zarr"))
-        said = ", ".join(f"{a:.2f} {load}" for load, a in combination["lattice"].items())
-        reporter.say(
-            f"[bold]any far-field stress[/bold] worst {stresses[ANY_STRESS]['lattice']:.4f} "
-            f"(without cloak {stresses[ANY_STRESS]['void']:.4f}): {said}"
-        )
+        found |= far.distortions
+        reads = ("design.npz", "lattice.zarr")
+        run.add("unseen_worst", far.worst, reads=reads)
+        run.add("unseen_measures", far.measures, reads=reads)
+        for key, what in ((ANY_STRESS, "any far-field stress"), (ANY_FAR_FIELD, "with first moments")):
+            values = far.distortions[key]
+            reporter.say(
+                f"[bold]{what}[/bold] worst {values['lattice']:.4f} (without cloak {values['void']:.4f}): "
+                f"{combination_text(far.worst[key]['lattice'])}"
+            )
     run.add("unseen", found, reads=("design.npz", "lattice.zarr"))
     worst = max(found, key=lambda load: found[load]["lattice"])
     reporter.say(

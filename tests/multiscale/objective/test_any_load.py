@@ -207,6 +207,35 @@ def test_the_worst_combination_has_the_worst_distortion(objective):
     assert objective._norm(u - reference) / objective._norm(reference) == pytest.approx(worst.distortion)
 
 
+def test_the_size_of_the_basis_does_not_matter(cylinder, objective):
+    """A moment of another unit, a twist added to another: the same space, the same principal distortions."""
+    a = np.random.default_rng(6).uniform(0.1, 10.0, len(cylinder.loads))
+    loads = [replace(load, force=f * load.force) for load, f in zip(cylinder.loads, a, strict=True)]
+    twists = [load for load in loads if load.name.startswith("twist")]
+    loads[-1] = replace(twists[2], force=twists[2].force + twists[0].force)
+    other = AnyLoadObjective(replace(cylinder, loads=tuple(loads)), TIGHT)
+    field = uneven(objective)
+    found, expected = (o.spectrum(o.displacements(field)) for o in (other, objective))
+    assert found == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+def test_a_part_of_the_space_is_that_space(cylinder, objective):
+    """Of stresses and moments the stresses; without mirror planes, where one parity has them all, too."""
+    names = [load.name for load in cylinder.loads[:6]]
+    field = uneven(objective)
+    six = AnyLoadObjective(replace(cylinder, loads=cylinder.loads[:6]), TIGHT)
+    expected = six.spectrum(six.displacements(field))
+    for whole in (objective, AnyLoadObjective(cylinder, TIGHT, axes=())):
+        part = whole.within(names)
+        displacements = whole.displacements(
+            whole.reduction.elements(objective.reduction.expand_elements(field))
+        )
+        assert part.spectrum(displacements) == pytest.approx(expected, rel=1e-7, abs=1e-9)
+        worst = part.worst(displacements)
+        assert worst.distortion <= whole.worst(displacements).distortion * (1 + 1e-12)
+        assert set(worst.loads) <= set(names)
+
+
 def test_the_mean_is_that_of_random_combinations(cylinder):
     objective = AnyLoadObjective(cylinder, TIGHT, combine="mean_square")
     displacements = objective.displacements(uneven(objective))
@@ -224,20 +253,21 @@ def test_the_mean_is_that_of_random_combinations(cylinder):
 
 @pytest.mark.parametrize("combine", ["worst", "mean_square"])
 @pytest.mark.parametrize("equal", [True, False])
-def test_gradient_of_the_spectrum(cylinder, combine, equal):
+@pytest.mark.parametrize("loads", [6, 15])
+def test_gradient_of_the_spectrum(cylinder, combine, equal, loads):
     """Against central differences; a hole alone has the square's symmetry, so that eigenvalues are equal.
 
     Of the smooth maximum. 1e-5: what a step of 1e-4 leaves of third derivatives.
     """
-    six = replace(cylinder, loads=cylinder.loads[:6])
-    objective = AnyLoadObjective(six, TIGHT, adjoint_rtol=1e-10, combine=combine)
+    problem = replace(cylinder, loads=cylinder.loads[:loads])
+    objective = AnyLoadObjective(problem, TIGHT, adjoint_rtol=1e-10, combine=combine)
     field = plain(objective) if equal else uneven(objective)
     spectrum = objective.spectrum(objective.displacements(field))
     pairs = np.abs(np.diff(spectrum)) / spectrum[0]
     assert (pairs.min() < 1e-8) == equal
     _, gradient = objective.value_and_gradient(field)
     direction = np.zeros_like(field)
-    design = objective.reduction.elements(six.design)
+    design = objective.reduction.elements(problem.design)
     direction[design] = field[design] * np.random.default_rng(5).standard_normal((int(design.sum()), 3))
     step = 1e-4 * float(np.abs(direction).max())
     found = check_gradient(
@@ -345,18 +375,19 @@ def test_loads_with_different_supports_can_not_be_combined(cylinder):
 
 
 # ------------------------------------------------------------------------ filling
-def test_the_influence_model_foretells_the_spectrum(cylinder):
-    """Of random errors of 0.1 %: J moves as the model says; larger ones leave what is not linear."""
-    six = replace(cylinder, loads=cylinder.loads[:6])
-    objective = AnyLoadObjective(six, SolverOptions(rtol=1e-9), adjoint_rtol=1e-7)
-    field, design = uneven(objective), objective.reduction.elements(six.design)
+@pytest.mark.parametrize("loads", [6, 15])
+def test_the_influence_model_foretells_the_spectrum(cylinder, loads):
+    """Of random errors of 0.05 %: J moves as the model says; the rest is not linear (a quarter at half)."""
+    problem = replace(cylinder, loads=cylinder.loads[:loads])
+    objective = AnyLoadObjective(problem, SolverOptions(rtol=1e-9), adjoint_rtol=1e-7)
+    field, design = uneven(objective), objective.reduction.elements(problem.design)
     model = influence(objective, field, design)
     now = objective.value_and_gradient(field)[0].total
     assert float(model.value(model.amplitudes(field))) == pytest.approx(now, rel=1e-6)
     rng = np.random.default_rng(8)
     for _ in range(3):
         error = np.zeros_like(field)
-        error[design] = 0.001 * PAPER_SPAN * rng.standard_normal((int(design.sum()), 3))
+        error[design] = 0.0005 * PAPER_SPAN * rng.standard_normal((int(design.sum()), 3))
         moved = objective.value_and_gradient(field + error)[0].total - now
         predicted = float(model.value(model.amplitudes(field + error))) - now
         assert abs(predicted - moved) < 0.05 * abs(moved) + 1e-5 * now
