@@ -52,7 +52,7 @@ def measure(voxels: int, threads: int, rtol: float) -> dict[str, Any]:
     multigrid = Multigrid(solid, tensor, coarse_masks(fixed, PER_CELL), team)
     setup, setup_used = time.perf_counter() - start, time.process_time() - used
     force = np.zeros(multigrid.levels[0].nodes)
-    force[:, -1, 0] = 1e-3 * (touching(solid) > 0)[:, -1]
+    force[:, -1, 0] = 1e-3 * (touching(solid, team) > 0)[:, -1]
     where = np.flatnonzero(force)
     load = where, force.reshape(-1)[where]
     del force

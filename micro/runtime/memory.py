@@ -20,6 +20,9 @@ from micro.runtime.files import PathLike
 SHARE = 0.9
 """Of the memory that is free, what work may take."""
 
+#: M_MMAP_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h: chunks, bytes, bytes.
+_MAPPED = {-4: 65536, -3: 4 * 2**20, -1: 32 * 2**20}
+
 
 def total_and_available() -> tuple[int, int]:
     """Bytes of memory, and those that are free: the machine's, or a container's own where that is less."""
@@ -91,14 +94,25 @@ def require(
 
 def trim() -> bool:
     """Return the heap's free memory to the system, where the C library can (glibc); whether there was any."""
-    release = _malloc_trim()
+    release = _of_glibc("malloc_trim")
     return release is not None and bool(release(0))
 
 
-@lru_cache(maxsize=1)
-def _malloc_trim() -> Callable[[int], int] | None:
+def map_large() -> bool:
+    """Let the C library map large arrays one by one (glibc), as it does by itself; whether it does now.
+
+    What is mapped goes back to the system when it is freed. Libraries turn that off for the whole process:
+    SuperLU_DIST, which Debian's PETSc is linked with, does so when it is loaded, and from then on every array
+    comes from the heap, which keeps it. The bounds are those at which glibc's own adaptive ones end.
+    """
+    option = _of_glibc("mallopt")
+    return option is not None and all(option(key, value) for key, value in _MAPPED.items())
+
+
+@lru_cache
+def _of_glibc(name: str) -> Callable[..., int] | None:
     try:
-        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):  # another C library, or none to be had
         return None
     return found

@@ -74,8 +74,7 @@ def fill_seconds(groups: int) -> float:
 def full_scale_bytes(voxels: int, ranks: int = 1) -> float:
     """Memory that each rank takes for a solve of so many voxels."""
     model = constants()["full_scale"]
-    whole = model["bytes_per_voxel_of_all"] * voxels if ranks > 1 else 0.0
-    return float(model["bytes"] + model["bytes_per_voxel"] * voxels / ranks + whole)
+    return float(model["bytes"] + model["bytes_per_voxel"] * voxels / ranks)
 
 
 def full_scale_cost(voxels: int, iterations: float, solves: int) -> Cost:

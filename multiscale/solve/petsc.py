@@ -13,6 +13,7 @@ from contextlib import suppress
 import petsc4py
 
 from micro.runtime.executor import started
+from micro.runtime.memory import map_large
 
 # A one-line banner that some MPI builds print about missing network hardware is no news to the user.
 os.environ.setdefault("OMPI_MCA_btl_base_warn_component_unused", "0")
@@ -24,5 +25,7 @@ if started() > 1:
 petsc4py.init(["multiscale", "-no_signal_handler"])
 
 from petsc4py import PETSc  # noqa: E402  the options above have to be there first
+
+map_large()  # after all of PETSc's libraries are loaded
 
 __all__ = ["PETSc"]

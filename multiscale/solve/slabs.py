@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Floats, Ints
 from micro.runtime.errors import InputError
 from multiscale.solve.petsc import PETSc
-from multiscale.solve.team import Field, Sparse, Team
+from multiscale.solve.team import Field, Team
 
 
 def make_team(threads: int, cells: int, per_cell: int) -> Team:
@@ -141,7 +143,7 @@ class SlabTeam(Team):
         self.summed(tables)
         return whole, tables
 
-    # ---------------------------------------------------------------- in and out
+    # ---------------------------------------------------------------- this rank's part
     def layers(self, voxels: int) -> slice:
         """As :class:`Team`."""
         return slice(self.first, self.last)
@@ -150,22 +152,23 @@ class SlabTeam(Team):
         """As :class:`Team`."""
         return slice(self.first >> level, (self.last >> level) + 1)
 
-    def local(self, sparse: Sparse, plane: int) -> Sparse:
+    def pieces(self, labels: NDArray[Any]) -> tuple[Ints, int]:
         """As :class:`Team`."""
-        where, value = sparse
-        inside = (where >= self.first * plane) & (where < (self.last + 1) * plane)
-        return where[inside] - self.first * plane, value[inside]
-
-    def gathered(self, u: Floats) -> Floats | None:
-        """As :class:`Team`."""
-        if self.rank:
-            self.comm.Send(np.ascontiguousarray(u), 0)
-            return None
-        whole = np.empty((self._ends[-1] + 1, *u.shape[1:]))
-        whole[: len(u)] = u
-        for r in range(1, self.size):
-            self.comm.Recv(whole[self._ends[r] : self._ends[r + 1] + 1], r)
-        return whole
+        own = int(labels.max(initial=0))
+        first, last = (labels[i].astype(np.int64) for i in (0, -1))  # labels have the width that fits a slab
+        below, _ = self.swap(first, last)
+        counts = self.comm.allgather(own)
+        before = sum(counts[: self.rank])
+        pairs = np.zeros((2, 0), dtype=np.int64)
+        if below is not None:
+            both = (below > 0) & (first > 0)
+            lower = before - counts[self.rank - 1] + below[both]
+            pairs = np.unique([lower, before + first[both]], axis=1)
+        lower, upper = np.concatenate(self.comm.allgather(pairs), axis=1)
+        nodes = sum(counts) + 1
+        graph = coo_array((np.ones(len(lower), np.int8), (lower, upper)), shape=(nodes, nodes))
+        count, piece = connected_components(graph.tocsr(), directed=False)  # the void is the first
+        return np.append(0, piece[before + 1 : before + 1 + own]), int(count)
 
     def close(self) -> None:
         """As :class:`Team`."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Floats, Ints
@@ -113,13 +114,23 @@ class Team:
         """Which node planes of the whole field of a grid are held here; grids count from the finest."""
         return slice(None)
 
-    def local(self, sparse: Sparse, plane: int) -> Sparse:
-        """What of a whole sparse field lies on this rank's planes, of ``plane`` numbers each."""
-        return sparse
+    def pieces(self, labels: NDArray[Any]) -> tuple[Ints, int]:
+        """Which piece of the whole solid each label of this slab's is, and how many pieces there are.
 
-    def gathered(self, u: Floats) -> Floats | None:
-        """The whole field, on rank 0; None elsewhere."""
-        return u
+        Parameters
+        ----------
+        labels : int (nx, ny, nz)
+            Pieces of the voxels held here, from 1; 0 is void.
+
+        Returns
+        -------
+        number : (labels + 1,)
+            Of each label; the void's is 0.
+        count : int
+            Of the numbers, the void's among them.
+        """
+        count = int(labels.max(initial=0)) + 1
+        return np.arange(count), count
 
     def close(self) -> None:
         """End the threads."""

@@ -353,14 +353,13 @@ def _flat(mask: Bools) -> Ints:
 
 def _voxel_diagonal(solid: Bytes, entry: float, team: Team) -> Singles:
     """One over the diagonal at every node, (X, Y, 1, Z): a voxel gives each corner the same entry."""
-    count = touching(solid)
-    team.add_shared(count)
+    count = touching(solid, team)
     values = np.append(0.0, 1 / (entry * np.arange(1, 9))).astype(np.float32)
     return values[count][:, :, None, :]
 
 
-def touching(solid: Bytes) -> Bytes:
-    """Solid voxels around each node, uint8 (nx+1, ny+1, nz+1)."""
+def touching(solid: Bytes, team: Team) -> Bytes:
+    """Solid voxels around each node, uint8 (nx+1, ny+1, nz+1); ``solid`` is what the team holds."""
     count = solid
     for axis in range(3):
         widths = [(0, 0)] * 3
@@ -368,6 +367,7 @@ def touching(solid: Bytes) -> Bytes:
         padded = np.pad(count, widths)
         n = padded.shape[axis]
         count = padded.take(range(n - 1), axis=axis) + padded.take(range(1, n), axis=axis)
+    team.add_shared(count)
     return count
 
 

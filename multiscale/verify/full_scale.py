@@ -22,21 +22,21 @@ import numpy as np
 
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import isotropic
-from micro.runtime.arrays import Bools, Floats
-from micro.runtime.memory import require
+from micro.runtime.arrays import Bools
+from micro.runtime.memory import require, trim
 from micro.runtime.npz import write_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
 from multiscale.problem.problem import Problem
-from multiscale.problem.reduction import ReducedLoad, Reduction
+from multiscale.problem.reduction import Reduction
 from multiscale.problem.size import full_scale_bytes
 from multiscale.rundir import provenance
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
 from multiscale.solve.slabs import make_team, ranks_beside
-from multiscale.solve.team import Sparse, Team
+from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid
 from multiscale.solve.voxel_solve import solve
 from multiscale.verify.coarse_cells import CoarseLattice, Tensors, coarse_lattice
@@ -81,11 +81,11 @@ def solve_full_scale(
         Called as ``progress(iterations, relative residual)``.
     """
     start = time.monotonic()
+    trim()  # what coarse cells, predictions and the structure before have left in the heap
     tensor = isotropic(1.0, lattice.poisson)
-    model = voxel_model(lattice, reduction, per_cell)
+    model = voxel_model(lattice, reduction, per_cell, team)
     if wanted is None:
         wanted = reduction.nodes(problem.observed_nodes)
-    layers = team.layers(len(model.solid))
     setup, solving = time.monotonic() - start, 0.0
     multigrid: Multigrid | None = None
     constrained: Bools | None = None
@@ -94,30 +94,22 @@ def solve_full_scale(
         start = time.monotonic()
         if multigrid is None or constrained is None or not np.array_equal(constrained, load.constrained):
             multigrid = None  # the memory of the last one, before the next
-            multigrid = Multigrid(model.solid[layers], tensor, fixed_masks(load, per_cell, team), team)
+            multigrid = Multigrid(model.solid, tensor, fixed_masks(load, per_cell, team), team)
             constrained = load.constrained
-        plane = multigrid.levels[0].inverse[0].size * 3
         force = forces(case, number, problem, reduction, model)
-        own, moved = (team.local(s, plane) for s in (force, prescribed(load, model)))
+        moved = prescribed(load, model)
         setup += time.monotonic() - start
         start = time.monotonic()
-        solution = solve(multigrid, tensor, own, moved, team, rtol=rtol, progress=progress)
+        solution = solve(multigrid, tensor, force, moved, team, rtol=rtol, progress=progress)
         solving += time.monotonic() - start
-
-        whole = team.gathered(solution.u)
-
-        def read(u: Any = whole, force: Sparse = force, load: ReducedLoad = load) -> Floats:
-            """Corners' displacements, then how many lie in the void, and the work."""
-            found, count = corner_displacements(u, model, load, wanted)
-            return np.append(found, [count, float(force[1] @ u.reshape(-1)[force[0]]) / per_cell**3])
-
-        numbers = parallel.from_root(parallel.on_root(read), (3 * wanted.size + 2,))
-        corners.append(numbers[:-2].reshape(*wanted.shape, 3))
-        count = int(numbers[-2])
-        work.append(float(numbers[-1]))
+        found, count = corner_displacements(solution.u, model, load, wanted)
+        corners.append(found)
+        once = force[0] < team.owned(len(solution.u)) * solution.u[0].size  # a plane of two ranks counts once
+        own = float(force[1][once] @ solution.u.reshape(-1)[force[0][once]])
+        work.append(team.total(own) / per_cell**3)
         iterations.append(solution.iterations)
         residual, averaged = max(residual, solution.residual), max(averaged, count)
-        del solution, whole, read  # 24 bytes a voxel, before the next load
+        del solution  # 24 bytes a voxel, before the next load
     return FullScale(
         corners, work, iterations, residual, model.unknowns, model.removed, averaged, setup, solving
     )

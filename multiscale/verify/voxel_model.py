@@ -1,14 +1,16 @@
 """A lattice as a voxel model: the solid, its supports and loads, and what its cells' corners do.
 
 The grid is the problem's reduced one (mirror planes used), ``per_cell`` voxels along a cell's edge; lengths
-are in voxel edges. Solid that no support holds (joined to it by no voxel faces) is taken out and counted:
-floating pieces, and pieces that hang on an edge or a corner.
+are in voxel edges. Where ranks share the voxels, each makes and keeps its slab of them only; the functions
+here are then called by all ranks at once. Solid that no support holds (joined to it by no voxel faces) is
+taken out and counted: floating pieces, and pieces that hang on an edge or a corner.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -34,7 +36,9 @@ class VoxelModel:
     Attributes
     ----------
     solid : uint8 (nx, ny, nz)
+        Those that ``team`` holds here.
     per_cell : int
+    team : Team
     removed : int
         Solid voxels of the reduced grid that were taken out because nothing holds them.
     unknowns : int
@@ -43,42 +47,65 @@ class VoxelModel:
 
     solid: Bytes
     per_cell: int
+    team: Team
     removed: int
     unknowns: int
 
 
-def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int) -> VoxelModel:
-    """The part of a lattice that the reduction keeps, without unheld pieces.
+def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int, team: Team) -> VoxelModel:
+    """The part of a lattice that the reduction keeps and the team holds, without unheld pieces.
 
-    ``lattice`` has ``per_cell`` voxels along a cell's edge already.
+    Parameters
+    ----------
+    lattice : Lattice
+        With ``per_cell`` voxels along a cell's edge already.
+    reduction : Reduction
+    per_cell : int
+    team : Team
     """
-    index = reduction.elements(lattice.index)
+    cells = _cells(reduction.shape[0], per_cell, team)
+    index = reduction.elements(lattice.index)[cells]
     part = Lattice(lattice.cells, index, lattice.cell_size_m, lattice.young_pa, lattice.poisson)
     solid = part.voxels(per_cell=per_cell).view(np.uint8)
     labels = cc3d.connected_components(solid, connectivity=6)
-    held = np.ones(int(labels.max()) + 1, dtype=bool)
+    piece, count = team.pieces(labels)
+    held = np.ones(count, dtype=bool)
     if any(load.free for load in reduction.problem.loads):
-        sizes = np.bincount(labels.reshape(-1))
+        sizes = np.bincount(piece, weights=np.bincount(labels.reshape(-1)), minlength=count)
+        team.summed(sizes)
         sizes[0] = 0
-        held = np.arange(len(held)) == sizes.argmax()  # nothing holds a free body: its one large piece is it
+        held = np.arange(count) == sizes.argmax()  # nothing holds a free body: its one large piece is it
     for load in reduction.problem.loads:
         if load.free:
             continue
         some = np.any(reduction.nodes(load.fixed), axis=-1, keepdims=True)
-        supported = refine_mask(some, per_cell)[..., 0]
-        near = np.zeros_like(held)
+        supported = refine_mask(_corners(some, cells), per_cell)[..., 0]
+        near = np.zeros(count)
         nx, ny, nz = solid.shape
         for dx, dy, dz in CORNERS:
-            near[labels[supported[dx : dx + nx, dy : dy + ny, dz : dz + nz]]] = True
-        held &= near
+            near[piece[labels[supported[dx : dx + nx, dy : dy + ny, dz : dz + nz]]]] = 1.0
+        team.summed(near)
+        held &= near > 0
     held[0] = True
     removed = 0
     if not held.all():
-        loose = ~held[labels]
-        removed = int(loose.sum())
+        loose = ~held[piece][labels]
+        removed = int(team.total(float(loose.sum())))
         solid[loose] = 0
-    unknowns = 3 * int(np.count_nonzero(touching(solid)))
-    return VoxelModel(solid, per_cell, removed, unknowns)
+    touched = touching(solid, team)
+    unknowns = 3 * int(team.total(float(np.count_nonzero(touched[: team.owned(len(touched))]))))
+    return VoxelModel(solid, per_cell, team, removed, unknowns)
+
+
+def _cells(count: int, per_cell: int, team: Team) -> slice:
+    """Which of ``count`` cells along x the team holds here."""
+    own = team.layers(count * per_cell)
+    return slice(own.start // per_cell, own.stop // per_cell)
+
+
+def _corners(field: NDArray[Any], cells: slice) -> NDArray[Any]:
+    """The part of a field of the cells' corners that lies on some cells along x."""
+    return field[cells.start : cells.stop + 1]
 
 
 def fixed_masks(load: ReducedLoad, per_cell: int, team: Team) -> list[Bools]:
@@ -92,8 +119,8 @@ def fixed_masks(load: ReducedLoad, per_cell: int, team: Team) -> list[Bools]:
     """
     if team.size == 1:
         return coarse_masks(load.constrained, per_cell)
-    own = team.layers((load.constrained.shape[0] - 1) * per_cell)
-    slab = coarse_masks(load.constrained[own.start // per_cell : own.stop // per_cell + 1], per_cell)
+    cells = _cells(len(load.constrained) - 1, per_cell, team)
+    slab = coarse_masks(_corners(load.constrained, cells), per_cell)
     return [*slab[: team.shared_levels], refine_mask(load.constrained, per_cell >> team.shared_levels)]
 
 
@@ -101,8 +128,10 @@ def prescribed(load: ReducedLoad, model: VoxelModel) -> Sparse:
     """Displacements other than zero at the constrained nodes, in voxel edges."""
     if not np.any(load.prescribed):
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    mask = refine_mask(load.constrained, model.per_cell) & (touching(model.solid) > 0)[..., None]
-    values = grid.prolong_nodes(load.prescribed, model.per_cell) * model.per_cell
+    cells = _cells(len(load.constrained) - 1, model.per_cell, model.team)
+    constrained, displacement = (_corners(a, cells) for a in (load.constrained, load.prescribed))
+    mask = refine_mask(constrained, model.per_cell) & (touching(model.solid, model.team) > 0)[..., None]
+    values = grid.prolong_nodes(displacement, model.per_cell) * model.per_cell
     where = np.flatnonzero(np.ascontiguousarray((mask & (values != 0)).transpose(0, 1, 3, 2)))
     flat = np.ascontiguousarray(values.transpose(0, 1, 3, 2)).reshape(-1)
     return where, flat[where]
@@ -127,7 +156,8 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     InputError
         If a loaded cell has no solid where it is loaded.
     """
-    v, shape = model.per_cell, model.solid.shape
+    v, shape, team = model.per_cell, model.solid.shape, model.team
+    cells = _cells(reduction.shape[0], v, team)
     found: list[Sparse] = []
     for key, face, quads, vector in face_loads(case, number, problem.solid):
         axis, side = grid.face_axis(face)
@@ -136,15 +166,22 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
         for a, other in enumerate(b for b in range(3) if b != axis):
             if other in reduction.axes:
                 quads = np.take(quads, range(quads.shape[a] // 2, quads.shape[a]), axis=a)
-        share = _shares(grid.on_face(model.solid, face), quads, v, case, key)
+        if axis:
+            quads = quads[cells]
+        elif side * shape[0] in team.ends(shape[0] + 1):
+            quads = np.zeros_like(quads)  # another rank's face
+        share = _shares(grid.on_face(model.solid, face), quads, model, case, key)
         nodal = np.zeros([n + 1 for n in share.shape])
         for da, db in product((0, 1), repeat=2):
             nodal[da : da + share.shape[0], db : db + share.shape[1]] += share / 4
+        if axis:
+            team.add_shared(nodal)
         place = np.argwhere(nodal)
         node = np.insert(place, axis, shape[axis] * side, axis=1)
         found += _by_component(node, nodal[tuple(place.T)], vector, shape)
     for key, loaded, density in volume_loads(case, number, problem.solid):
-        nodal = grid.spread(_shares(model.solid, reduction.elements(loaded), v, case, key))
+        nodal = grid.spread(_shares(model.solid, reduction.elements(loaded)[cells], model, case, key))
+        team.add_shared(nodal)
         node = np.argwhere(nodal)
         found += _by_component(node, nodal[tuple(node.T)], density / v, shape)
     if not found:
@@ -152,16 +189,17 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     return np.concatenate([index for index, _ in found]), np.concatenate([value for _, value in found])
 
 
-def _shares(solid: Bytes, loaded: NDArray, v: int, case: Case, key: str) -> Floats:
+def _shares(solid: Bytes, loaded: NDArray, model: VoxelModel, case: Case, key: str) -> Floats:
     """What each solid voxel carries of a load of ``loaded`` a voxel on its whole cell; two or three axes."""
+    v = model.per_cell
     blocks = [size for count in loaded.shape for size in (count, v)]
     within = tuple(range(1, 2 * loaded.ndim, 2))
     count = solid.reshape(blocks).sum(axis=within, dtype=np.int64)
-    empty = (loaded != 0) & (count == 0)
-    if empty.any():
+    empty = int(model.team.total(float(np.count_nonzero((loaded != 0) & (count == 0)))))
+    if empty:  # on any rank
         raise case.error(
             key,
-            f"{int(empty.sum())} loaded cells have no solid where they are loaded at {v} voxels an edge: "
+            f"{empty} loaded cells have no solid where they are loaded at {v} voxels an edge: "
             "take more --voxels-per-cell",
         )
     share = loaded * (v**loaded.ndim / np.maximum(count, 1))
@@ -192,7 +230,9 @@ def corner_displacements(
     Parameters
     ----------
     u : float64 (X, Y, 3, Z)
-        Solution in voxel edges.
+        Solution in voxel edges, on the nodes that the model's team holds.
+    model : VoxelModel
+    load : ReducedLoad
     wanted : bool (mx+1, my+1, mz+1)
         Corners that are needed; elsewhere zero is returned.
 
@@ -207,23 +247,26 @@ def corner_displacements(
     InputError
         If there is no solid within half a cell of a wanted corner.
     """
-    v = model.per_cell
-    active = touching(model.solid) > 0
+    v, team = model.per_cell, model.team
+    active = touching(model.solid, team)[: team.owned(len(u))] > 0  # a node counts on one rank only
     corner = np.argwhere(wanted)
     values, place = np.zeros((len(corner), 3)), np.zeros((len(corner), 3))
     open_ = np.arange(len(corner))
     averaged = 0
     for radius in range(v // 2 + 1):
-        total, count, position = np.zeros((len(open_), 3)), np.zeros(len(open_)), np.zeros((len(open_), 3))
+        sums = np.zeros((len(open_), 7))  # of displacements, of positions, and their number
         at = corner[open_] * v
         for offset in np.ndindex(*[2 * radius + 1] * 3):
             node = at + np.array(offset) - radius
-            inside = ((node >= 0) & (node < active.shape)).all(axis=1)
-            x, y, z = np.where(inside[:, None], node, 0).T
+            own = node - [team.first, 0, 0]
+            inside = ((own >= 0) & (own < active.shape)).all(axis=1)
+            x, y, z = np.where(inside[:, None], own, 0).T
             here = inside & active[x, y, z]
-            total[here] += u[x[here], y[here], :, z[here]]
-            position[here] += node[here]
-            count += here
+            sums[here, :3] += u[x[here], y[here], :, z[here]]
+            sums[here, 3:6] += node[here]
+            sums[:, 6] += here
+        team.summed(sums)
+        total, position, count = sums[:, :3], sums[:, 3:6], sums[:, 6]
         done = count > 0
         values[open_[done]] = total[done] / count[done, None]
         place[open_[done]] = position[done] / count[done, None] / v

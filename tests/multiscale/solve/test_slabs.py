@@ -55,15 +55,16 @@ for voxels, exact in ((solid, False), (frame, False), (frame, True)):
     plane = (voxels.shape[1] + 1) * 3 * (voxels.shape[2] + 1)
     where = np.arange((len(voxels) + 1) * plane)
     force = 1e-3 * rng.standard_normal(len(where))
-    force *= np.repeat((touching(voxels) > 0)[:, :, None], 3, axis=2).reshape(-1)
-    load, none = team.local((where, force), plane), (np.zeros(0, np.int64), np.zeros(0))
+    force *= np.repeat((touching(voxels, team.alone) > 0)[:, :, None], 3, axis=2).reshape(-1)
+    low = team.first * plane
+    mine = slice(low, low + finest.nodes[0] * plane)
+    load, none = (where[mine] - low, force[mine]), (np.zeros(0, np.int64), np.zeros(0))
     solution = solve(multigrid, SOLID, load, none, team, rtol=1e-7)
-    u = team.gathered(solution.u)
-    if u is not None:
-        work = float(force @ u.reshape(-1))
-        out.append([work, solution.residual, solution.iterations, finest.radius])
+    once = slice(0, team.owned(finest.nodes[0]) * plane)
+    work = team.total(float(load[1][once] @ solution.u.reshape(-1)[once]))
+    out.append([work, solution.residual, solution.iterations, finest.radius])
     team.close()
-if out:
+if team.rank == 0:
     print(json.dumps(out))
 """
 

@@ -341,7 +341,7 @@ def test_forces_are_the_traction_times_the_area():
     case = make_case((4, 4, 2))
     problem = build_problem(case)
     reduction = Reduction(problem)
-    model = voxel_model(make_lattice(problem, [CORNERLESS]), reduction, 4)
+    model = voxel_model(make_lattice(problem, [CORNERLESS]), reduction, 4, Team())
     index, value = forces(case, 0, problem, reduction, model)
     # 1 MPa of 1000 MPa over 8 cells of 16 voxel faces, a quarter of it on the reduced grid.
     assert value.sum() == pytest.approx(1e-3 * 8 * 16 / 4, rel=1e-12)
@@ -356,7 +356,7 @@ def test_corners_in_the_void_take_the_mean_around_them():
     case = make_case((4, 4, 4), hole=False, mirror=[])
     problem = build_problem(case)
     reduction = Reduction(problem)
-    model = voxel_model(make_lattice(problem, [CORNERLESS]), reduction, 4)
+    model = voxel_model(make_lattice(problem, [CORNERLESS]), reduction, 4, Team())
     at = np.stack(np.indices(np.array(model.solid.shape) + 1), axis=-1) / 4.0
     u = (4 * at @ np.array([[1.0, 2.0, 3.0], [0.5, -1.0, 4.0], [2.0, 0.0, 1.0]])).transpose(0, 1, 3, 2)
     wanted = np.zeros((5, 5, 5), dtype=bool)
@@ -375,7 +375,7 @@ def test_pieces_that_nothing_holds_are_removed_and_counted():
     index = np.zeros(problem.shape, dtype=np.int32)
     index[1:3, 3, :] = 1
     lattice = make_lattice(problem, [np.ones((4, 4, 4), dtype=bool), island], index)
-    model = voxel_model(lattice, Reduction(problem), 8)
+    model = voxel_model(lattice, Reduction(problem), 8, Team())
     assert model.removed == 4**3
     with pytest.raises(InputError, match="no solid where they are loaded"):
         forces(case, 0, problem, Reduction(problem), model)
