@@ -68,6 +68,10 @@ class Surrogate(nn.Module):
         """Logarithms of the scaled moduli, (m, 3)."""
         return self.of_features(self.features(z))
 
+    def tensors(self, x: Tensor) -> Tensor:
+        """Tensors (m, 3) of the last hidden layer (m, width)."""
+        return _tensors(self.of_features(x))
+
     def forward(self, z: Tensor) -> Tensor:
         """Tensors (m, 3)."""
         return _tensors(self.logarithms(z))

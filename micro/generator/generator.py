@@ -24,13 +24,14 @@ from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
+from micro.diffusion.residual import Corrected, Residual
 from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide, face_layer
 from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
 from micro.generator.likeness import YIELDING, Likeness
 from micro.generator.refinement import RELATIVE, Refinement, refine
 from micro.generator.samples import CLEAN, Delivery, Samples, generated, joined
-from micro.generator.steering import predict, steer
+from micro.generator.steering import Predictor, predict, steer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
 from micro.runtime.jobs import fingerprint
@@ -52,6 +53,9 @@ _FACE = 0.1
 
 _ROWS = 256
 """Candidates handled at once."""
+
+_CORRECTED = 4
+"""Steps at most by which cells are steered before they are refined, if the surrogate is corrected."""
 
 
 class Generator:
@@ -251,14 +255,11 @@ class Generator:
         yielding : float
             How readily steering moves the outer faces, compared with all else.
         """
-        wanted, volumes, _ = _checked(targets, None, 0, 1, 1, resolution)
-        m = len(wanted)
+        wanted, _, _ = _checked(targets, None, 0, 1, 1, resolution)
         if steering:
-            nothing = Guidance(Decoder(self.model.space, self.model.surrogate), (), np.arange(m), None)
-            z = self._delivery.redistanced(z).z
             free = face_layer(self.model.space).free(yielding)
-            z = self._steered(z, wanted, volumes, steering, nothing, open, free)
-        return self._delivery.samples(z, np.arange(m), resolution, open)
+            z = self._onto(self._delivery.redistanced(z).z, wanted, steering, open, free)
+        return self._delivery.samples(z, np.arange(len(z)), resolution, open)
 
     def refine(
         self,
@@ -302,6 +303,7 @@ class Generator:
         relative: float = RELATIVE,
         trials: int,
         yielding: float = 1.0,
+        residual: Residual | None = None,
     ) -> Refinement:
         """As :meth:`refine` with a target (m, 3) for each sample, and all that is known of each.
 
@@ -311,10 +313,17 @@ class Generator:
         targets : array, shape (m, 3)
         tolerance, relative, trials, yielding
             As of :meth:`refine`.
+        residual : Residual, optional
+            What the surrogate misses near these cells: before anything is homogenised they are steered
+            once more, by the corrected one.
         """
+        z, free = samples.z, None if yielding == 1.0 else face_layer(self.model.space).free(yielding)
+        if residual is not None:
+            corrected = Corrected(self.model.surrogate, residual)
+            z = self._onto(z, targets, _CORRECTED, samples.open, free, corrected)
         return refine(
             self.model.space,
-            samples.z,
+            z,
             targets,
             lambda z: self._delivery.octants(z, samples.n, samples.open),
             n=samples.n,
@@ -322,8 +331,22 @@ class Generator:
             relative=relative,
             trials=trials,
             nu=self.model.poisson,
-            free=None if yielding == 1.0 else face_layer(self.model.space).free(yielding),
+            free=free,
         )
+
+    def _onto(
+        self,
+        z: Singles,
+        targets: Floats,
+        rounds: int,
+        open: bool,
+        free: Floats | None,
+        predictor: Predictor | None = None,
+    ) -> Singles:
+        """Cells (m, d) steered onto their tensors (m, 3) and nothing else."""
+        nothing = Guidance(Decoder(self.model.space, self.model.surrogate), (), np.arange(len(z)), None)
+        volumes = np.full(len(z), np.nan)
+        return self._steered(z, targets, volumes, rounds, nothing, open, free, predictor)
 
     def _choose(
         self,
@@ -382,10 +405,12 @@ class Generator:
         guide: Guidance,
         open: bool,
         free: Floats | None,
+        predictor: Predictor | None = None,
     ) -> Singles:
         """Cells (m, d) moved onto their tensors, where any is asked for, and onto the volume beside it.
 
-        Steps take each direction as readily as ``free`` (d, d) says.
+        Steps take each direction as readily as ``free`` (d, d) says. The predictor is the surrogate unless
+        given.
         """
         given = np.flatnonzero(np.isfinite(C).all(axis=1))
         if len(given) == 0:
@@ -403,7 +428,8 @@ class Generator:
             return found.z, (found.clean >= CLEAN) & found.touches & stays
 
         beside = guide.rows(given).beside(volume[given])
-        out[given], _ = steer(self.model.surrogate, z[given], C[given], redistance, rounds, free, beside)
+        by = self.model.surrogate if predictor is None else predictor
+        out[given], _ = steer(by, z[given], C[given], redistance, rounds, free, beside)
         return out
 
     def samples_of(self, z: Singles, resolution: int) -> Samples:

@@ -22,7 +22,7 @@ from micro.homogenize.fields import Status
 from micro.homogenize.secant import broyden, cut, least_norm
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime import memory
-from micro.runtime.arrays import Bools, Floats, Singles
+from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.shape import slopes as shape_slopes
 from micro.shape.space import ShapeSpace
 
@@ -56,7 +56,7 @@ class Refinement:
 
     Attributes
     ----------
-    z : float32 array, shape (m, d)
+    z, start_z : float32 arrays, shape (m, d)
     octants, start_octants : bool arrays, shape (m, n, n, n)
     C, start_C : arrays, shape (m, 3)
         Their own tensors, NaN where a cell has none (not connected, or its solve did not converge).
@@ -67,6 +67,7 @@ class Refinement:
     z: Singles
     octants: NDArray[np.bool_]
     C: Floats
+    start_z: Singles
     start_octants: NDArray[np.bool_]
     start_C: Floats
     trials: NDArray[np.int64]
@@ -78,6 +79,10 @@ class Refinement:
     def joined(parts: Sequence[Refinement]) -> Refinement:
         """Several as one, in their order."""
         return Refinement(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refinement)))
+
+    def rows(self, rows: Ints) -> Refinement:
+        """Some of them, in the order of ``rows``."""
+        return Refinement(*(getattr(self, f.name)[rows] for f in fields(Refinement)))
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -145,7 +150,7 @@ def _refined(
     """So many cells of :func:`refine` as are homogenised at once."""
     bounds, z = homogenised.bounds, z.astype(np.float32).copy()
     octants, C, slope, solution = homogenised(z, targets)
-    start, start_C = octants.copy(), C.copy()
+    start_z, start, start_C = z.copy(), octants.copy(), C.copy()
     used = np.ones(len(z), dtype=np.int64)
     longest = np.full(len(z), _LONGEST)
     for _ in range(1, trials):
@@ -174,7 +179,7 @@ def _refined(
                 longest[row] = 0.4 * min(longest[row], float(np.linalg.norm(step[i])))
                 if solved:
                     slope[row] = broyden(slope[row], step[i], (C_new[i] - C[row]) / tensor.PAPER_SPAN)
-    return Refinement(z, octants, C, start, start_C, used)
+    return Refinement(z, octants, C, start_z, start, start_C, used)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from micro.cell import tensor
+from micro.diffusion.residual import Corrected
 from micro.diffusion.surrogate import Surrogate
 from micro.homogenize.secant import cut, least_norm
 from micro.runtime.arrays import Bools, Floats, Singles
@@ -18,11 +19,14 @@ Redistance = Callable[[Singles], tuple[Singles, Bools]]
 Beside = Callable[[Singles], tuple[Floats, Floats, Floats]]
 """Of coordinates (m, d): slopes (m, k, d) of what steps mind besides the tensor, changes (m, k) that are
 missing, and what the cells' values cost (m,) beside the tensor error."""
+Predictor = Surrogate | Corrected
+"""Maps coordinates (m, d) to tensors (m, 3)."""
+
 _STEERED = 2.0
 """Longest step that trusts the surrogate."""
 
 
-def predict(surrogate: Surrogate, z: Singles) -> Floats:
+def predict(surrogate: Predictor, z: Singles) -> Floats:
     """The surrogate's tensors (m, 3)."""
     device = next(surrogate.parameters()).device
 
@@ -33,7 +37,7 @@ def predict(surrogate: Surrogate, z: Singles) -> Floats:
     return in_blocks(block, z)
 
 
-def slopes(surrogate: Surrogate, z: Singles) -> Floats:
+def slopes(surrogate: Predictor, z: Singles) -> Floats:
     """Derivatives (m, 3, d) of C11, C12, C44 on the scale of Eq. 4."""
     device = next(surrogate.parameters()).device
 
@@ -47,7 +51,7 @@ def slopes(surrogate: Surrogate, z: Singles) -> Floats:
 
 
 def steer(
-    surrogate: Surrogate,
+    surrogate: Predictor,
     z: Singles,
     targets: Floats,
     redistance: Redistance,
@@ -65,7 +69,7 @@ def steer(
 
     Parameters
     ----------
-    surrogate : Surrogate
+    surrogate : Surrogate or Corrected
     z : array, shape (m, d)
     targets : array, shape (m, 3)
     redistance : callable

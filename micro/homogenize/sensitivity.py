@@ -31,6 +31,9 @@ from micro.runtime.errors import InputError, NotConverged
 from micro.voxels.hexahedron import unit_stiffness
 from micro.voxels.torch_operator import Grid, element_energy
 
+_SINGLE = 1e-4
+"""Residual tolerance from which derivatives are summed up in single precision."""
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -94,29 +97,31 @@ def sensitivities(
     target = torch.device(device)
     with parallel.one_thread(target) as threads:
         fields = solve_octants(moduli, nu, rtol, target, threads, start)
+        # Half the time, where the solution is no more accurate than single precision anyway.
+        kind = torch.float32 if rtol >= _SINGLE else torch.float64
         if needed is None:
-            gradient = _gradient(fields, nu, slice(None)).cpu().numpy()
+            gradient = _gradient(fields, nu, slice(None), kind)
         else:
             gradient = np.full((len(moduli), 3, *moduli.shape[1:]), np.nan)
             rows = np.flatnonzero(needed(fields.C))
             if len(rows):
-                gradient[rows] = _gradient(fields, nu, rows).cpu().numpy()
+                gradient[rows] = _gradient(fields, nu, rows, kind)
     status = (fields.residual, fields.iterations, fields.status)
     return Sensitivity(fields.C, gradient, *status, fields.fluctuation)
 
 
-def _gradient(fields: OctantFields, nu: float, rows: slice | Ints) -> Tensor:
+def _gradient(fields: OctantFields, nu: float, rows: slice | Ints, kind: torch.dtype) -> Floats:
     """Energy densities of unit moduli (m, 3, n, n, n) of some octants, averaged over the permutations."""
     moduli = fields.moduli[rows]
     n = moduli.shape[-1]
-    k, grid = unit_stiffness(nu).to(moduli), Grid((n, n, n))
-    u = fields.affine[:, :, rows] + fields.fluctuation[:, :, rows]
+    k, grid = unit_stiffness(nu).to(moduli.device, kind), Grid((n, n, n))
+    u = (fields.affine[:, :, rows] + fields.fluctuation[:, :, rows]).to(kind)
     axial, shear = u[:, :1], u[:, 1:]
     parts = [(axial, axial), (exchange_xy(axial), axial), (shear, shear)]
     raw = torch.stack([element_energy(a, b, k, grid)[0] for a, b in parts], dim=1)
     turned = [raw.permute(0, 1, *(2 + axis for axis in p)) for p in permutations(range(3))]
     mean = torch.stack(turned).mean(dim=0)
-    return mean * (moduli > 0).unsqueeze(1) / float(n**3)
+    return (mean * (moduli > 0).unsqueeze(1) / float(n**3)).double().cpu().numpy()
 
 
 class _HomogenisedTensor(torch.autograd.Function):

@@ -147,6 +147,7 @@ class Filling:
         self.weights = Weights(settings.overlap, settings.min_contact, self.bounds, settings.hold)
 
         self._show(self.total, "cells for the fixed regions")
+        source.begin(earlier)
         self._earlier = earlier
         special = [self._material(target) for target in materials.target]
         offered = self._asked_for(joined(special) if special else source.known.subset(slice(0, 0)))
@@ -173,21 +174,27 @@ class Filling:
         assert self.selection is not None
         return self.pool.index[np.arange(self.total), self.selection.choice]
 
-    def choose(self, model: Influence | None) -> None:
+    def choose(self, model: Influence | None, draft: bool = False) -> None:
         """Choose for all groups, finish what was chosen, and choose again.
 
-        ``model`` tells what tensor errors do to the objective; without one they count alike.
+        Parameters
+        ----------
+        model : Influence or None
+            What tensor errors do to the objective; without one they count alike.
+        draft : bool
+            Whether the lattice is about to be replaced: then cells are made anew for groups that lack a
+            contact alone, not for those that come off worst.
         """
         self._show(self.total - self.fixed, "choosing cells that fit")
         self.selection = select(self.pool, self.groups, self.weights, model)
-        self._finish()
+        self._finish(draft)
         self.selection = select(self.pool, self.groups, self.weights, model)
         for _ in range(_ROUNDS):
             before = self.selection
-            if not self._grow():
+            if not self._grow(draft):
                 break
             self.selection = select(self.pool, self.groups, self.weights, model, before.choice)
-            if self.selection.cost > (1 - _WORTH) * before.cost:
+            if not draft and self.selection.cost > (1 - _WORTH) * before.cost:
                 break
         self._show(0, "done")
 
@@ -247,7 +254,7 @@ class Filling:
         )
 
     # ------------------------------------------------------------------- steps
-    def _finish(self) -> None:
+    def _finish(self, draft: bool) -> None:
         """Bring the chosen cells onto their targets; only what is exact stays in the pool.
 
         A cell of an earlier lattice stays as it is; where it is far off, the source's nearest candidate is
@@ -271,14 +278,17 @@ class Filling:
         known = self._candidates.exact[chosen]
         self._add(finished.before.subset(~known), everyone[~known])
         self._add(finished.after.subset(new), everyone[new])
-        for made in finished.further:
-            self._add(made.cells, everyone[made.rows])
+        left = np.flatnonzero(self.bounds.error(finished.after.C, targets) > FAR * self.bounds.tolerance)
+        if len(left) and not draft:
+            faces = self.pool.faces[chosen[left]]  # on which the neighbours agree
+            for made in self.source.nearer(faces, targets[left], self.bounds, self._progress):
+                self._add(made.cells, everyone[left[made.rows]])
 
-    def _grow(self) -> bool:
+    def _grow(self, draft: bool) -> bool:
         """Offer groups cells made for their neighbours' faces; whether there is anything new to choose from.
 
-        A twentieth of the groups, those that weigh most in the sum, and those that lack a contact. What a
-        group was offered for the same face before would be the same again.
+        A twentieth of the groups, those that weigh most in the sum, and those that lack a contact (of a draft
+        only these). What a group was offered for the same face before would be the same again.
         """
         assert self.selection is not None
         choice = self.selection.choice
@@ -288,7 +298,7 @@ class Filling:
         error = self.bounds.error(self.pool.C[self.rows], self.groups.target)
         missed += self.groups.size * error**2 / (2 * self.bounds.tolerance)
         weak = np.isin(np.arange(self.total), self.selection.weak)
-        bad = weak | (error > FAR * self.bounds.tolerance) | (found > _FITS)
+        bad = weak if draft else weak | (error > FAR * self.bounds.tolerance) | (found > _FITS)
         order = np.lexsort((-missed, ~weak))
         order = order[(order >= self.fixed) & bad[order]]
         faces = common_faces(self.pool, self.groups, choice, order)

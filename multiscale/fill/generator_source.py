@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,16 +10,17 @@ import numpy as np
 from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
 from micro.cell.tensor import Bounds, tensor_error
+from micro.diffusion.residual import Residual, most_telling
 from micro.generator import blocks
 from micro.generator.generator import Generator
 from micro.generator.likeness import LATTICE, YIELDING, Likeness
 from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples, joined
-from micro.runtime.arrays import Bools, Floats, Ints
+from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.runtime.jobs import Cache
 from micro.runtime.progress import Progress
 from micro.shape.space import distance_at
-from multiscale.fill.set_source import FAR, SetSource, solid_cell
+from multiscale.fill.set_source import SetSource, solid_cell
 from multiscale.fill.source import (
     GENERATED,
     Candidates,
@@ -41,6 +41,12 @@ _GUIDED_DRAWS = 4
 _STEERING = 4
 """Steps that a candidate is moved by the surrogate; the homogeniser does the rest."""
 
+_WAVES = (0.08, 0.3)
+"""Shares of a lattice's cells that are refined before the rest, which is steered by what they show."""
+
+_TELLING = 32
+"""Homogenised cells from which on they say something about others."""
+
 _MATERIAL_SAMPLES, _MATERIAL_TRIALS = 6, 10
 """Generated cells for a material, and homogenisations of each: their error repeats in a whole region."""
 
@@ -49,8 +55,9 @@ class GeneratorSource:
     """Generated cells: candidates j of all groups are drawn together as the neighbours they are.
 
     Cells that are there already, of the fixed regions or of an earlier lattice, are given, and the others
-    continue them (:mod:`micro.generator.likeness`). Cells that can't be made in one piece come from
-    ``spare``.
+    continue them (:mod:`micro.generator.likeness`). Every cell that is homogenised, those of an earlier
+    lattice too, shows what the surrogate misses near it, by which others are steered before they are
+    homogenised (:mod:`micro.diffusion.residual`). Cells that can't be made in one piece come from ``spare``.
 
     Parameters
     ----------
@@ -81,6 +88,23 @@ class GeneratorSource:
         self.known = spare.known
         self.poisson = generator.model.poisson
         self.name = "the generator"
+        self.begin(None)
+
+    def begin(self, earlier: CellSet | None) -> None:
+        """As :class:`CellSource`: what earlier cells show of the surrogate is learned."""
+        self._shown: list[tuple[Singles, Floats]] = []
+        self._residual: Residual | None = None
+        if earlier is not None and len(earlier):
+            space = self.generator.model.space
+            self._learn(space.encode(distance_at(earlier.octants(), space.n)), earlier.C)
+
+    def _learn(self, z: Singles, C: Floats) -> None:
+        """Remember what homogenised cells (m, d) are, where that is known."""
+        good = np.isfinite(C).all(axis=1)
+        self._shown.append((z[good], C[good]))
+        known, tensors = (np.concatenate(column) for column in zip(*self._shown, strict=True))
+        if len(known) >= _TELLING:
+            self._residual = Residual.of(self.generator.model.surrogate, known, tensors)
 
     def material(self, target: Floats) -> CellSet:
         """As :class:`CellSource`: the best of the generated ones and the spare source's."""
@@ -154,9 +178,7 @@ class GeneratorSource:
     ) -> Finished:
         """As :class:`CellSource`."""
         samples: Samples = offered.origin
-        held = offered.faces[chosen]  # on which the neighbours agree
-        refining = partial(progress, what="refining cells")
-        found = self._refined(samples.rows(chosen), targets, bounds, refining, yielding=YIELDING)
+        found = self._in_waves(samples.rows(chosen), targets, bounds, progress)
         octants, C = found.octants.copy(), found.C.copy()
         generated = found.known & found.start_known
         before, C_before = found.start_octants.copy(), found.start_C.copy()
@@ -167,18 +189,15 @@ class GeneratorSource:
             octants[lost], C[lost] = spare.after.octants(), spare.after.C
             before[lost], C_before[lost] = spare.before.octants(), spare.before.C
         family = np.where(generated, GENERATED, "spare").tolist()
-        far = np.flatnonzero(bounds.error(C, targets) > FAR * bounds.tolerance)
-        further: tuple[Matched, ...] = ()
-        if len(far):
-            # What its neighbours have bent too far is tried with their faces once more, and alone.
-            again = self.with_faces(held[far], targets[far], bounds, progress, trials=_FAR_REFINEMENTS)
-            alone = self.nearer(targets[far], bounds, progress)
-            further = tuple(Matched(made.cells, far[made.rows]) for made in (again, alone))
         return Finished(
             CellSet.from_octants(before, C_before, family=family, poisson=self.poisson),
             CellSet.from_octants(octants, C, family=family, poisson=self.poisson),
-            further,
         )
+
+    def nearer(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> list[Matched]:
+        """As :class:`CellSource`: what its neighbours have bent too far, with their faces again and alone."""
+        again = self.with_faces(faces, targets, bounds, progress, trials=_FAR_REFINEMENTS)
+        return [again, self.alone(targets, bounds, progress)]
 
     def with_faces(
         self,
@@ -194,6 +213,28 @@ class GeneratorSource:
         found = self._refined(samples, targets, bounds, continuing, trials, yielding=YIELDING)
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Matched(self._generated(found, rows), rows)
+
+    def _in_waves(self, samples: Samples, targets: Floats, bounds: Bounds, progress: Progress) -> Refinement:
+        """Samples refined, those first that tell most about the others."""
+        m = len(samples)
+        order, ends = np.arange(m), [m]
+        first = int(_WAVES[0] * m)
+        if self._residual is None and first > 0 and 2 * first >= _TELLING:  # a start and an end each
+            ends = [*(int(share * m) for share in _WAVES), m]
+            telling = most_telling(self.generator.model.surrogate, samples.z, ends[-2])
+            order = np.concatenate([telling, np.setdiff1d(order, telling)])
+        parts, start = [], 0
+        for end in ends:
+            rows = order[start:end]
+
+            def refining(done: int, total: int, what: str = "", before: int = start) -> None:
+                progress(before + done, m, "refining cells")
+
+            parts.append(
+                self._refined(samples.rows(rows), targets[rows], bounds, refining, yielding=YIELDING)
+            )
+            start = end
+        return Refinement.joined(parts).rows(np.argsort(order))
 
     def _drawn(self, targets: Floats, seed: int, count: int = 1, **settings: Any) -> Samples:
         """Samples for each target."""
@@ -212,15 +253,22 @@ class GeneratorSource:
         """To half of what a group's members may be apart: the cell adds little to that."""
         half = bounds.scaled(0.5)
         settings: dict[str, Any] = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
-        settings |= {"progress": progress, "cache": self.cache}
-        return blocks.refined(self.generator, samples, targets, **settings, **held)
+        settings |= {"progress": progress, "cache": self.cache, "residual": self._residual}
+        found = blocks.refined(self.generator, samples, targets, **settings, **held)
+        moved = (found.z != found.start_z).any(axis=1)
+        z, C = (
+            np.concatenate([found.start_z, found.z[moved]]),
+            np.concatenate([found.start_C, found.C[moved]]),
+        )
+        self._learn(z, C)
+        return found
 
     def _generated(self, found: Refinement, rows: Ints) -> CellSet:
         return CellSet.from_octants(
             found.octants[rows], found.C[rows], family=GENERATED, poisson=self.poisson
         )
 
-    def nearer(self, targets: Floats, bounds: Bounds, progress: Progress) -> Matched:
+    def alone(self, targets: Floats, bounds: Bounds, progress: Progress) -> Matched:
         """Cells for targets (m, 3) that no other cell came near, with the effort that soft tensors need."""
         progress(0, len(targets), "generating cells where none is near")
         samples = self._drawn(targets, self.seed)
@@ -251,17 +299,13 @@ class JoinedSource(SetSource):
         self.generator = generator
         self.name += " and the generator"
 
-    def finish(
-        self, offered: Candidates, chosen: Ints, targets: Floats, bounds: Bounds, progress: Progress
-    ) -> Finished:
-        """As :class:`CellSource`; generated ones are offered where its cells stay far off."""
-        done = super().finish(offered, chosen, targets, bounds, progress)
-        error = bounds.error(done.after.C, targets)
-        far = np.flatnonzero(error > FAR * bounds.tolerance)
-        if len(far) == 0:
-            return done
-        made = self.generator.nearer(targets[far], bounds, progress)
-        return replace(done, further=(Matched(made.cells, far[made.rows]),))
+    def begin(self, earlier: CellSet | None) -> None:
+        """As :class:`CellSource`."""
+        self.generator.begin(earlier)
+
+    def nearer(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> list[Matched]:
+        """As :class:`CellSource`: generated ones."""
+        return [self.generator.alone(targets, bounds, progress)]
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
         """As :class:`CellSource`."""

@@ -63,6 +63,9 @@ class SetSource:
         self.avoid_cavities = avoid_cavities
         self.name = f"a set of {len(cells)}"
 
+    def begin(self, earlier: CellSet | None) -> None:
+        """As :class:`CellSource`: cells of a set have no past."""
+
     def material(self, target: Floats) -> CellSet:
         """As :class:`CellSource`; the base material itself is a cell without void."""
         solid = solid_cell(target, self.cells.n, self.cells.poisson)
@@ -135,6 +138,16 @@ class SetSource:
         pick = np.arange(len(before))
         pick[far] = len(before) + np.arange(len(far))
         return Finished(before, CellSet.concat([before, corrected]).subset(pick))
+
+    def nearer(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> list[Matched]:
+        """Nothing: a set makes nothing.
+
+        Parameters
+        ----------
+        faces, targets, bounds, progress
+            As :meth:`CellSource.nearer`.
+        """
+        return []
 
     def with_faces(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> Matched | None:
         """None: a set makes nothing.

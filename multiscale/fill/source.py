@@ -89,13 +89,10 @@ class Finished:
     ----------
     before, after : CellSet
         Of m cells.
-    further : tuple of Matched
-        Others, made anew where a cell stayed far from its target.
     """
 
     before: CellSet
     after: CellSet
-    further: tuple[Matched, ...] = ()
 
 
 class CellSource(Protocol):
@@ -119,6 +116,9 @@ class CellSource(Protocol):
 
     @property
     def known(self) -> CellSet: ...  # noqa: D102
+
+    def begin(self, earlier: CellSet | None) -> None:
+        """A new lattice, of which there may be an earlier one: nothing else of the past is to count."""
 
     def material(self, target: Floats) -> CellSet:
         """One cell, as near to a tensor (3,) as can be."""
@@ -144,6 +144,18 @@ class CellSource(Protocol):
             Units of E_s.
         bounds : Bounds
             Errors at which a cell is near enough.
+        progress : Progress
+        """
+
+    def nearer(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> list[Matched]:
+        """Cells made anew for ``targets`` (m, 3) from which the chosen ones stay far, with all effort.
+
+        Parameters
+        ----------
+        faces : bool array (m, n, n)
+            Outer faces of the chosen ones.
+        targets : array (m, 3)
+        bounds : Bounds
         progress : Progress
         """
 

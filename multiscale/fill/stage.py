@@ -51,6 +51,7 @@ def fill_lattice(
     steered: bool = True,
     rtol: float | None = None,
     earlier: CellSet | None = None,
+    draft: bool = False,
 ) -> tuple[Filling | None, Polish]:
     """Fill a design and polish the lattice; the filling is on rank 0 alone.
 
@@ -75,6 +76,9 @@ def fill_lattice(
         Relative residual of the solves whose values are reported; the objective's own if left out.
     earlier : CellSet, optional
         Cells of an earlier lattice, to be taken again where they serve; on rank 0.
+    draft : bool
+        Whether another lattice is to follow this one: it is not polished, and nothing is made anew for groups
+        that come off worst.
     """
     problem, reduction = objective.problem, objective.reduction
     design = reduction.elements(problem.role) == Role.DESIGN
@@ -87,7 +91,7 @@ def fill_lattice(
 
     def first() -> Filling:
         filling = Filling(problem, reduction, wanted, source(), settings, progress, earlier)
-        filling.choose(model)
+        filling.choose(model, draft)
         return filling
 
     if parallel.ranks() > 1 and not parallel.shares_jobs():
@@ -110,7 +114,7 @@ def fill_lattice(
     predicted = float(model.value(model.amplitudes(field)))
     values = [objective.value(field, rtol).total]
     others = rest()
-    for number in range(settings.polish):
+    for number in range(0 if draft else settings.polish):
         model = influence(objective, field, design, seed=settings.seed)
         kept = None if filling is None else filling.selection
         if filling is not None:

@@ -92,7 +92,7 @@ def fill_design(
     lattice: Path,
     objective: Objective | None = None,
     earlier: CellSet | None = None,
-    polished: bool = True,
+    draft: bool = False,
 ) -> tuple[dict[str, Any], float]:
     """Fill a saved design; saves the lattice. ``earlier`` are cells to take again where they serve.
 
@@ -106,8 +106,8 @@ def fill_design(
     objective : Objective, optional
         Corrected; the session's own by default.
     earlier : CellSet, optional
-    polished : bool
-        Whether the lattice is polished: not one that a round replaces.
+    draft : bool
+        Whether a round is to replace the lattice (:func:`multiscale.fill.stage.fill_lattice`).
 
     Returns
     -------
@@ -117,21 +117,19 @@ def fill_design(
         The objective (the session's own, or the given corrected one) of the lattice's own tensors.
     """
     objective = objective or session.objective
-    settings = session.case.fill
-    if not polished:
-        settings = settings.model_copy(update={"polish": 0})
     wanted = objective.reduction.elements(load_tensors(design, session.problem))
     with session.reporter.task("fill", 1, steady=False) as task:
         filling, polish = fill_lattice(
             objective,
             wanted,
             lambda: session.cells,
-            settings,
+            session.case.fill,
             session.reporter,
             task.reach,
             steered=session.limit is None,
             rtol=session.case.solver.rtol_evaluate,
             earlier=earlier,
+            draft=draft,
         )
 
     def work() -> dict[str, Any]:

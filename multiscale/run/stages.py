@@ -106,8 +106,8 @@ def fill_stage(session: Session, directory: RunDirectory) -> None:
     start = time.monotonic()
     design, lattice = session.first("design.npz"), session.first("lattice.zarr")
     model = design_model(session, directory.path / design)
-    last = session.case.full_scale.rounds == 0
-    metrics, _ = fill_design(session, directory.path / design, directory.path / lattice, model, polished=last)
+    draft = session.case.full_scale.rounds > 0
+    metrics, _ = fill_design(session, directory.path / design, directory.path / lattice, model, draft=draft)
     seconds = {"fill": time.monotonic() - start}
     directory.finish("fill", seconds, metrics, files=(lattice,), reads=(design,))
 

@@ -9,11 +9,14 @@ from micro.cell.cellset import CellSet
 from micro.cell.octant import encloses
 from micro.cell.tensor import Bounds, relative_error, tensor_error
 from micro.data.packaged import load_library
+from micro.diffusion.residual import Corrected
 from micro.generator.generator import Generator
+from micro.generator.steering import predict
 from micro.homogenize.octants import homogenize_octants
 from micro.library.retrieval import nearest as library_nearest
 from micro.runtime.jobs import Cache
 from micro.runtime.progress import unheard
+from micro.shape.space import distance_at
 from multiscale.fill.filling import joined
 from multiscale.fill.generator_source import GeneratorSource, JoinedSource
 from multiscale.fill.set_source import SetSource
@@ -67,6 +70,49 @@ def test_finished_cells_are_their_own(generated):
     after = tensor_error(finished.after.C, TARGETS)
     assert (after <= before).all()
     assert after.max() < 0.01
+
+
+def test_later_cells_learn_from_the_first(generated, monkeypatch):
+    """Refined in waves, each in its place: the last, steered by what the others showed, starts nearer."""
+    source, offered = generated
+    monkeypatch.setattr("multiscale.fill.generator_source._WAVES", (0.34, 0.67))
+    monkeypatch.setattr("multiscale.fill.generator_source._TELLING", 1)
+    source.begin(None)
+    plain = source.generator.refined
+    starts = []
+
+    def watched(samples, targets, **settings):
+        done = plain(samples, targets, **settings)
+        starts.append((settings["residual"] is not None, tensor_error(done.start_C, targets)[0]))
+        return done
+
+    monkeypatch.setattr(source.generator, "refined", watched)
+    finished = source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.004), unheard)
+    assert [known for known, _ in starts] == [False, True, True]
+    assert starts[2][1] < starts[0][1]
+    assert tensor_error(finished.after.C, TARGETS).max() < 0.002
+    # Nothing of it is left for the next lattice.
+    source.begin(None)
+    starts.clear()
+    source.finish(offered, offered.index[:1, 0], TARGETS[:1], Bounds(0.004), unheard)
+    assert [known for known, _ in starts] == [False]
+
+
+def test_cells_of_an_earlier_lattice_are_learned_from(generated, monkeypatch):
+    source, _ = generated
+    monkeypatch.setattr("multiscale.fill.generator_source._TELLING", 1)
+    cells = load_library().subset(np.arange(5))
+    source.begin(cells)
+    known = source.generator.model.surrogate
+    error = tensor_error(predict(Corrected(known, source._residual), encoded(source, cells)), cells.C)
+    assert error.mean() < 0.5 * tensor_error(predict(known, encoded(source, cells)), cells.C).mean()
+    source.begin(None)
+    assert source._residual is None
+
+
+def encoded(source, cells):
+    space = source.generator.model.space
+    return space.encode(distance_at(cells.octants(), space.n))
 
 
 def test_lost_cells_come_from_the_library(generated, monkeypatch):
@@ -141,8 +187,8 @@ def test_a_soft_target_gets_a_generated_cell_where_none_of_the_set_is_near():
     before = source.take(offered, nearest)
     assert tensor_error(before.C, target) < 0.01
     assert relative_error(before.C, target) > 0.2
-    finished = source.finish(offered, nearest, target, bounds, unheard)
-    (further,) = finished.further
+    source.finish(offered, nearest, target, bounds, unheard)
+    (further,) = source.nearer(before.faces(), target, bounds, unheard)
     assert further.rows.tolist() == [0]
     assert relative_error(further.cells.C, target) < 0.5 * relative_error(before.C, target)
     made = further.cells

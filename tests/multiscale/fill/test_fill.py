@@ -109,6 +109,24 @@ def test_cells_of_an_earlier_lattice_are_taken_again(setting):
     assert again.error_design.max() == 0
 
 
+def test_a_draft_makes_nothing_anew(setting, monkeypatch):
+    """A lattice that is about to be replaced: nothing is made for the groups that come off worst."""
+    monkeypatch.setattr(fill, "_OFFERED", 0.5)
+    monkeypatch.setattr(fill, "FAR", 0.01)
+    problem, reduction, wanted, settings = setting
+
+    def asked(draft):
+        source = Offering()
+        source.nearer = lambda faces, targets, bounds, progress: source.asked.append(len(targets)) or []
+        filling = fill.Filling(problem, reduction, wanted, source, settings)
+        filling.choose(None, draft)
+        assert filling.filled().lattice.components() >= 1
+        return source.asked
+
+    assert len(asked(draft=False)) > 1
+    assert asked(draft=True) == []
+
+
 def test_what_is_drawn_is_drawn_beside_the_cells_that_stand(setting):
     """Candidates that take time are asked for where no earlier cell is near, next to those that are."""
     problem, reduction, wanted, settings = setting
