@@ -152,6 +152,10 @@ def evaluate(
     all_elements: Annotated[
         bool, typer.Option("--all-elements", help="Read the fixed regions' tensors too: a lattice as built.")
     ] = False,
+    mesh: Annotated[
+        int,
+        typer.Option(metavar="N", help="Judge it on N elements along an edge of a cell too: 2, or 4 beside."),
+    ] = 2,
 ) -> None:
     """Measure any design of a case, whoever made it, by the case's objective.
 
@@ -161,7 +165,7 @@ def evaluate(
     """
     from multiscale.run.evaluate import evaluate_case
 
-    evaluate_case(case, tensors, out, reporter(), all_elements=all_elements)
+    evaluate_case(case, tensors, out, reporter(), all_elements=all_elements, mesh=mesh)
 
 
 for _command in (lattice.export, lattice.bar, lattice.printability, lattice.verify, lattice.unseen):

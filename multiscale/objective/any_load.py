@@ -160,6 +160,13 @@ class AnyLoadObjective(DistortionObjective):
         """The exact worst (or root mean square) distortion, and that of each basis load."""
         return Value(self._exact(self.spectrum(displacements)), self.per_load(displacements))
 
+    def joined(self, parts: Sequence[Value]) -> Value:
+        """As :meth:`Objective.joined`: parities are orthogonal, their spectra together the whole one."""
+        values, sizes = np.array([part.total for part in parts]), [len(part.per_load) for part in parts]
+        worst = self.combination.kind == "worst"
+        total = float(values.max() if worst else np.sqrt(np.average(values**2, weights=sizes)))
+        return Value(total, super().joined(parts).per_load)
+
     def value_elsewhere(
         self, displacements: list[Floats], work: list[float], reference: list[Floats] | None
     ) -> Value:

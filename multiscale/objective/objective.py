@@ -225,6 +225,11 @@ class Objective(ABC):
         """
         return self.value_of(displacements)
 
+    def joined(self, parts: Sequence[Value]) -> Value:
+        """J of all loads from the values of parts of them, each the loads of one of :attr:`groups`."""
+        found = {name: value for part in parts for name, value in part.per_load.items()}
+        return self.combination.of({load.name: found[load.name] for load in self.loads})
+
     def value(self, tensors: Floats, rtol: float | None = None) -> Value:
         """J and the loads' values of a tensor field on the reduced grid (mx, my, mz, 3)."""
         return self.value_of(self.displacements(tensors, rtol))
@@ -269,6 +274,13 @@ class Objective(ABC):
     def operators(self) -> list[Elasticity]:
         """The operator of each load; loads with the same supports share one."""
         return list(self._operator_of)
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Numbers of the loads of each operator: each has a matrix and a multigrid of its own."""
+        return [
+            [i for i, own in enumerate(self._operator_of) if own is operator] for operator in self._operators
+        ]
 
     @property
     def unknowns(self) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from micro.runtime import memory
 from micro.runtime.files import PathLike
 from multiscale.case.case import Case
-from multiscale.problem.problem import Problem, Role
+from multiscale.problem.problem import Problem, Role, parity
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,20 @@ def unknowns(shape: tuple[int, ...]) -> int:
     return 3 * int(np.prod([n + 1 for n in shape]))
 
 
+def operators(problem: Problem) -> int:
+    """Different supports and parities of the loads: each has a matrix and a multigrid of its own."""
+    if len(problem.loads) == 1:
+        return 1
+    return len(
+        {
+            (load.fixed.tobytes(), tuple(parity(load, axis) for axis in problem.mirror_axes))
+            for load in problem.loads
+        }
+    )
+
+
 def macro_bytes(count: int, ranks: int = 1) -> float:
-    """Memory of the macro stage with so many unknowns, all ranks together."""
+    """Memory of the macro stage with so many unknowns of all operators, all ranks together."""
     model = constants()["macro"]
     shared = model["bytes_per_unknown" if ranks == 1 else "bytes_per_unknown_of_several"]
     return float(ranks * (model["bytes"] + model["bytes_per_unknown_each"] * count) + shared * count)
@@ -92,7 +104,7 @@ def predict(case: Case, problem: Problem, ranks: int = 1) -> dict[str, Cost]:
     """
     count = unknowns(problem.solved_shape)
     loads = len(problem.loads)
-    memory = macro_bytes(count, ranks)
+    memory = macro_bytes(count * operators(problem), ranks)
     one = evaluation_seconds(count, loads, ranks)
     o = case.optimizer
     evaluations = o.uniform_iterations + o.stages * o.iterations
@@ -120,7 +132,7 @@ def sizes(problem: Problem) -> dict[str, int]:
         "observed_nodes": int(problem.observed_nodes.sum()),
         "unknowns_full": unknowns(problem.shape),
         "unknowns": count,
-        "memory_bytes": int(macro_bytes(count)),
+        "memory_bytes": int(macro_bytes(count * operators(problem))),
     }
 
 
@@ -134,7 +146,7 @@ def require_memory(problem: Problem, file: PathLike | None) -> None:
     """
     grid = " x ".join(map(str, problem.solved_shape))
     memory.require(
-        macro_bytes(unknowns(problem.solved_shape)),
+        macro_bytes(unknowns(problem.solved_shape) * operators(problem)),
         f"a solved grid of {grid} elements",
         "take fewer [grid] elements, more mirror planes, or a larger machine",
         key="grid.elements",

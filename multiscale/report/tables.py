@@ -71,6 +71,7 @@ def value_rows(purpose: Purpose, key: str, group: str) -> list[Row]:
         Row(group, purpose.baseline.label, f"{key}.{purpose.baseline.name}", show),
         Row(group, "designed", f"{key}.design", show, -1),
         Row(group, "designed, refined mesh", f"{key}.design_refined", show, -1),
+        Row(group, "designed, four elements an edge of a cell", f"{key}.design_refined_4", show, -1),
         Row(group, "with the cells as built", f"{key}.lattice", show, -1),
         Row(group, "as built, two elements an edge of a cell", f"{key}.lattice_refined", show, -1),
         Row(group, "as built, extrapolated to the continuum", f"{key}.lattice_continuum", show, -1),

@@ -23,7 +23,7 @@ from multiscale.run.session import Session
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
 
-#: Bytes an element of the solved part that a macro solve was measured to take (160^3, a quarter of it: 6 GB).
+#: Bytes an element of the solved part that an operator was measured to take (160^3, a quarter of it: 6 GB).
 BYTES_PER_ELEMENT = 5900
 
 
@@ -181,15 +181,26 @@ def finer_mesh(
     return lambda field: corners(fine.displacements(field)), reference
 
 
-def require_mesh(session: Session, refine: int, key: str) -> None:
+def require_mesh(session: Session, refine: int, key: str, *, operators: int | None = None) -> None:
     """Say how much memory a finer mesh takes.
+
+    Parameters
+    ----------
+    session : Session
+    refine : int
+        Elements along an edge of a cell.
+    key : str
+        What asked for it.
+    operators : int, optional
+        Held at once; all that the loads have by default.
 
     Raises
     ------
     InputError
         If that is more than there is.
     """
-    need = BYTES_PER_ELEMENT * float(np.prod(session.objective.reduction.shape)) * refine**3
+    count = len(session.objective.groups) if operators is None else operators
+    need = count * BYTES_PER_ELEMENT * float(np.prod(session.objective.reduction.shape)) * refine**3
     what = f"a mesh of {refine} elements an edge of a cell"
     session.reporter.say(f"{what}: about {need / 1e9:.1f} GB of memory")
     require(need, what, "take fewer", key=key)

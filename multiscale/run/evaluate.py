@@ -18,9 +18,13 @@ from multiscale.design.feasibility import feasibility
 from multiscale.objective.combination import Value
 from multiscale.problem.given_field import read_field
 from multiscale.problem.size import require_memory
+from multiscale.run.correction import require_mesh
 from multiscale.run.session import Session, value_table
 from multiscale.rundir import provenance
 from multiscale.solve import ranks as parallel
+
+#: Elements along an edge of a cell, of the finest mesh that a field can be judged on.
+MESHES = (2, 4)
 
 
 # ------------------------------------------------------------------- evaluation
@@ -31,6 +35,7 @@ def evaluate_case(
     reporter: Reporter | None = None,
     *,
     all_elements: bool = False,
+    mesh: int = 2,
 ) -> dict[str, Any]:
     """What any tensor field on a case's grid is worth, whoever made it; writes ``metrics.json``.
 
@@ -49,13 +54,17 @@ def evaluate_case(
         Says the values; silent by default.
     all_elements : bool
         Take the fixed regions' tensors from the file too (a lattice as built), not from the case.
+    mesh : {2, 4}
+        Elements along an edge of a cell of the finest mesh that it is judged on.
 
     Raises
     ------
     InputError
-        Wrong input; nothing was written.
+        Wrong input, or a mesh that needs more memory than there is; nothing was written.
     """
     check_writable(out, "--out")
+    if mesh not in MESHES:
+        raise InputError(f"must be one of {', '.join(map(str, MESHES))}", key="--mesh", value=mesh)
     reporter = reporter or Reporter(False)
     start = time.monotonic()
     session = Session(load_case(path), reporter)
@@ -72,6 +81,8 @@ def evaluate_case(
             "holds metrics.json already: give a new directory, or remove it", key="--out", value=str(out)
         )
     require_memory(problem, session.case.file)
+    if mesh > 2:
+        require_mesh(session, mesh, "--mesh", operators=1)
     objective = session.objective
     setup = time.monotonic() - start
     mask = problem.solid if all_elements else problem.design
@@ -89,6 +100,8 @@ def evaluate_case(
         for section, values in objective.details(f, displacements).items():
             details.setdefault(section, {})[name] = values
     results["design_refined"] = session.evaluate_refined(field)[0]
+    if mesh > 2:
+        results[f"design_refined_{mesh}"] = session.evaluate_refined(field, refine=mesh)[0]
     phi = gamut.phi(given[problem.design])
     feasible = feasibility(phi, session.case.gamut.margin)
     metrics = {

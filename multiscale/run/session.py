@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -155,18 +156,27 @@ class Session:
         displacements = self.objective.displacements(field, self.case.solver.rtol_evaluate)
         return self.objective.value_of(displacements), displacements
 
-    def evaluate_refined(self, *fields: Floats) -> list[Value]:
-        """Values of the same structures on a mesh twice as fine."""
-        fine = self.finer(_REFINE)
-        return [fine.value(field) for field in fields]
+    def evaluate_refined(self, *fields: Floats, refine: int = _REFINE) -> list[Value]:
+        """Values of the same structures on a mesh ``refine`` times as fine, one operator at a time."""
+        problem, found = build_problem(self.case, refine=refine), []
+        for numbers in self.objective.groups:
+            loads = tuple(problem.loads[i] for i in numbers)
+            targets = tuple(problem.targets[i] for i in numbers) if problem.targets else ()
+            fine = self._finer(replace(problem, loads=loads, targets=targets), refine)
+            found.append([fine.value(field) for field in fields])
+            del fine  # the next one takes its memory
+        return [self.objective.joined(parts) for parts in zip(*found, strict=True)]
 
     def finer(self, refine: int, rtol: float | None = None) -> Objective:
         """The objective on a mesh of ``refine`` elements an edge of a cell, for fields of one tensor a cell.
 
         Its solves have the relative residual ``rtol``, that of reported values by default.
         """
+        return self._finer(build_problem(self.case, refine=refine), refine, rtol)
+
+    def _finer(self, problem: Problem, refine: int, rtol: float | None = None) -> Objective:
         rtol = rtol or self.case.solver.rtol_evaluate
-        return make_objective(self.case, build_problem(self.case, refine=refine), rtol).of_cells(refine)
+        return make_objective(self.case, problem, rtol).of_cells(refine)
 
 
 def value_table(results: dict[str, Value]) -> dict[str, Any]:

@@ -95,6 +95,8 @@ class Elasticity:
         self.shape = shape
         self.options = options or SolverOptions()
         self.comm = comm or PETSc.COMM_WORLD
+        # What was dropped before, PETSc keeps until all ranks free it together.
+        PETSc.garbage_cleanup(self.comm)
         self.nodes = tuple(m + 1 for m in shape)
         if constrained.shape != (*self.nodes, 3):
             raise ValueError(f"constrained has shape {constrained.shape}, expected {(*self.nodes, 3)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from described import undescribed
 from examples import MINIMAL
 from lattices import make, octants
 from run_directories import made_up_run
@@ -84,7 +85,7 @@ LINES = [
     "run CASE --out RUN --quiet --voxels-per-cell 12 --rounds 1",
     "check CASE --out OUT/drawn",
     "schema --out OUT/schema.json",
-    "evaluate CASE --tensors RUN/design.npz --out OUT --all-elements",
+    "evaluate CASE --tensors RUN/design.npz --out OUT --all-elements --mesh 4",
     "export RUN --out OUT/part.stl --format stl --region 0:1,:,: --voxels-per-cell 6 --smooth 0.5 "
     "--decimate 0.2",
     "export RUN --out OUT/stack --pixel 0.1,0.2 --layer 0.1 --region 0:1,0:1,0:1",
@@ -156,6 +157,16 @@ def test_every_option_works(line, events, places, tmp_path):
         solid = Lattice.load(places["RUN"] / "lattice.zarr").solid_volume_m3
         assert found["mass_g"] == pytest.approx(1e3 * 1100 * solid)
         assert found["printer"]["least_mm"] == 0.3
+    if line.startswith("evaluate"):
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        values = metrics["mismatch"]
+        # Trilinear elements converge: the step to the finest mesh is the smaller one.
+        steps = [
+            values["design_refined"] - values["design"],
+            values["design_refined_4"] - values["design_refined"],
+        ]
+        assert 0 < abs(steps[1]) < abs(steps[0])
+        assert not undescribed({"mismatch": {k: v for k, v in values.items() if k.startswith("design_")}})
     if line.startswith("verify"):
         found = json.loads((places["RUN"] / "metrics.json").read_text())["verify"]
         assert found["at"]["4"]["mismatch"] > 0

@@ -207,6 +207,22 @@ def test_the_worst_combination_has_the_worst_distortion(objective):
     assert objective._norm(u - reference) / objective._norm(reference) == pytest.approx(worst.distortion)
 
 
+@pytest.mark.parametrize("combine", ["worst", "mean_square"])
+def test_parities_one_after_the_other_are_all_together(cylinder, combine):
+    """What meshes that are only evaluated on do, to hold one operator at a time."""
+    objective = AnyLoadObjective(cylinder, TIGHT, combine=combine)
+    field = uneven(objective)
+    assert sorted(i for group in objective.groups for i in group) == list(range(15))
+    assert len(objective.groups) == 8
+    parts = []
+    for numbers in objective.groups:
+        part = replace(cylinder, loads=tuple(cylinder.loads[i] for i in numbers))
+        parts.append(AnyLoadObjective(part, TIGHT, combine=combine).value(field))
+    together, joined = objective.value(field), objective.joined(parts)
+    assert joined.total == pytest.approx(together.total, rel=1e-9)
+    assert joined.per_load == pytest.approx(together.per_load, rel=1e-9)
+
+
 def test_the_size_of_the_basis_does_not_matter(cylinder, objective):
     """A moment of another unit, a twist added to another: the same space, the same principal distortions."""
     a = np.random.default_rng(6).uniform(0.1, 10.0, len(cylinder.loads))

@@ -3,6 +3,7 @@
 import pytest
 from small_cases import small
 
+from multiscale.objective.purpose import make_objective
 from multiscale.problem import size as cost
 from multiscale.problem.problem import build_problem
 from multiscale.problem.size import sizes
@@ -27,6 +28,18 @@ def test_the_model_is_near_its_measurements():
     assert data["full_scale"]["bytes_per_voxel"] >= 110 + FACTOR_BYTES
     for m in data["fill"]["measured"]:
         assert cost.fill_seconds(m["groups"]) == pytest.approx(m["seconds"], rel=0.2)
+
+
+@pytest.mark.parametrize(("name", "count"), [("cloak", 1), ("cloak_three_loads", 3), ("cloak_any_load", 4)])
+def test_loads_of_other_parities_take_memory_of_their_own(name, count):
+    """Supports and parities of the loads say how many matrices there are; as many as the objective has."""
+    case = small(name, 5)
+    problem = build_problem(case)
+    assert cost.operators(problem) == count == len(make_objective(case, problem).groups)
+    one = cost.macro_bytes(cost.unknowns(problem.solved_shape))
+    assert sizes(problem)["memory_bytes"] - one == pytest.approx(
+        (count - 1) * (one - cost.macro_bytes(0)), abs=1
+    )
 
 
 def test_what_a_case_costs():

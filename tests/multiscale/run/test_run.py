@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from described import undescribed
 
+from micro.runtime.errors import InputError
 from multiscale.design.state import read_history
 from multiscale.export.volume.vti import read_vti
 from multiscale.lattice.lattice import Lattice
+from multiscale.run.evaluate import evaluate_case
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,13 @@ def test_evaluating_into_a_run_is_refused(finished, case, run_cli):
     assert done.returncode == 2
     assert "holds a run" in done.stderr
     assert (out / "metrics.json").read_bytes() == before
+
+
+def test_meshes_that_are_not_offered_are_refused(tmp_path):
+    with pytest.raises(InputError, match="must be one of 2, 4") as caught:
+        evaluate_case(tmp_path / "no.toml", tmp_path / "no.npz", tmp_path / "out", mesh=3)
+    assert caught.value.key == "--mesh"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_run_lost_nothing(finished):
