@@ -167,7 +167,7 @@ class FullScaleSettings(Table):
     """How often at most the design is corrected by the lattice's full-scale solution, filled and solved
     again; 0 only measures the lattice."""
     iterations: Count = 60
-    """Iterations of the optimiser in a round, at most."""
+    """Iterations of the optimiser in a round, at most; it ends when a dozen together gain less than 1 %."""
     least_gain: Fraction = 0.05
     """A round that makes the full-scale value smaller by less than this share is the last."""
     max_memory_gb: Positive | None = None

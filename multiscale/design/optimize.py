@@ -55,6 +55,9 @@ _FREE = 0.4
 #: The first stage only has to find the right basin: it ends at this relative change of J^2.
 _UNIFORM_TOLERANCE = 1e-3
 
+#: Evaluations over which a gain is asked for: longer than the plateaus of searches that went on to gain.
+PATIENCE = 12
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -79,6 +82,9 @@ class Settings:
         phi that is asked of every (projected) element.
     tolerance : float
         Relative change of J^2 over one iteration below which a stage ends.
+    least_gain : float
+        Share of J that :data:`PATIENCE` evaluations of a stage after the first have to gain together, or it
+        ends.
     """
 
     algorithm: str = "lbfgs"
@@ -89,6 +95,7 @@ class Settings:
     slack: float = 0.05
     margin: float = 0.0
     tolerance: float = 1e-6
+    least_gain: float = 0.0
 
 
 class Optimiser:
@@ -179,10 +186,10 @@ class Optimiser:
         # Stage 0 is left to MMA: of three variables each means much, and its steps overshoot less.
         if settings.algorithm == "lbfgs" and not uniform:
             left = budget - state.evaluation
-            quasi_newton.minimise(search.objective, [search.penalty], start, left, tolerance)
+            quasi_newton.minimise(search.objective, [search.penalty], start, left, tolerance, search.stalled)
             start = search.state.x.reshape(-1)
         left = budget - search.state.evaluation
-        if left == 0:
+        if left == 0 or search.stalled():
             return search.state
         # After L-BFGS: where the projection's kinks stop line searches, MMA's steps still gain.
         algorithm = nlopt.LD_CCSAQ if settings.algorithm == "ccsaq" else nlopt.LD_MMA
@@ -196,7 +203,7 @@ class Optimiser:
         optimiser.set_maxeval(left)
         optimiser.set_ftol_rel(tolerance)
         # Roundoff: no further progress is possible in floating point, and the best point so far stands.
-        with suppress(nlopt.RoundoffLimited):
+        with suppress(nlopt.RoundoffLimited, nlopt.ForcedStop):
             optimiser.optimize(start)
         return search.state
 
@@ -278,8 +285,18 @@ class _Search:
         self._scale = 0.0
         self._seen: tuple[Floats, Floats, Floats] | None = None
         self._best_merit = (float("inf"), float("inf"))
+        self._merits: list[tuple[float, float]] = []
+
+    def stalled(self) -> bool:
+        """Whether the best design has hardly gained for some time."""
+        if self.uniform or len(self._merits) <= PATIENCE:
+            return False
+        (beyond, value), (beyond_before, before) = self._merits[-1], self._merits[-1 - PATIENCE]
+        return beyond == beyond_before and before - value < self.owner.settings.least_gain * before
 
     def objective(self, x: Floats, gradient: Floats) -> float:
+        if self.stalled():  # nlopt's searches end so; L-BFGS asks before
+            raise nlopt.ForcedStop
         owner = self.owner
         variables = owner.expand(x, self.uniform)
         raw, tensors = self._design(x)
@@ -348,5 +365,6 @@ class _Search:
         if merit < self._best_merit:
             self._best_merit = merit
             x = np.array(variables)
+        self._merits.append(self._best_merit)
         self.state = replace(state, x=x, records=(*state.records, record))
         self.owner.keep(self.state, record)

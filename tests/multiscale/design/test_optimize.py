@@ -61,6 +61,27 @@ def test_elementwise_design_beats_the_uniform_one(parts):
     assert state.best_value < uniform
 
 
+@pytest.mark.parametrize("algorithm", ["mma", "lbfgs"])
+def test_a_search_that_gains_too_little_ends(parts, monkeypatch, algorithm):
+    objective, space, start = parts
+    monkeypatch.setattr("multiscale.design.optimize.PATIENCE", 4)
+
+    def records(least_gain):
+        settings = Settings(algorithm, uniform_evaluations=6, stages=1, evaluations=14, least_gain=least_gain)
+        optimiser = Optimiser(objective, space, Ellipsoid(), settings)
+        state = optimiser.run(optimiser.initial_state(start))
+        assert state.best is not None
+        return [r["distortion"] for r in state.records if r["stage"] == 1 and r["kind"] == "evaluation"]
+
+    whole, cut = records(0.0), records(0.5)
+    # It ends right after four evaluations that together gain less than half, and is the same until then.
+    assert cut == whole[: len(cut)]
+    assert len(cut) < len(whole) == 14
+    best = np.minimum.accumulate(whole)
+    gains = 1 - best[4:] / best[:-4]
+    assert len(cut) == 5 + int(np.argmax(gains < 0.5))
+
+
 class Stop(Exception):
     pass
 
