@@ -211,6 +211,8 @@ def require_mesh(session: Session, refine: int, key: str, *, operators: int | No
     """
     count = len(session.objective.groups) if operators is None else operators
     need = count * BYTES_PER_ELEMENT * float(np.prod(session.objective.reduction.shape)) * refine**3
+    # Supports, moves and forces of further loads, on the whole grid's nodes.
+    need += (len(session.problem.loads) - 1) * 51.0 * float(np.prod(session.problem.shape)) * refine**3
     what = f"a mesh of {refine} elements an edge of a cell"
     session.reporter.say(f"{what}: about {need / 1e9:.1f} GB of memory")
     require(need, what, "take fewer", key=key)
