@@ -2,9 +2,10 @@
 
 A cell moves in its shape space by the least-norm step that the tensor's slope asks for. To *steer* is to
 follow the surrogate: nothing is homogenised. To *refine* is to follow the derivatives that come with each
-homogenisation (:mod:`micro.shape.slopes`). Each trial is delivered as it would be (binary, largest component,
-connected) and replaces the cell only if it is nearer to its target; one that is not corrects the slope by
-Broyden's update (1965) and shortens the next step.
+homogenisation (:mod:`micro.shape.slopes`). Voxels flip in lumps, and the step is one whose flips, by their
+rates, do what is missing. Each trial is delivered as it would be (binary, largest component, connected) and
+replaces the cell only if it is nearer to its target; one that is not shortens the next step, and all correct
+what is expected of the rates by Broyden's update (1965).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from micro.homogenize.sensitivity import sensitivities
 from micro.runtime import memory
 from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.shape import slopes as shape_slopes
+from micro.shape.derivative import voxel_rates
 from micro.shape.space import ShapeSpace
 
 Deliver = Callable[[Singles], tuple[NDArray[np.bool_], NDArray[np.bool_]]]
@@ -42,6 +44,17 @@ _LONGEST, _SHORTEST = 3.0, 0.01
 """Longest step at first, in coordinates whose root mean square is one (so a cell has a norm of about 16), and
 that at which a cell is given up."""
 
+
+_AIMS = 6
+"""Corrections of a step by what the voxels that change sides do."""
+
+_EXPECTED = 2.0
+"""Change of the tensor over the sum of its voxels' rates, until a trial says better. On average it is 1.4 in
+short steps, but a step somewhat too short costs less than one too long: of 64 cells of the flagship 83 % are
+within half its tolerances after 192 homogenisations (five each at most) with 1.8, 67 % after 219 with 1."""
+
+_NOISE = 2e-3
+"""Sums of rates (in units of Eq. 4's ranges) below this teach little."""
 
 _THICKER = 0.25
 """Voxels by which the surface of a cell in pieces moves outward in one trial."""
@@ -149,37 +162,115 @@ def _refined(
 ) -> Refinement:
     """So many cells of :func:`refine` as are homogenised at once."""
     bounds, z = homogenised.bounds, z.astype(np.float32).copy()
-    octants, C, slope, solution = homogenised(z, targets)
-    start_z, start, start_C = z.copy(), octants.copy(), C.copy()
+    now = homogenised(z, targets)
+    start_z, start, start_C = z.copy(), now.octants.copy(), now.C.copy()
     used = np.ones(len(z), dtype=np.int64)
     longest = np.full(len(z), _LONGEST)
+    model = np.tile(_EXPECTED * np.hstack([np.eye(3), np.eye(3)]), (len(z), 1, 1))
     for _ in range(1, trials):
-        error: Floats = np.asarray(bounds.error(C, targets))
+        error: Floats = np.asarray(bounds.error(now.C, targets))
         # Not `error > tolerance`: NaN is a cell that is not connected yet.
         rows = np.flatnonzero(~np.less_equal(error, bounds.tolerance) & (longest > _SHORTEST))
         if len(rows) == 0:
             break
-        known = np.asarray(np.isfinite(C[rows]).all(axis=1))
-        missing = (targets[rows] - np.nan_to_num(C[rows])) / tensor.PAPER_SPAN
-        step = cut(least_norm(np.nan_to_num(slope[rows]), missing, free=free), longest[rows])
+        known = np.asarray(np.isfinite(now.C[rows]).all(axis=1))
         # A cell in pieces has no tensor and no slope: it is thickened until it holds together.
-        step[~known] = _THICKER / (2 * space.n) * space.shift()
+        step = np.tile(_THICKER / (2 * space.n) * space.shift(), (len(rows), 1))
+        change = np.zeros((len(rows), 6))
+        some = rows[known]
+        step[known], change[known] = _aimed(
+            space, z[some], now, some, targets[some], model[some], longest[some], bounds, free
+        )
         tried = (z[rows] + step).astype(np.float32)
-        new, C_new, slope_new, solved_new = homogenised(tried, targets[rows], solution[:, :, rows])
+        there = homogenised(tried, targets[rows], now.solution[:, :, rows])
         used[rows] += 1
-        for i, row in enumerate(rows):
-            solved = bool(np.isfinite(C_new[i]).all())
-            nearer = solved and float(bounds.error(C_new[i], targets[row])) < error[row]
-            if nearer or not known[i]:
-                z[row], octants[row], C[row], slope[row] = tried[i], new[i], C_new[i], slope_new[i]
-                solution[:, :, row] = solved_new[:, :, i]
-                if np.linalg.norm(step[i]) > 0.99 * longest[row]:
-                    longest[row] *= _LONGER
-            else:
-                longest[row] = 0.4 * min(longest[row], float(np.linalg.norm(step[i])))
-                if solved:
-                    slope[row] = broyden(slope[row], step[i], (C_new[i] - C[row]) / tensor.PAPER_SPAN)
-    return Refinement(z, octants, C, start_z, start, start_C, used)
+        solved = np.isfinite(there.C).all(axis=1)
+        seen = (there.C - now.C[rows]) / tensor.PAPER_SPAN
+        for i in np.flatnonzero(known & solved):
+            model[rows[i]] = broyden(model[rows[i]], change[i], seen[i], _NOISE)
+        nearer = (solved & (bounds.error(there.C, targets[rows]) < error[rows])) | ~known
+        length = np.linalg.norm(step, axis=1)
+        stretched = np.where(length > 0.99 * longest[rows], _LONGER, 1.0) * longest[rows]
+        longest[rows] = np.where(nearer, stretched, 0.4 * np.minimum(longest[rows], length))
+        z[rows[nearer]] = tried[nearer]
+        now.replace(rows[nearer], there.rows(np.flatnonzero(nearer)))
+    return Refinement(z, now.octants, now.C, start_z, start, start_C, used)
+
+
+def _aimed(
+    space: ShapeSpace,
+    z: Singles,
+    now: _Cells,
+    rows: Ints,
+    targets: Floats,
+    model: Floats,
+    longest: Floats,
+    bounds: tensor.Bounds,
+    free: Floats | None,
+) -> tuple[Singles, Floats]:
+    """Steps (m, d) after which the voxels that change sides change the tensor by what is missing.
+
+    Voxels flip in lumps: of a short step what the slope promises is far from what they do. So the step is
+    corrected by the sum of their rates, a few times over; nothing is homogenised. The cells are ``rows`` (m,)
+    of ``now``. ``model`` (m, 3, 6) says what is learned of these sums, which are returned beside the steps:
+    of what is taken away, and added.
+    """
+    octants, rate = now.octants[rows], now.rate[rows]
+    n = octants.shape[-1]
+    missing = (targets - now.C[rows]) / tensor.PAPER_SPAN
+    slope = (model[:, :, :3] + model[:, :, 3:]) / 2 @ now.slope[rows]
+    inside = space.levels(z, n) > 0
+    step = cut(least_norm(slope, missing, free=free), longest)
+    best, least, sums = step, np.full(len(z), np.inf), np.zeros((len(z), 6))
+    for _ in range(_AIMS):
+        after = space.levels((z + step).astype(np.float32), n) > 0
+        gone, come = inside & ~after & octants, after & ~inside & ~octants
+        found = np.concatenate([-_sums(rate, gone), _sums(rate, come)], axis=1)
+        left = missing - (model @ found[:, :, None])[:, :, 0]
+        error = np.asarray(bounds.error(targets - left * tensor.PAPER_SPAN, targets))
+        better = error < least
+        least = np.where(better, error, least)
+        best, sums = np.where(better[:, None], step, best), np.where(better[:, None], found, sums)
+        step = cut(step + least_norm(slope, left, free=free), longest)
+    return best.astype(np.float32), sums
+
+
+def _sums(rate: Singles, voxels: Bools) -> Floats:
+    """Sums (m, 3) of rates (m, 3, n, n, n) over some voxels (m, n, n, n)."""
+    parts = [own.reshape(3, -1) @ some.ravel() for own, some in zip(rate, voxels, strict=True)]
+    return np.reshape(parts, (len(parts), 3))
+
+
+@dataclass(eq=False)
+class _Cells:
+    """Delivered cells, their tensors, slopes (m, 3, d), voxels' rates (m, 3, n, n, n) and solutions.
+
+    Slopes and rates are on the scale of Eq. 4. NaN where a cell is in pieces or its solve failed; slopes and
+    rates also where they are not needed.
+    """
+
+    octants: Bools
+    C: Floats
+    slope: Floats
+    rate: Singles
+    solution: Tensor
+
+    def rows(self, rows: Ints) -> _Cells:
+        """Some of them."""
+        return _Cells(
+            self.octants[rows], self.C[rows], self.slope[rows], self.rate[rows], self.solution[:, :, rows]
+        )
+
+    def replace(self, rows: Ints, by: _Cells) -> None:
+        """Put others in the place of some."""
+        for mine, other in (
+            (self.octants, by.octants),
+            (self.C, by.C),
+            (self.slope, by.slope),
+            (self.rate, by.rate),
+        ):
+            mine[rows] = other
+        self.solution[:, :, rows] = by.solution
 
 
 @dataclass(frozen=True)
@@ -191,18 +282,13 @@ class _Homogenised:
     bounds: tensor.Bounds
     nu: float
 
-    def __call__(
-        self, z: Singles, targets: Floats, start: Tensor | None = None
-    ) -> tuple[NDArray[np.bool_], Floats, Floats, Tensor]:
-        """Octants of coordinates (m, d), tensors (m, 3), their slopes (m, 3, d), and the solutions.
-
-        NaN where a cell is in pieces or its solve failed; slopes also where they are not needed.
-        """
+    def __call__(self, z: Singles, targets: Floats, start: Tensor | None = None) -> _Cells:
+        """Cells of coordinates (m, d)."""
         octants, connected = self.deliver(z)
-        C = np.full((len(octants), 3), np.nan)
-        slope = np.full((len(octants), 3, self.space.dimension), np.nan)
-        nodes = (octants.shape[-1] + 1,) * 3
-        solution = torch.zeros((3, 2, len(octants), *nodes), dtype=torch.float64)
+        m, n = len(octants), octants.shape[-1]
+        C, slope = np.full((m, 3), np.nan), np.full((m, 3, self.space.dimension), np.nan)
+        rate = np.full((m, 3, n, n, n), np.nan, dtype=np.float32)
+        solution = torch.zeros((3, 2, m, *(n + 1,) * 3), dtype=torch.float64)
         rows = np.flatnonzero(connected)
         if len(rows):
             wanted = targets[rows]
@@ -220,7 +306,9 @@ class _Homogenised:
             good = result.status == Status.OK
             C[rows[good]] = result.C[good]
             solution[:, :, rows[good]] = result.fluctuation[:, :, good]
-            far = good & needed(result.C)
+            far = np.flatnonzero(good & needed(result.C))
+            for row, gradient in zip(rows[far], result.gradient[far], strict=True):
+                rate[row] = voxel_rates(gradient, octants[row]) / tensor.PAPER_SPAN[:, None, None, None]
             moving = rows[far]
-            slope[moving] = shape_slopes.slopes(self.space, z[moving], octants[moving], result.gradient[far])
-        return octants, C, slope, solution
+            slope[moving] = shape_slopes.of_rates(self.space, z[moving], rate[moving])
+        return _Cells(octants, C, slope, rate, solution)

@@ -8,6 +8,7 @@ homogenisation with its solution thus gives the derivative by all coordinates.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micro.cell import tensor
 from micro.cell.chamber import chamber, fundamental_domain
@@ -39,13 +40,27 @@ def slopes(space: ShapeSpace, z: Singles, octants: Bools, gradient: Floats) -> F
     array, shape (m, 3, d)
         On library cells at n = 32 the change of C by a step of norm 2 follows it with a correlation of 0.9.
     """
-    n = octants.shape[-1]
+    span = tensor.PAPER_SPAN[:, None, None, None]
+    pairs = zip(gradient, octants, strict=True)
+    rates = np.array([voxel_rates(own, octant) / span for own, octant in pairs])
+    return of_rates(space, z, rates.reshape(len(z), 3, *octants.shape[1:]))
+
+
+def of_rates(space: ShapeSpace, z: Singles, rates: NDArray[np.floating]) -> Floats:
+    """As :func:`slopes`, from the rates of voxels (:mod:`micro.shape.derivative`).
+
+    Parameters
+    ----------
+    space : ShapeSpace
+    z : float32 array, shape (m, d)
+    rates : array, shape (m, 3, n, n, n)
+        On the scale of Eq. 4.
+    """
     density = np.empty((len(z), 3, len(chamber(space.n).weights)))
-    for row, level in enumerate(space.levels(z, n)):
+    for row, level in enumerate(space.levels(z, rates.shape[-1])):
         near, speed = _displacement(level)
-        rate = voxel_rates(gradient[row], octants[row]) * (near * speed)
-        density[row] = _on_chamber(rate, space.n)
-    return density @ space.basis.T.astype(np.float64) / tensor.PAPER_SPAN[:, None]
+        density[row] = _on_chamber(rates[row] * (near * speed), space.n)
+    return density @ space.basis.T.astype(np.float64)
 
 
 def _displacement(level: Singles) -> tuple[Floats, Floats]:

@@ -193,7 +193,8 @@ def test_a_soft_target_gets_a_generated_cell_where_none_of_the_set_is_near():
     assert relative_error(further.cells.C, target) < 0.5 * relative_error(before.C, target)
     made = further.cells
     assert not encloses(made.octants()).any()
-    np.testing.assert_allclose(homogenize_octants(made.octants()).C, made.C, rtol=1e-3)
+    # Trials are solved to a residual of 3e-3: constants are right to about 1e-3 of the largest at worst.
+    np.testing.assert_allclose(homogenize_octants(made.octants()).C, made.C, atol=1.5e-3 * made.C.max())
 
 
 def test_joined_keeps_parameters_only_if_all_have_them():
