@@ -40,24 +40,25 @@ from multiscale.solve.team import Field, Team
 
 Bools = NDArray[np.bool_]
 
-#: Edge of the blocks of voxels that are judged, and how far a region reaches beyond them, in voxels.
-_EDGE, GROW = 4, 2
+#: Edge of the blocks of voxels that are judged, in voxels.
+_EDGE = 4
 #: Plain cycles on noise, then steps of Chebyshev's iteration that damp modes whose Rayleigh quotient under
 #: the cycle lies between these bounds and leave those below.
-_PLAIN, _STEPS, _DAMPED = 3, 7, (0.12, 1.0)
+_PLAIN, _STEPS, _DAMPED = 1, 4, (0.2, 1.0)
 #: Cycles that a search takes.
 SEARCH_CYCLES = _PLAIN + _STEPS
 #: A block is slow if it keeps this many times the median energy, or moves so much; at most this share each.
-_ABOVE, _SHARE = 10.0, 0.04
-#: Nodes of a region; a larger one is cut in two where that takes fewest. With 20,000 the iterations are the
-#: same, the factors take half as much again, and making the largest takes a gigabyte.
-_LARGEST = 4000
+_ABOVE, _SHARE = 5.0, 0.08
+#: Nodes of a region; a larger one is cut in two where that takes fewest. What swings across a cut stays slow
+#: (docs/method.md), so small regions are for when large ones would take too much memory for good. While it is
+#: made, the factor of so many nodes takes a third of a gigabyte.
+_LARGEST, _SMALL = 20000, 4000
 #: Layers of voxels on each side of a cut between ranks that a window shows, at most.
 _WINDOW = 16
 #: Columns of a dense panel of a factor.
 _PANEL = 32
 #: Regions factorised before their memory is looked at.
-_AT_ONCE = 64
+_AT_ONCE = 16
 #: Relative shift of a region's operator.
 _SHIFT = 1e-9
 
@@ -101,7 +102,8 @@ class LocalSolves:
     stiffness : float64 (24, 24)
     team : Team
     limit : float, optional
-        Bytes that factors may take. Where all would take more, those of most places for their size are made.
+        Bytes that factors may take. Where all would take more, regions are cut smaller, and those of most
+        places for their size are made.
     """
 
     def __init__(
@@ -116,8 +118,19 @@ class LocalSolves:
         self._stiffness = np.ascontiguousarray(stiffness, dtype=np.float64).reshape(-1)
         held = np.zeros((shape[0], shape[1], 3, shape[2]), dtype=bool)
         held.reshape(-1)[fixed] = True
+        self._make(nodes, solid, held, stiffness, limit, _LARGEST)
+        if len(self.regions) < self._kinds:
+            self._make(nodes, solid, held, stiffness, limit, _SMALL)
+        self._order = [(k, o) for k, some in enumerate(self.origins) for o in some]
+        self.unknowns = sum(len(self.regions[k].dofs) for k, _ in self._order)
+        self._largest = max((len(region.dofs) for region in self.regions), default=0)
+
+    def _make(
+        self, nodes: Bools, solid: Bytes, held: Bools, stiffness: Any, limit: float, largest: int
+    ) -> None:
+        """Factors of regions of at most ``largest`` nodes, as many as the limit allows."""
         kinds: dict[bytes, list[Any]] = {}
-        for low, mask in _pieces(nodes):
+        for low, mask in _pieces(nodes, largest):
             high = low + mask.shape
             around = _window(solid, low - 1, high)
             bound = held[low[0] : high[0], low[1] : high[1], :, low[2] : high[2]]
@@ -139,15 +152,13 @@ class LocalSolves:
                 trim()  # making a factor takes many times what is kept of it
                 return made
 
-            parts = team.run(build, min(_AT_ONCE, len(jobs) - start))
+            parts = self.team.run(build, min(_AT_ONCE, len(jobs) - start))
             self.regions += [region for part in parts for region in part]
             self.nbytes = sum(region.nbytes for region in self.regions)
         while self.nbytes > limit:
             self.nbytes -= self.regions.pop().nbytes
+        self._kinds = len(jobs)
         self.origins = [job[3] for job in jobs[: len(self.regions)]]
-        self._order = [(k, o) for k, some in enumerate(self.origins) for o in some]
-        self.unknowns = sum(len(self.regions[k].dofs) for k, _ in self._order)
-        self._largest = max((len(region.dofs) for region in self.regions), default=0)
 
     def _region(self, mask: Bools, around: Any, bound: Bools, stiffness: Any) -> Region:
         node = np.full(np.array(mask.shape) + 2, -1, dtype=np.int64)
@@ -289,9 +300,6 @@ class SlabSolves:
     ) -> _Window:
         """The regions across a cut, of the marked ``nodes`` around it: the same on both ranks."""
         d = self.depth
-        for k in range(1, min(GROW, d) + 1):
-            nodes[d - k] |= nodes[d]
-            nodes[d + k] |= nodes[d]
         labels = cc3d.connected_components((nodes & active).astype(np.uint8), connectivity=26)
         across = np.isin(labels, np.setdiff1d(labels[d], 0))
         across[[0, -1]] = False
@@ -365,8 +373,7 @@ def slow_nodes(
         marked[solid] |= mean > max(_ABOVE * median, float(np.quantile(mean, 1 - _SHARE)))
     nodes = np.zeros(finest.inverse.shape[:2] + finest.inverse.shape[3:], dtype=bool)
     for block in np.argwhere(marked):
-        box = tuple(slice(max(_EDGE * b - GROW, 0), _EDGE * (b + 1) + GROW + 1) for b in block)
-        nodes[box] = True
+        nodes[tuple(slice(_EDGE * b, _EDGE * (b + 1) + 1) for b in block)] = True
     nodes &= finest.inverse[:, :, 0] > 0
     return nodes if nodes.any() else None
 
@@ -389,7 +396,7 @@ def _window(field: NDArray[Any], low: Any, high: Any) -> NDArray[Any]:
     return np.pad(field[inner], widths)
 
 
-def _pieces(nodes: Bools) -> list[tuple[Ints, Bools]]:
+def _pieces(nodes: Bools, largest: int) -> list[tuple[Ints, Bools]]:
     """Sets of nodes that share no voxel with one another: corner of their box, and nodes in it."""
     waiting = [(np.zeros(3, dtype=np.int64), nodes)]
     found = []
@@ -400,7 +407,7 @@ def _pieces(nodes: Bools) -> list[tuple[Ints, Bools]]:
         for label in range(1, len(boxes)):
             mask = labels[boxes[label]] == label
             at = low + [s.start for s in boxes[label]]
-            if np.count_nonzero(mask) <= _LARGEST:
+            if np.count_nonzero(mask) <= largest:
                 found.append((at, mask))
             else:
                 waiting.append((at, _cut(mask)))
