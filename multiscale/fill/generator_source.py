@@ -91,20 +91,27 @@ class GeneratorSource:
         self.begin(None)
 
     def begin(self, earlier: CellSet | None) -> None:
-        """As :class:`CellSource`: what earlier cells show of the surrogate is learned."""
+        """As :class:`CellSource`: what cells of an earlier lattice show of the surrogate is learned."""
+        self._earlier = earlier if earlier is not None and len(earlier) else None
         self._shown: list[tuple[Singles, Floats]] = []
-        self._residual: Residual | None = None
-        if earlier is not None and len(earlier):
-            space = self.generator.model.space
-            self._learn(space.encode(distance_at(earlier.octants(), space.n)), earlier.C)
+        self._learned: Residual | None = None
 
     def _learn(self, z: Singles, C: Floats) -> None:
         """Remember what homogenised cells (m, d) are, where that is known."""
         good = np.isfinite(C).all(axis=1)
         self._shown.append((z[good], C[good]))
-        known, tensors = (np.concatenate(column) for column in zip(*self._shown, strict=True))
-        if len(known) >= _TELLING:
-            self._residual = Residual.of(self.generator.model.surrogate, known, tensors)
+        self._learned = None
+
+    def _residual(self) -> Residual | None:
+        """What is known of the surrogate's error so far."""
+        space = self.generator.model.space
+        if self._earlier is not None:
+            self._learn(space.encode(distance_at(self._earlier.octants(), space.n)), self._earlier.C)
+            self._earlier = None
+        if self._learned is None and sum(len(C) for _, C in self._shown) >= _TELLING:
+            known, tensors = (np.concatenate(column) for column in zip(*self._shown, strict=True))
+            self._learned = Residual.of(self.generator.model.surrogate, known, tensors)
+        return self._learned
 
     def material(self, target: Floats) -> CellSet:
         """As :class:`CellSource`: the best of the generated ones and the spare source's."""
@@ -219,7 +226,7 @@ class GeneratorSource:
         m = len(samples)
         order, ends = np.arange(m), [m]
         first = int(_WAVES[0] * m)
-        if self._residual is None and first > 0 and 2 * first >= _TELLING:  # a start and an end each
+        if self._residual() is None and first > 0 and 2 * first >= _TELLING:  # a start and an end each
             ends = [*(int(share * m) for share in _WAVES), m]
             telling = most_telling(self.generator.model.surrogate, samples.z, ends[-2])
             order = np.concatenate([telling, np.setdiff1d(order, telling)])
@@ -253,7 +260,7 @@ class GeneratorSource:
         """To half of what a group's members may be apart: the cell adds little to that."""
         half = bounds.scaled(0.5)
         settings: dict[str, Any] = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
-        settings |= {"progress": progress, "cache": self.cache, "residual": self._residual}
+        settings |= {"progress": progress, "cache": self.cache, "residual": self._residual()}
         found = blocks.refined(self.generator, samples, targets, **settings, **held)
         moved = (found.z != found.start_z).any(axis=1)
         z, C = (

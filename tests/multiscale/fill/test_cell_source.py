@@ -104,10 +104,10 @@ def test_cells_of_an_earlier_lattice_are_learned_from(generated, monkeypatch):
     cells = load_library().subset(np.arange(5))
     source.begin(cells)
     known = source.generator.model.surrogate
-    error = tensor_error(predict(Corrected(known, source._residual), encoded(source, cells)), cells.C)
+    error = tensor_error(predict(Corrected(known, source._residual()), encoded(source, cells)), cells.C)
     assert error.mean() < 0.5 * tensor_error(predict(known, encoded(source, cells)), cells.C).mean()
     source.begin(None)
-    assert source._residual is None
+    assert source._residual() is None
 
 
 def encoded(source, cells):
