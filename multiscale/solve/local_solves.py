@@ -54,7 +54,7 @@ _ABOVE, _SHARE = 5.0, 0.08
 #: made, the factor of so many nodes takes a third of a gigabyte.
 _LARGEST, _SMALL = 20000, 4000
 #: Layers of voxels on each side of a cut between ranks that a window shows, at most.
-_WINDOW = 16
+_WINDOW = 32
 #: Columns of a dense panel of a factor.
 _PANEL = 32
 #: Regions factorised before their memory is looked at.
@@ -251,6 +251,7 @@ class SlabSolves:
         self.team = team
         layers = len(solid)
         self.depth = min(_WINDOW, int(-team.largest(-layers)) // 2 - 1)
+        most = -team.largest(-limit) / 2  # of a window: the same on both of its ranks, whatever their slabs
         self._windows: list[_Window] = []
         if self.depth > 0:
             marks = nodes.astype(np.uint8)
@@ -260,7 +261,7 @@ class SlabSolves:
             seen = [self._around(a, len(a) - layers) for a in (marks, active.astype(np.uint8), held, solid)]
             for side, (mark, there, bound, voxels) in enumerate(zip(*seen, strict=True)):
                 if mark is not None:
-                    window = self._window(side, mark > 0, there > 0, bound, voxels, stiffness, limit / 4)
+                    window = self._window(side, mark > 0, there > 0, bound, voxels, stiffness, most)
                     near = ndimage.binary_dilation(window.nodes, np.ones((3, 3, 3)))
                     nodes[window.own] &= ~near[window.mine]  # regions do not touch
                     self._windows.append(window)
