@@ -46,8 +46,10 @@ class Strength:
     until: float = 0.0
 
 
-YIELDING = 0.3
-"""How readily the faces of cells that were drawn together give way to their tensors."""
+YIELDING = 0.15
+"""How readily the faces of cells that were drawn together give way to their tensors. Refined onto theirs, 64
+cells of the flagship keep 99.3 % of the faces that were drawn; with 0.3, 98.2 %, for a twentieth less
+homogenisations."""
 
 LATTICE = Strength(8.0, 8.0, 2.0)
 """For the flagship's 897 groups from one noise: unlike neighbours overlap by 0.990 (0.839 without), those
