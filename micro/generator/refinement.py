@@ -53,6 +53,10 @@ _EXPECTED = 2.0
 short steps, but a step somewhat too short costs less than one too long: of 64 cells of the flagship 83 % are
 within half its tolerances after 192 homogenisations (five each at most) with 1.8, 67 % after 219 with 1."""
 
+_FAR = 4.0
+"""Errors, in tolerances, from which the slope's own step is taken: rates say little of what is far away.
+The worst of 64 random cells of the flagship ends with a tensor error of 1.4 %, without this of 2.7 %."""
+
 _NOISE = 2e-3
 """Sums of rates (in units of Eq. 4's ranges) below this teach little."""
 
@@ -221,6 +225,8 @@ def _aimed(
     slope = (model[:, :, :3] + model[:, :, 3:]) / 2 @ now.slope[rows]
     inside = space.levels(z, n) > 0
     step = cut(least_norm(slope, missing, free=free), longest)
+    far = np.asarray(bounds.error(now.C[rows], targets) > _FAR * bounds.tolerance)
+    step[far] = cut(least_norm(slope[far] / _EXPECTED, missing[far], free=free), longest[far])
     best, least, sums = step, np.full(len(z), np.inf), np.zeros((len(z), 6))
     for _ in range(_AIMS):
         after = space.levels((z + step).astype(np.float32), n) > 0
@@ -228,7 +234,7 @@ def _aimed(
         found = np.concatenate([-_sums(rate, gone), _sums(rate, come)], axis=1)
         left = missing - (model @ found[:, :, None])[:, :, 0]
         error = np.asarray(bounds.error(targets - left * tensor.PAPER_SPAN, targets))
-        better = error < least
+        better = (error < least) & ~(far & np.isfinite(least))
         least = np.where(better, error, least)
         best, sums = np.where(better[:, None], step, best), np.where(better[:, None], found, sums)
         step = cut(step + least_norm(slope, left, free=free), longest)
