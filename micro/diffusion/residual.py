@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from micro.cell import tensor
-from micro.diffusion.surrogate import Surrogate
+from micro.diffusion.surrogate import Surrogate, by_rows
 from micro.runtime.arrays import Floats, Ints, Singles
-from micro.shape.space import in_blocks
 
 _LENGTH = 0.5
 """Of the kernel, in median distances between the cells' features."""
@@ -91,13 +90,7 @@ class Corrected(nn.Module):
 
 def features(surrogate: Surrogate, z: Singles) -> Floats:
     """The last hidden layer (m, w) of a surrogate for coordinates (m, d)."""
-    device = next(surrogate.parameters()).device
-
-    def block(rows: Singles) -> Floats:
-        with torch.no_grad():
-            return surrogate.features(torch.from_numpy(rows).to(device)).double().cpu().numpy()
-
-    return in_blocks(block, z)
+    return by_rows(surrogate, surrogate.features, z)
 
 
 def most_telling(surrogate: Surrogate, z: Singles, count: int) -> Ints:

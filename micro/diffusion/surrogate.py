@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from micro.cell import tensor
+from micro.runtime.arrays import Floats, Singles
+from micro.shape.space import in_blocks
 
 _SPAN = torch.from_numpy(tensor.PAPER_SPAN.copy()).float()
 _SOLID = torch.from_numpy(tensor.to_moduli(tensor.SOLID)).float()
@@ -95,6 +99,25 @@ class Surrogate(nn.Module):
         (found,) = torch.autograd.grad((scaled * mix).sum(), at, create_graph=True)
         wanted = torch.einsum("mc,mcd->md", mix, slopes)
         return ((found - wanted) ** 2).sum() / (wanted**2).sum().clamp_min(1e-12)
+
+
+def by_rows(surrogate: nn.Module, function: Callable[[Tensor], Tensor], z: Singles) -> Floats:
+    """A function of coordinates (m, d) without its derivatives, a fixed number of rows at once.
+
+    Parameters
+    ----------
+    surrogate : Module
+        Says on which device.
+    function : callable
+    z : array, shape (m, d)
+    """
+    device = next(surrogate.parameters()).device
+
+    def block(rows: Singles) -> Floats:
+        with torch.no_grad():
+            return function(torch.from_numpy(rows).to(device)).double().cpu().numpy()
+
+    return in_blocks(block, z)
 
 
 def _tensors(logarithms: Tensor) -> Tensor:

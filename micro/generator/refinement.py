@@ -226,15 +226,16 @@ def _aimed(
     inside = space.levels(z, n) > 0
     step = cut(least_norm(slope, missing, free=free), longest)
     far = np.asarray(bounds.error(now.C[rows], targets) > _FAR * bounds.tolerance)
+    # Far away what trials have taught of the slope counts, the caution of the rates' sums does not.
     step[far] = cut(least_norm(slope[far] / _EXPECTED, missing[far], free=free), longest[far])
     best, least, sums = step, np.full(len(z), np.inf), np.zeros((len(z), 6))
-    for _ in range(_AIMS):
+    for number in range(_AIMS):
         after = space.levels((z + step).astype(np.float32), n) > 0
         gone, come = inside & ~after & octants, after & ~inside & ~octants
         found = np.concatenate([-_sums(rate, gone), _sums(rate, come)], axis=1)
         left = missing - (model @ found[:, :, None])[:, :, 0]
         error = np.asarray(bounds.error(targets - left * tensor.PAPER_SPAN, targets))
-        better = (error < least) & ~(far & np.isfinite(least))
+        better = (error < least) & (~far | (number == 0))
         least = np.where(better, error, least)
         best, sums = np.where(better[:, None], step, best), np.where(better[:, None], found, sums)
         step = cut(step + least_norm(slope, left, free=free), longest)

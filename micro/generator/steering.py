@@ -9,7 +9,7 @@ import torch
 
 from micro.cell import tensor
 from micro.diffusion.residual import Corrected
-from micro.diffusion.surrogate import Surrogate
+from micro.diffusion.surrogate import Surrogate, by_rows
 from micro.homogenize.secant import cut, least_norm
 from micro.runtime.arrays import Bools, Floats, Singles
 from micro.shape.space import in_blocks
@@ -28,13 +28,7 @@ _STEERED = 2.0
 
 def predict(surrogate: Predictor, z: Singles) -> Floats:
     """The surrogate's tensors (m, 3)."""
-    device = next(surrogate.parameters()).device
-
-    def block(rows: Singles) -> Floats:
-        with torch.no_grad():
-            return surrogate(torch.from_numpy(rows).to(device)).double().cpu().numpy()
-
-    return in_blocks(block, z)
+    return by_rows(surrogate, surrogate, z)
 
 
 def slopes(surrogate: Predictor, z: Singles) -> Floats:

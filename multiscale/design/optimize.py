@@ -186,7 +186,8 @@ class Optimiser:
         # Stage 0 is left to MMA: of three variables each means much, and its steps overshoot less.
         if settings.algorithm == "lbfgs" and not uniform:
             left = budget - state.evaluation
-            quasi_newton.minimise(search.objective, [search.penalty], start, left, tolerance, search.stalled)
+            with suppress(nlopt.ForcedStop):
+                quasi_newton.minimise(search.objective, [search.penalty], start, left, tolerance)
             start = search.state.x.reshape(-1)
         left = budget - search.state.evaluation
         if left == 0 or search.stalled():
@@ -295,7 +296,7 @@ class _Search:
         return beyond == beyond_before and before - value < self.owner.settings.least_gain * before
 
     def objective(self, x: Floats, gradient: Floats) -> float:
-        if self.stalled():  # nlopt's searches end so; L-BFGS asks before
+        if self.stalled():
             raise nlopt.ForcedStop
         owner = self.owner
         variables = owner.expand(x, self.uniform)

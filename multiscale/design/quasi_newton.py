@@ -23,16 +23,11 @@ _MEMORY = 20
 
 
 class _Spent(Exception):
-    """No evaluations are left, or none that are worth it."""
+    """No evaluations are left."""
 
 
 def minimise(
-    objective: Function,
-    penalties: Sequence[Function],
-    start: Floats,
-    evaluations: int,
-    tolerance: float,
-    stalled: Callable[[], bool] = lambda: False,
+    objective: Function, penalties: Sequence[Function], start: Floats, evaluations: int, tolerance: float
 ) -> None:
     """Minimise over 0 <= x <= 1; what was evaluated is the callbacks' own to keep.
 
@@ -47,15 +42,13 @@ def minimise(
     tolerance : float
         Ends the search when an iteration gains a smaller share of the value. A line search that fails (a
         kink of the projection, digits the solves do not have) only makes it forget the curvature and go on.
-    stalled : callable
-        Whether to end the search; asked before every evaluation.
     """
     left, last = evaluations, np.inf
     enough = False
 
     def function(x: Floats) -> tuple[float, Floats]:
         nonlocal left
-        if left == 0 or stalled():
+        if left == 0:
             raise _Spent
         left -= 1
         gradient, part = np.zeros_like(x), np.zeros_like(x)
