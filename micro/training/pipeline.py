@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
+from micro.cell.chamber import chamber
+from micro.cell.tensor import tensor_error
 from micro.dataset import dataset
 from micro.diffusion.weights import Model
 from micro.generator.accuracy import measure
@@ -37,6 +39,9 @@ _CHECKED = 24
 
 _SLOPES, _SLOPE_RTOL = 25, 3e-3
 """Cells of a block of slopes, and the residual tolerance of their solves."""
+
+_SLOPE_ERROR = 0.01
+"""Error (Eq. 4) at the space's resolution above which a finer cell gives no slope."""
 
 
 def train(
@@ -99,6 +104,7 @@ def train(
     if ranks.rank() == 0:
         ranks.wait()  # the others read what the first process has written
     data = {name: Data.encode(space, *columns).to(place) for name, columns in known.items()}
+    distance = known["train"][0]
     del known
     history = work / "history.jsonl"
 
@@ -111,7 +117,10 @@ def train(
             save_training(history, work / "training.png")
         report(line)
 
-    slopes = _slopes(work / "slopes", parts["train"], space, settings, log) if settings.slopes else None
+    slopes = None
+    if settings.slopes:
+        slopes = _slopes(work / "slopes", parts["train"], distance, space, settings, log)
+    del distance
     surrogate = train_surrogate(
         data["train"],
         data["validation"],
@@ -230,54 +239,65 @@ def distances(path: Path, cells: CellSet, n: int) -> Singles:
     return out
 
 
-def _slopes(folder: Path, parts: list[CellSet], space: ShapeSpace, settings: Settings, log: Report) -> Slopes:
-    """Derivatives of some cells, computed once.
+def _slopes(
+    folder: Path, parts: list[CellSet], distance: Singles, space: ShapeSpace, settings: Settings, log: Report
+) -> Slopes:
+    """Derivatives of some cells, whose signed distances (m, q) are given, computed once.
 
     They are kept in blocks with their cells' keys: blocks of an earlier run with the same space, put into
-    the folder, are taken up, and a data set that has grown asks only for the slopes of what is new. Cells of
-    the coarser sets come first: a solve takes an eighth of the time, and a slope is that of the shape.
+    the folder, are taken up, and a data set that has grown asks only for the slopes of what is new.
     """
     folder.mkdir(exist_ok=True)
     keys = np.array([_key(bits) for part in parts for bits in part.packed], dtype=np.uint64)
     known = _stored(folder, space)
     absent = np.array([int(key) not in known for key in keys])
-    fineness = np.repeat([part.n for part in parts], [len(part) for part in parts])
-    # What is there first, and among the cells of a set in the order of the keys, which is random.
-    chosen = np.lexsort((keys, fineness, absent))[: settings.slopes]
+    # What is there first, then in the order of the keys, which is random.
+    chosen = np.lexsort((keys, absent))[: settings.slopes]
     if ranks.rank() == 0:
         first = np.cumsum([0, *map(len, parts)])
-        of = np.searchsorted(first, chosen, side="right") - 1
-        missing = [
-            (number, row - first[number])
-            for number, row in zip(of.tolist(), chosen.tolist(), strict=True)
-            if int(keys[row]) not in known
-        ]
+        new = chosen[absent[chosen]]
+        of = np.searchsorted(first, new, side="right") - 1
         blocks = [
-            (parts[number], rows[i : i + _SLOPES])
+            (number, rows[i : i + _SLOPES])
             for number in range(len(parts))
-            for rows in [[row for k, row in missing if k == number]]
+            for rows in [new[of == number]]
             for i in range(0, len(rows), _SLOPES)
         ]
         started = time.monotonic()
-        for done, (part, rows) in enumerate(blocks, start=1):
-            octants = part.octants(np.array(rows))
-            gradient = sensitivities(octants, nu=part.poisson, rtol=_SLOPE_RTOL).gradient
-            z = space.encode(distance_at(octants, space.n))
-            values = shape_slopes.slopes(space, z, octants, gradient).astype(np.float16)
-            own = np.array([_key(bits) for bits in part.packed[rows]], dtype=np.uint64)
+        for done, (number, rows) in enumerate(blocks, start=1):
+            values = _slopes_of(parts[number].subset(rows - first[number]), distance[rows], space)
             block: dict[str, NDArray[Any]] = {
-                "keys": own,
-                "values": values,
+                "keys": keys[rows],
+                "values": values.astype(np.float16),
                 "space": np.array(_digest(space)),
             }
-            write_arrays(folder / f"{own[0]:016x}.npz", block, pack=False)
+            write_arrays(folder / f"{keys[rows[0]]:016x}.npz", block, pack=False)
             if done % 10 == 0 or done == len(blocks):
                 left = (len(blocks) - done) * (time.monotonic() - started) / done
                 log({"phase": "slopes", "cells": len(chosen), "seconds_left": round(left)})
     ranks.wait()
     known = _stored(folder, space)
     values = np.stack([known[int(keys[row])] for row in chosen])
-    return Slopes.encode(space, chosen, values, len(keys))
+    finite = np.isfinite(values).all(axis=(1, 2))
+    return Slopes.encode(space, chosen[finite], values[finite], len(keys))
+
+
+def _slopes_of(cells: CellSet, distance: Singles, space: ShapeSpace) -> Floats:
+    """Slopes (m, 3, d) of cells, of finer ones by the space's own grid; NaN of those it can't carry.
+
+    At 32 voxels a solve takes an eleventh of the time at 64, and slopes differ by 11 % in the median; by up
+    to 90 % for walls that are lost between, whose tensor tells.
+    """
+    finer = cells.n > space.n
+    if finer:
+        octants = np.stack([chamber(space.n).unfold(row) for row in distance]) > 0
+    else:
+        octants = cells.octants()
+    found = sensitivities(octants, nu=cells.poisson, rtol=_SLOPE_RTOL)
+    values = shape_slopes.slopes(space, space.encode(distance), octants, found.gradient)
+    if finer:
+        values[tensor_error(found.C, cells.C) > _SLOPE_ERROR] = np.nan
+    return values
 
 
 def _key(bits: Bytes) -> int:
