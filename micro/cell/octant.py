@@ -13,7 +13,6 @@ from itertools import permutations
 import cc3d
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError
@@ -167,7 +166,7 @@ def connectivity(octant: ArrayLike) -> Connectivity:
     array = checked_octants(octant)
     if array.ndim != 3:
         raise InputError("connectivity is asked of one octant (n, n, n)", value=array.shape)
-    labels, components = ndimage.label(array)
+    labels, components = cc3d.connected_components(array != 0, connectivity=6, return_N=True)
     if components == 0:
         return Connectivity(0, 0.0, False, False, False)
     sizes = np.bincount(labels.ravel())[1:]
@@ -184,7 +183,7 @@ def largest_component(octant: ArrayLike) -> Bools:
     one is itself symmetric unless several are equally large: then all of those go.
     """
     array = checked_octants(octant).astype(bool)
-    labels, components = ndimage.label(array)
+    labels, components = cc3d.connected_components(array, connectivity=6, return_N=True)
     if components <= 1:
         return array.copy()
     sizes = np.bincount(labels.ravel())[1:]

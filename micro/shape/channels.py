@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components, dijkstra
+from scipy.sparse.csgraph import dijkstra
 
 from micro.cell.chamber import chamber, fundamental_domain
 from micro.cell.octant import connectivity, largest_component
@@ -39,8 +40,13 @@ _FREE = 1e-4
 
 @dataclass(frozen=True)
 class _Graph:
-    """Neighbours of the chamber's voxels: ends (e,) and (e,), walls (4, q), images in the octant (q,)."""
+    """The chamber's voxels in the octant of n.
 
+    Their places (x, y, z), neighbours by their ends (e,) and (e,), walls (4, q), images in the octant (q,).
+    """
+
+    n: int
+    voxels: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
     first: NDArray[np.int32]
     second: NDArray[np.int32]
     walls: Bools
@@ -48,14 +54,11 @@ class _Graph:
 
     def pieces(self, void: Bools) -> tuple[int, NDArray[np.int32]]:
         """Number of 6-connected pieces of void (q,), and each voxel's (-1: solid)."""
-        both = void[self.first] & void[self.second]
-        ends = self.first[both], self.second[both]
-        graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(len(void),) * 2)
-        _, label = connected_components(graph.tocsr(), directed=False)
-        names, inverse = np.unique(label[void], return_inverse=True)
-        out = np.full(len(void), -1, np.int32)
-        out[void] = inverse
-        return len(names), out
+        cube = np.zeros((self.n,) * 3, dtype=bool)
+        cube[self.voxels] = void
+        # Neighbours that a wall mirrors are the chamber's own neighbours.
+        labels, count = cc3d.connected_components(cube, connectivity=6, return_N=True)
+        return count, labels[self.voxels].astype(np.int32) - 1
 
     def ways(self, cost: Floats, sources: Bools) -> tuple[Floats, NDArray[np.intp]]:
         """Least cost (q,) from any of ``sources`` to each voxel, and its predecessor on that way."""
@@ -89,7 +92,7 @@ def _graph(n: int) -> _Graph:
     share = chamber(n).fold(ndimage.uniform_filter(within, 2 * radius + 1, mode="constant"))
     walls = np.stack([i == 0, i == j, j == k, k == n - 1])
     one, other = (np.concatenate(end).astype(np.int32) for end in (first, second))  # as dijkstra wants them
-    return _Graph(one, other, walls, share)
+    return _Graph(n, tuple(index), one, other, walls, share)
 
 
 def closed_pockets(void: Bools, n: int) -> tuple[NDArray[np.int32], NDArray[np.intp], NDArray[np.intp]]:
