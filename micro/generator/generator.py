@@ -416,20 +416,21 @@ class Generator:
         if len(given) == 0:
             return z
         out = z.copy()
-        closed = np.ones(len(given), dtype=bool)
         if open:
-            solid = self._delivery.solids(z[given], self.model.space.n).solid
-            closed = ~np.array([is_open(octant) for octant in solid], dtype=bool)
+            # Channels change the tensor: what is closed is drained before it is looked at.
+            n = self.model.space.n
+            solid = self._delivery.solids(z[given], n).solid
+            closed = given[~np.array([is_open(octant) for octant in solid], dtype=bool)]
+            if len(closed):
+                out[closed] = self._delivery.redistanced(z[closed], open).z
 
         def redistance(moved: Singles) -> tuple[Singles, NDArray[np.bool_]]:
-            found = self._delivery.redistanced(moved)
-            # What is open stays open; what is closed is drained later.
-            stays = np.array([c or is_open(o) for c, o in zip(closed, found.solid, strict=True)], dtype=bool)
-            return found.z, (found.clean >= CLEAN) & found.touches & stays
+            found = self._delivery.redistanced(moved, open)
+            return found.z, (found.clean >= CLEAN) & found.touches
 
         beside = guide.rows(given).beside(volume[given])
         by = self.model.surrogate if predictor is None else predictor
-        out[given], _ = steer(by, z[given], C[given], redistance, rounds, free, beside)
+        out[given], _ = steer(by, out[given], C[given], redistance, rounds, free, beside)
         return out
 
     def samples_of(self, z: Singles, resolution: int) -> Samples:

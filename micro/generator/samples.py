@@ -147,10 +147,10 @@ class Delivery:
         touches = np.array([c.touches_face and c.touches_middle for c in found], dtype=bool)
         return Solids(z, solid, clean, touches)
 
-    def redistanced(self, z: Singles) -> Solids:
+    def redistanced(self, z: Singles, open: bool = False) -> Solids:
         """Coordinates of the signed distance of each solid, at the space's resolution, and what it was."""
         space = self._model.space
-        found = self.solids(z, space.n)
+        found = self.solids(z, space.n, open)
         return found._replace(z=space.encode(signed_distance(found.solid)))
 
     def octants(self, z: Singles, n: int, open: bool = False) -> tuple[Bools, Bools]:
