@@ -1,7 +1,7 @@
 """Accuracy, cleanliness, diversity, novelty and time of the packaged generator.
 
     python benchmarks/generator.py --out benchmarks/results/generator.json
-    python benchmarks/generator.py --n 64 --targets 1000 --bare 0 --refined 48 --many 0 --out FILE
+    python benchmarks/generator.py --n 64 --targets 1000 --bare 0 --refined 48 --many 0 --data SET --out FILE
 
 Targets are random tensors inside the packaged gamut (phi >= 0), uniform in the box of Eq. 4's ranges.
 Errors are Eq. 4 against the delivered cells' own tensors, homogenised at the resolution delivered:
@@ -15,6 +15,8 @@ Errors are Eq. 4 against the delivered cells' own tensors, homogenised at the re
 ``candidates`` for ``--many`` targets: connected cells within 1 % of a target that are unlike each other
                (Eq. 5 below 0.9), among 16 refined ones and among all of the data set
 ``beyond``     targets just outside phi >= 0, refined, against the nearest cell of the data set
+``carried``    with ``--data FILE``: cells of its test part encoded and decoded at their resolution
+``open``       with ``--data FILE``: open cells asked for the tensors of its test part, by volume
 
 ``--unet`` also times the founding paper's network shape (a U-Net on 64^3 voxels, 31 million parameters,
 18 steps).
@@ -48,6 +50,8 @@ from micro.generator.samples import Samples
 from micro.homogenize.fields import Status
 from micro.library import retrieval as library
 from micro.runtime.files import write_json
+from micro.shape.channels import is_open
+from micro.shape.space import distance_at
 
 Floats = NDArray[np.float64]
 
@@ -263,6 +267,42 @@ def beyond_the_data(generator: Generator, known: CellSet, n: int, count: int) ->
     }
 
 
+def carried(generator: Generator, known: CellSet) -> dict[str, Any]:
+    """What the shape space keeps of cells, thin ones (volume below 0.15) apart."""
+    space = generator.model.space
+    samples = generator.samples_of(space.encode(distance_at(known.octants(), space.n)), known.n)
+    error = tensor.tensor_error(samples.homogenize().C, known.C)
+    thin = known.volume < 0.15
+    return {
+        name: {
+            "cells": int(rows.sum()),
+            "error_mean": float(error[rows].mean()),
+            "error_median": float(np.median(error[rows])),
+            "one_piece": float((samples.raw_clean[rows] == 1).mean()),
+        }
+        for name, rows in (("others", ~thin), ("thin", thin))
+        if rows.any()
+    }
+
+
+def open_asked(generator: Generator, known: CellSet) -> dict[str, Any]:
+    """Open cells for tensors of others: how many are open before any is drained, and as delivered."""
+    found: dict[str, Any] = {}
+    for low, high in ((0.0, 0.7), (0.7, 0.9)):
+        rows = (known.volume >= low) & (known.volume < high)
+        samples = generator.sample(known.C[rows], 1, seed=10**6, resolution=known.n, open=True)
+        own = samples.homogenize()
+        good = (own.status == Status.OK) & samples.connected
+        raw = generator.samples_of(samples.z, known.n).octants()
+        found[f"{low:g} to {high:g}"] = {
+            "requests": int(rows.sum()),
+            "open_before_draining": float(np.mean([is_open(o) for o in raw])),
+            "open": float(np.mean([is_open(o) for o in samples.octants()])),
+            "error_mean": float(tensor.tensor_error(own.C, known.C[rows])[good].mean()),
+        }
+    return found
+
+
 def accuracy(
     generator: Generator, options: argparse.Namespace, note: Callable[[str, dict[str, Any]], None]
 ) -> None:
@@ -321,6 +361,8 @@ def main() -> None:
     parser.add_argument("--bare", type=int, default=200, help="targets for the model alone")
     parser.add_argument("--refined", type=int, default=200, help="targets to refine")
     parser.add_argument("--many", type=int, default=20, help="targets for the applications")
+    parser.add_argument("--data", type=Path, help="a data set for 'carried' and 'open'")
+    parser.add_argument("--some", type=int, default=200, help="cells of its test part to look at")
     parser.add_argument("--unet", action="store_true", help="time the paper's network shape as well")
     parser.add_argument("--time-only", action="store_true", help="renew only the times in --out")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/generator.json"))
@@ -340,6 +382,11 @@ def main() -> None:
         print(name, figures, flush=True)
         write_json(options.out, result)
 
+    if options.data is not None and not options.time_only:
+        cells = part(CellSet.load(options.data), "test")
+        some = cells.subset(np.sort(np.random.default_rng(0).permutation(len(cells))[: options.some]))
+        note("carried", carried(generator, some))
+        note("open", open_asked(generator, some))
     if not options.time_only:
         accuracy(generator, options, note)
     note(

@@ -259,6 +259,10 @@ def active(
     trials: Annotated[
         int, typer.Option(help="Homogenisations of a cell: with more than 1 it is moved on to its target.")
     ] = 1,
+    around: Annotated[
+        bool, typer.Option("--around", help="Aim around the data's tensors, not at the holes between them.")
+    ] = False,
+    open: Annotated[bool, typer.Option("--open", help="Cells that enclose no void in a lattice.")] = False,
     work: Annotated[
         Path | None, typer.Option(help="Work directory of the data set.", show_default="the cache")
     ] = None,
@@ -266,7 +270,8 @@ def active(
 ) -> None:
     """Generate cells for the holes of the data, homogenise them, and keep them as a source of the data set.
 
-    Then `micro dataset build` takes them in, and `micro train` learns from them.
+    Then `micro dataset build` takes them in, and `micro train` learns from them. Those made around known
+    tensors teach the surrogate where its own errors lead: `micro train --data SET --data ROUND`.
     """
     from micro.cell.cellset import CellSet
     from micro.data.packaged import load_dataset
@@ -275,14 +280,22 @@ def active(
     from micro.training.active import active_round
 
     require_positive({"--round": number, "--count": count, "--trials": trials})
-    path = (dataset_directory() if work is None else work) / "active" / f"round{number:03d}.zarr.zip"
+    folder = "around" if around else "active"
+    path = (dataset_directory() if work is None else work) / folder / f"round{number:03d}.zarr.zip"
     if path.exists():
         print(f"{path} is there already")
         return
     known = load_dataset() if data is None else CellSet.load(data)
     with stage_bar("cells") as progress:
         cells = active_round(
-            Generator.load(generator, device), known, count, seed=number, trials=trials, progress=progress
+            Generator.load(generator, device),
+            known,
+            count,
+            seed=number,
+            trials=trials,
+            holes=not around,
+            open=open,
+            progress=progress,
         )
     cells.save(path)
     print(f"{len(cells)} cells in {path}")

@@ -1,17 +1,24 @@
-"""Active learning: the generator's own cells, homogenised, where the data are few.
+"""Active learning: the generator's own cells, homogenised.
 
 One round: aim at tensors in the holes and beyond the rim of the coverage, generate, drop what is
 disconnected or dusty, homogenise. The cells become a source of the data set (:mod:`micro.dataset.build`),
 which thins what is dense; the next generator is trained on it.
+
+Or aim where the data are: steering ends where the surrogate is right by its own account, and there it errs
+more than on the data's cells. The generator's own cells for tensors of the data show it that; they are a set
+for training alone.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import pack
+from micro.dataset.dataset import with_provenance
 from micro.generator.generator import Generator
 from micro.generator.samples import Samples
 from micro.homogenize.fields import Status
@@ -24,6 +31,9 @@ from micro.runtime.progress import Progress, unheard
 
 _CHUNK = 50
 """Targets of one job."""
+
+_AROUND = 0.05
+"""Relative standard deviation of targets about the tensors of known cells."""
 
 _NEAR = 0.01
 """Tensor error (Eq. 4) at which a cell of a round has arrived: holes are wider."""
@@ -38,6 +48,15 @@ def aims(C: Floats, count: int, rng: np.random.Generator) -> Floats:
     return np.concatenate(found)[:count]
 
 
+def around(C: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Target tensors (count, 3) near known ones (m, 3), all positive definite."""
+    found: list[Floats] = []
+    while sum(map(len, found)) < count:
+        near = C[rng.integers(len(C), size=count)] * (1 + _AROUND * rng.standard_normal((count, 3)))
+        found.append(near[tensor.is_definite(near)])
+    return np.concatenate(found)[:count]
+
+
 def active_round(
     generator: Generator,
     known: CellSet,
@@ -46,6 +65,8 @@ def active_round(
     seed: int,
     draws: int = 4,
     trials: int = 1,
+    holes: bool = True,
+    open: bool = False,
     progress: Progress = unheard,
 ) -> CellSet:
     """New cells with their tensors, at the resolution of the known ones.
@@ -64,14 +85,18 @@ def active_round(
     trials : int
         Homogenisations of a cell at most: 1 takes it as it is generated, more move it on toward its target
         (:mod:`micro.generator.refinement`), further out where targets lie beyond the rim.
+    holes : bool
+        Whether to aim at what is not known, or around the known tensors.
+    open : bool
+        Whether cells are to enclose no void in a lattice of their own kind.
     progress : Progress
         Told how many targets are done.
     """
     known.require_poisson(generator.model.poisson)
-    targets = aims(known.C, count, np.random.default_rng([seed, count]))
+    targets = (aims if holes else around)(known.C, count, np.random.default_rng([seed, count]))
     parts = [(np.empty((0, *(known.n,) * 3), dtype=bool), np.empty((0, 3)))]
     jobs = [
-        (generator, targets[start : start + _CHUNK], seed * 10**6 + start, draws, known.n, trials)
+        (generator, targets[start : start + _CHUNK], seed * 10**6 + start, draws, known.n, trials, open)
         for start in range(0, count, _CHUNK)
     ]
     with executor(1) as processes:
@@ -81,16 +106,18 @@ def active_round(
     octants, C = (np.concatenate(column) for column in zip(*parts, strict=True))
     _, first = np.unique(pack(octants), axis=0, return_index=True)
     rows = np.sort(first)
-    return CellSet.from_octants(
-        octants[rows], C[rows], family="generated", attrs={"seed": seed}, poisson=known.poisson
-    )
+    cells = CellSet.from_octants(octants[rows], C[rows], family="generated", poisson=known.poisson)
+    if holes:
+        return replace(cells, attrs={"seed": seed})
+    training = np.zeros(len(rows), dtype=np.int64)
+    return with_provenance(cells, ["generated"] * len(rows), training, {"seed": seed})
 
 
-def _clean_cells(job: tuple[Generator, Floats, int, int, int, int]) -> tuple[Bools, Floats]:
+def _clean_cells(job: tuple[Generator, Floats, int, int, int, int, bool]) -> tuple[Bools, Floats]:
     """Octants and tensors for some targets of a round; ranks share these jobs."""
-    generator, targets, first, draws, n, trials = job
+    generator, targets, first, draws, n, trials, open = job
     seeds = first + np.arange(len(targets))
-    samples = generator.sample(targets, 1, seed=seeds, draws=draws, resolution=n)
+    samples = generator.sample(targets, 1, seed=seeds, draws=draws, resolution=n, open=open)
     octants, C = _homogenised(samples, generator, targets, trials)
     clean = np.array([presentable(octant) for octant in octants], dtype=bool) & is_stiff(C)
     return octants[clean], C[clean]

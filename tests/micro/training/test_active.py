@@ -1,10 +1,16 @@
 """Rounds of active learning with a small_generator model."""
 
+from dataclasses import replace
+
 import numpy as np
+from small_model import SMALL
 
 from micro.cell import octant as cell, tensor
+from micro.dataset.dataset import masks
 from micro.homogenize.octants import homogenize_octants
-from micro.training.active import active_round, aims
+from micro.shape.channels import is_open
+from micro.training.active import active_round, aims, around
+from micro.training.pipeline import train
 
 
 def test_active_round_gives_clean_homogenised_cells(small_generator, trained):
@@ -33,6 +39,20 @@ def test_aims_are_positive_definite(trained):
     targets = aims(trained[2].C, 50, np.random.default_rng(0))
     assert targets.shape == (50, 3)
     assert (tensor.to_moduli(targets) > 0).all()
+
+
+def test_a_round_around_known_tensors_is_for_training_alone(small_generator, trained, tmp_path):
+    model, _, data, _ = trained
+    targets = around(data.C, 12, np.random.default_rng([3, 12]))
+    assert tensor.is_definite(targets).all()
+    nearest = [tensor.relative_error(data.C, t).min() for t in targets]
+    assert max(nearest) < 0.25  # a few standard deviations
+    cells = active_round(small_generator, data, 12, seed=3, holes=False, open=True)
+    assert all(is_open(octant) for octant in cells.octants())
+    assert masks(cells)["train"].all()
+    settings = replace(SMALL, samples=SMALL.batch, surrogate_samples=SMALL.batch)
+    more = train([data, cells], tmp_path, settings, start=model, report=lambda line: None)
+    assert more.card["cells"] == model.card["cells"] + len(cells)
 
 
 def test_a_round_in_which_no_cell_survives_gives_none(small_generator, trained, monkeypatch):
