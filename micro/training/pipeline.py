@@ -256,6 +256,8 @@ def _slopes(
     if ranks.rank() == 0:
         first = np.cumsum([0, *map(len, parts)])
         new = chosen[absent[chosen]]
+        # A cell may be there twice, in two sets; a block is named by its first one.
+        new = new[np.sort(np.unique(keys[new], return_index=True)[1])]
         of = np.searchsorted(first, new, side="right") - 1
         blocks = [
             (number, rows[i : i + _SLOPES])

@@ -117,6 +117,17 @@ def test_sets_of_two_resolutions_are_learned_from_together(trained, tmp_path):
     assert 0 <= lines[-1]["open"]["open"] <= 1
 
 
+def test_cells_may_be_in_two_sets(trained, tmp_path):
+    """Blocks of slopes are named by a cell: one overwrote the other."""
+    model, _, data, _ = trained
+    rows = np.flatnonzero(dataset.masks(data)["train"])
+    some = rows[: len(rows) // 2]
+    sets = [data, *(dataset.take(data, [row]) for row in some)]
+    settings = replace(SMALL, slopes=10**6, surrogate_samples=SMALL.batch, samples=SMALL.batch)
+    both = train(sets, tmp_path, settings, report=lambda line: None, start=model)
+    assert both.card["cells"] == len(rows) + len(some)
+
+
 def test_a_network_takes_over_one_that_knows_nothing_of_openness(trained, tmp_path):
     model, _, data, _ = trained
     deaf = Denoiser(SMALL.dimension, SMALL.width, SMALL.depth, kinds=2)
