@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from micro.cell.cellset import CellSet
 from micro.cli.main import app
 from micro.data.packaged import load_dataset
-from micro.dataset.dataset import take, with_provenance
+from micro.dataset.dataset import masks, take, with_provenance
 from micro.gamut.gamut import Gamut
 from micro.gamut.least_volume import LeastVolume
 from micro.generator.generator import Generator
@@ -153,24 +153,14 @@ def test_train_and_active(tmp_path, cells, weights):
     line[2] = tmp_path / "parted.zarr.zip"
     assert "on the test part" in run(*line, *regress)
     assert (tmp_path / "regressor" / "regressor.safetensors").is_file()
-    said = run(
-        *(
-            "active",
-            "--round",
-            "1",
-            "--count",
-            "6",
-            "--data",
-            cells,
-            "--generator",
-            weights,
-            "--device",
-            "cpu",
-        ),
-        *("--trials", "2", "--work", tmp_path),
-    )
+    line = ["active", "--round", "1", "--count", "6", "--data", cells, "--generator", weights]
+    said = run(*line, "--device", "cpu", "--trials", "2", "--work", tmp_path)
     made = CellSet.load(tmp_path / "active" / "round001.zarr.zip")
     assert said.startswith(f"{len(made)} cells")
+    said = run(*line, "--around", "--open", "--work", tmp_path)
+    made = CellSet.load(tmp_path / "around" / "round001.zarr.zip")
+    assert said.startswith(f"{len(made)} cells")
+    assert masks(made)["train"].all()
 
 
 def test_homogenize_shares_octants_out(tmp_path, trained):
