@@ -40,9 +40,12 @@ from micro.shape.channels import closed_pockets, drain
 from micro.shape.space import ShapeSpace, in_blocks
 
 UPHILL, TO_A_GOAL = 0.5, 3.0
-"""Longest step of a wish without and with a goal at each estimate, in coordinates of a cell whose norm is
-about 16: with 3, six wished-for holes of six were free, with 1 two (the tensor's error 0.2 % as the surrogate
-sees it, steered)."""
+"""Longest step of a wish without and with a goal at each estimate, in 256 coordinates of a cell whose norm
+is about 16: with 3, six wished-for holes of six were free, with 1 two (the tensor's error 0.2 % as the
+surrogate sees it, steered). The norm grows with the root of their number, and so do these."""
+
+_COORDINATES = 256
+"""That number."""
 
 VOLUME = 0.01
 """Volume fraction by which a cell may miss a volume asked for beside a tensor before steps toward the tensor
@@ -182,7 +185,7 @@ class Wish:
         """Coordinates (b, d) after a step down the gradient."""
         excess, slope = self.gradient(shape)
         size = slope.norm(dim=1).clamp_min(1e-12)
-        usual = UPHILL if self.goal is None else TO_A_GOAL
+        usual = (UPHILL if self.goal is None else TO_A_GOAL) * (slope.shape[1] / _COORDINATES) ** 0.5
         length = torch.full_like(size, usual if self.step is None else self.step)
         if self.goal is not None:
             length = torch.minimum(length, excess / size)
