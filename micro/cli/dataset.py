@@ -96,10 +96,12 @@ def refine(
     """
     from micro.cell.cellset import CellSet
     from micro.dataset.finer import assembled, build as build_finer
+    from micro.dataset.widening import without_edge
 
     if blocks is not None and blocks < 1:
         raise InputError("at least one block is needed", key="--blocks", value=blocks)
-    first = _cells(file)
+    # Cells that were added later have no blocks yet: the blocks are those of the set before.
+    first = without_edge(_cells(file))
     if n <= first.n:
         raise InputError(f"must be finer than the data's {first.n}", key="--n", value=n)
     with stage_bar() as progress:
@@ -116,6 +118,40 @@ def refine(
     if not part:
         command = f"micro dataset refine --n={n} --blocks={cells.attrs['blocks']}"
         cells = assembled(cells, {"command": command, "first": first.digest()})
+    cells.save(out)
+    print(f"{out}: {len(cells)} cells of n = {cells.n}")
+
+
+@app.command()
+def widen(
+    out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
+    file: DatasetOption = None,
+    marches: Annotated[
+        int | None, typer.Option(help="Topology optimisations from the edge outwards, in each round.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds, each from the last one's edge.")] = None,
+    workers: ProcessesOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Add cells beyond the edge of a data set, and up to the solid; the same command resumes a killed one.
+
+    The set's own cells stay as they are; cells that an earlier call added are made anew.
+    """
+    from micro.dataset.widening import MARCHES, ROUNDS, widen as widen_dataset
+
+    count = MARCHES if marches is None else marches
+    times = ROUNDS if rounds is None else rounds
+    first = _cells(file)
+    with stage_bar() as progress:
+        cells = widen_dataset(
+            first,
+            count=count,
+            rounds=times,
+            folder=work,
+            workers=among(workers),
+            progress=progress,
+            command=f"micro dataset widen --marches={count} --rounds={times}",
+        )
     cells.save(out)
     print(f"{out}: {len(cells)} cells of n = {cells.n}")
 

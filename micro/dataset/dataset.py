@@ -79,7 +79,7 @@ def thin(C: ArrayLike, volume: ArrayLike, *, radius: float = 0.01, keep: int = 6
     return np.flatnonzero(stays)
 
 
-def split(cells: CellSet, *, share: float = SHARE) -> NDArray[np.intp]:
+def split(cells: CellSet, *, share: float = SHARE, given: ArrayLike = ()) -> NDArray[np.intp]:
     """Which part each cell belongs to: 0 training, 1 validation, 2 test, -1 none.
 
     Cells are taken in the order given. One that has no near-duplicate before it
@@ -93,17 +93,21 @@ def split(cells: CellSet, *, share: float = SHARE) -> NDArray[np.intp]:
     cells : CellSet
     share : float
         Probability of validation, and of test.
+    given : int array, shape (k,), optional
+        Parts of the first cells, which are kept.
 
     Returns
     -------
     int array, shape (m,)
     """
+    known = np.asarray(given, dtype=np.intp)
     drawn = fingerprints(cells.packed, cells.n) / 2.0**64
     part = np.where(drawn < 1 - 2 * share, 0, np.where(drawn < 1 - share, 1, 2))
     pairs = near_duplicates(cells.packed, cells.n)
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
     starts = np.searchsorted(pairs[:, 1], np.arange(len(cells) + 1))
-    for i in range(len(cells)):
+    part[: len(known)] = known
+    for i in range(len(known), len(cells)):
         earlier = part[pairs[starts[i] : starts[i + 1], 0]]
         parts = np.unique(earlier[earlier >= 0])
         if len(parts):

@@ -186,13 +186,14 @@ class Reporter:
 def stage_bar(name: str = "", *, quiet: bool = False) -> Iterator[Progress]:
     """Bars on stderr, one for each ``what`` that library code reports (``name`` where it says nothing).
 
-    Away from a terminal a plain line now and then. ``quiet`` shows nothing.
+    Fewer done than before begin a new count. Away from a terminal a plain line now and then. ``quiet`` shows nothing.
     """
     console = Console(stderr=True, quiet=quiet, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = quiet or not console.is_terminal
     with Bars(*columns, TextColumn("{task.fields[left]}"), console=console, disable=shown) as bars:
         begun: dict[str, tuple[TaskID, int, float]] = {}
+        reached: dict[str, int] = {}
         last = time.monotonic()
 
         def progress(done: int, total: int, what: str = "") -> None:
@@ -200,6 +201,9 @@ def stage_bar(name: str = "", *, quiet: bool = False) -> Iterator[Progress]:
             stage, now = what or name, time.monotonic()
             if stage not in begun:
                 begun[stage] = bars.add_task(stage, total=total, left=""), done, now
+            elif done < reached[stage]:
+                begun[stage] = begun[stage][0], done, now
+            reached[stage] = done
             bar, first, start = begun[stage]
             left = "" if done <= first else f"{(total - done) * (now - start) / (done - first):.0f} s left"
             bars.update(bar, completed=done, total=total, left=left)

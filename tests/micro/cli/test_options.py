@@ -206,6 +206,16 @@ def test_data_set(tmp_path):
     assert CellSet.load(out).digest() == digest
 
 
+def test_widened_data_set(tmp_path, cells):
+    out = tmp_path / "wide.zarr.zip"
+    line = ["dataset", "widen", "--data", cells, "--marches", "2", "--rounds", "1", "--workers", "1"]
+    run(*line, "--work", tmp_path / "work", "--out", out)
+    first, wide = CellSet.load(cells), CellSet.load(out)
+    assert np.array_equal(wide.packed[: len(first)], first.packed)
+    assert wide.volume.max() == 1.0
+    assert wide.attrs["command"].endswith("micro dataset widen --marches=2 --rounds=1")
+
+
 def test_least_volume(tmp_path):
     """The lightest cells of a part of the packaged set."""
     some = take(load_dataset(), np.arange(0, len(load_dataset()), 12))

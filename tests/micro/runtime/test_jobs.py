@@ -60,6 +60,17 @@ def test_a_bar_away_from_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_second_count_under_one_name_judges_by_its_own_pace(monkeypatch, capsys):
+    """Starts, then starts drawn from their best ends: the seconds of the first had counted for the second."""
+    monkeypatch.setattr("micro.runtime.progress._INTERVAL", 0.0)
+    clock = iter([0.0, 0.0, 1000.0, 1000.0, 1010.0])
+    monkeypatch.setattr("micro.runtime.progress.time.monotonic", lambda: next(clock))
+    with stage_bar() as progress:
+        for done, total in ((0, 100), (100, 100), (0, 40), (10, 40)):
+            progress(done, total, "starts")
+    assert capsys.readouterr().err.splitlines()[-1] == "starts: 10/40 30 s left"
+
+
 @dataclass(frozen=True)
 class Squares:
     """What a job gives."""

@@ -1,0 +1,274 @@
+"""More cells beyond the edge of what a data set reaches, and up to the solid.
+
+A gamut ends where its cells do, and an optimiser goes to where it ends. Two kinds of runs look farther, each
+a file of binary, connected, homogenised cells:
+
+- **fillings**: the densest cells with their void narrowed step by step until none is left, and the solid with
+  straight channels that widen. No formula is drawn above a volume of 0.97, and yet the solid is a cell;
+- **marches**: topology optimisation from cells at the edge toward tensors ahead of them, in rounds, each from
+  the edge that the last one left.
+
+What is found is added behind the cells that were there, which stay as they are, with their parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from micro.cell import tensor
+from micro.cell.cellset import CellSet
+from micro.cell.chamber import chamber
+from micro.cell.tensor import POISSON
+from micro.dataset.build import clean, dataset_directory, distinct
+from micro.dataset.dataset import masks, sources, split, take, thin, with_provenance
+from micro.dataset.extremes import RIM
+from micro.gamut.gamut import Gamut
+from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
+from micro.inverse import Goal, Settings, optimise
+from micro.library.build import choose
+from micro.library.labelling import COARSE_RTOL
+from micro.runtime.arrays import Bools
+from micro.runtime.errors import InputError, NotConverged
+from micro.runtime.jobs import Workers
+from micro.runtime.progress import Progress, unheard
+from micro.shape.distance import signed_distance
+
+SOURCE = "edge"
+"""How the sources of the cells that are found begin."""
+
+MARCHES, ROUNDS = 300, 2
+"""Marches of a round, and rounds, of the packaged data set."""
+
+_DENSE, _FILLED = 0.88, 40
+"""Cells of at least this volume are filled; so many of them."""
+
+_WIDEST = 0.25
+"""Width of the solid's widest channels, in edges of an octant."""
+
+_AHEAD = 0.08
+"""How far ahead a goal lies, as a tensor error (Eq. 4)."""
+
+_LEAST = 0.4
+"""No modulus of a goal is less than this share of the start's: moduli stay positive."""
+
+_ROOM = 0.05
+"""Volume that a march may add."""
+
+_EFFORT = 0.6
+"""Share of the usual number of evaluations."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A dense cell and those on its way to the solid."""
+
+    path: Path
+    octant: Bools
+    nu: float = POISSON
+
+    def make(self) -> None:
+        """Write the cells."""
+        n = len(self.octant)
+        _homogenised(_narrowed(self.octant), n, "filled", self.nu).save(self.path)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The solid cell, and it with straight channels along its edges or through its faces."""
+
+    path: Path
+    n: int
+    nu: float = POISSON
+
+    def make(self) -> None:
+        """Write the cells."""
+        octants = [np.ones((self.n,) * 3, dtype=bool), *_channelled(self.n)]
+        _homogenised(octants, self.n, "channelled", self.nu).save(self.path)
+
+
+@dataclass(frozen=True)
+class March:
+    """One topology optimisation toward a tensor ahead of a cell."""
+
+    path: Path
+    settings: Settings
+
+    def make(self) -> None:
+        """Write the result and the designs of the last stages; nothing if it does not converge."""
+        try:
+            found = optimise(self.settings, keep=True).cells(family="inverse-match")
+        except NotConverged:
+            # An outcome, not to be tried again on resuming.
+            found = _homogenised([], self.settings.n, "inverse-match", self.settings.nu)
+        found.save(self.path)
+
+
+Run = Filling | Channels | March
+
+
+def fillings(cells: CellSet, folder: Path) -> list[Run]:
+    """The solid's channels, and fillings of dense cells spread evenly over their tensors."""
+    dense = np.flatnonzero((cells.volume >= _DENSE) & (cells.volume < 1))
+    chosen = dense[choose(cells.C[dense], _FILLED)] if len(dense) else dense
+    runs: list[Run] = [Channels(folder / "channels.zarr.zip", cells.n, cells.poisson)]
+    for number, row in enumerate(chosen.tolist()):
+        runs.append(Filling(folder / f"filling{number:03d}.zarr.zip", cells.octants(row), cells.poisson))
+    return runs
+
+
+def marches(cells: CellSet, count: int, folder: Path) -> list[Run]:
+    """Runs from ``count`` cells at the edge outwards, spread evenly over it by farthest-point sampling.
+
+    The way out is the gamut's normal in the metric that the optimiser measures distances in (Eq. 4), so that
+    the nearest cell there is to the goal lies straight ahead.
+    """
+    gamut = Gamut.fit(cells.C, poisson=cells.poisson)
+    edge = np.flatnonzero((gamut.phi(cells.C) < RIM) & (cells.volume < 1))
+    starts = edge[choose(cells.C[edge], count)]
+    inward = gamut.gradient(cells.C[starts]) * tensor.PAPER_SPAN
+    inward /= np.linalg.norm(inward, axis=1, keepdims=True)
+    moduli = tensor.to_moduli(cells.C[starts])
+    ahead = tensor.to_moduli(cells.C[starts] - _AHEAD * inward * tensor.PAPER_SPAN)
+    top = tensor.to_moduli(tensor.isotropic(1.0, cells.poisson))
+    goals = tensor.from_moduli(np.clip(ahead, _LEAST * moduli, top))
+    out: list[Run] = []
+    for number, (row, target) in enumerate(zip(starts.tolist(), goals.tolist(), strict=True)):
+        goal = Goal(
+            "match", min(0.98, float(cells.volume[row]) + _ROOM), target=tuple(target), nu=cells.poisson
+        )
+        settings = Settings(goal, n=cells.n, start=cells.octants(row), effort=_EFFORT)
+        out.append(March(folder / f"march{number:04d}.zarr.zip", settings))
+    return out
+
+
+def widen(
+    first: CellSet,
+    *,
+    count: int = MARCHES,
+    rounds: int = ROUNDS,
+    folder: Path | None = None,
+    workers: int | None = None,
+    progress: Progress = unheard,
+    command: str = "micro dataset widen",
+) -> CellSet:
+    """A data set with the cells that fillings and rounds of marches find beyond its edge.
+
+    Parameters
+    ----------
+    first : CellSet
+        A data set. Cells that an earlier call added are left out first: the result depends on the others.
+    count : int
+        Marches of a round.
+    rounds : int
+        Rounds of marches.
+    folder : path, optional
+        Directory of finished runs, kept, so that the same call resumes.
+    workers : int, optional
+        Processes (default: all cores); under ``mpiexec`` the ranks do the work.
+    progress : Progress
+        Told how much of each stage is done.
+    command : str
+        To be recorded.
+
+    Returns
+    -------
+    CellSet
+        The first set's cells in their order, then what was found, by family and volume.
+
+    Raises
+    ------
+    InputError
+        If the first set has no parts, or ``count`` or ``rounds`` is negative.
+    """
+    for key, value in (("--marches", count), ("--rounds", rounds)):
+        if value < 0:
+            raise InputError("must not be negative", key=key, value=value)
+    base = without_edge(first)
+    work = dataset_directory() / f"edge-{base.digest()[:16]}" if folder is None else Path(folder)
+    work.mkdir(parents=True, exist_ok=True)
+    found: list[tuple[str, CellSet]] = []
+    with Workers(workers, progress) as team:
+        for number in range(rounds + 1):
+            name = f"{SOURCE} {number}"
+            known = CellSet.concat([base, *(cells for _, cells in found)], attrs={})
+            own = work / f"round{number}"
+            own.mkdir(exist_ok=True)
+            runs = marches(known, count, own) if number else fillings(known, own)
+            if runs:
+                team.finish(name, runs)
+                found.append((name, _finished(runs)))
+    return extended(base, found, command)
+
+
+def extended(base: CellSet, found: list[tuple[str, CellSet]], command: str) -> CellSet:
+    """A data set with further cells from named sources: distinct, thinned and split behind its own."""
+    own = len(base)
+    bare = base.without_parameters()
+    together = CellSet.concat([bare, *(cells.without_parameters() for _, cells in found)], attrs={})
+    source = np.array([*sources(base), *(name for name, cells in found for _ in range(len(cells)))])
+    rows = distinct(together)
+    rows = rows[thin(together.C[rows], together.volume[rows])]
+    rows = np.union1d(np.arange(own), rows)
+    given = np.argmax(np.stack(list(masks(base).values())), axis=0)
+    part = split(together.subset(rows), given=given)
+    rows, part = rows[part >= 0], part[part >= 0]
+    order = own + np.lexsort((together.volume[rows[own:]], together.family[rows[own:]]))
+    order = np.concatenate([np.arange(own), order])
+    rows, part = rows[order], part[order]
+    new = CellSet.concat([base, together.subset(rows[own:])], attrs={})
+    attrs = {
+        "title": base.attrs.get("title"),
+        "poisson": base.poisson,
+        "command": f"{base.attrs.get('command')}; {command}",
+        "gathered": int(base.attrs.get("gathered", own)) + sum(len(cells) for _, cells in found),
+    }
+    return with_provenance(new, source[rows].tolist(), part, attrs)
+
+
+def without_edge(cells: CellSet) -> CellSet:
+    """A data set without the cells that :func:`widen` added: the very set it was given."""
+    if "source" not in cells.attrs:
+        return cells
+    old = ~np.char.startswith(sources(cells), SOURCE)
+    return cells if old.all() else take(cells, np.flatnonzero(old))
+
+
+def _finished(runs: Sequence[Run]) -> CellSet:
+    """The clean cells of finished runs."""
+    return clean(CellSet.concat([CellSet.load(run.path) for run in runs], attrs={}))
+
+
+def _narrowed(octant: Bools) -> Iterator[Bools]:
+    """The octant with its void narrowed from all sides by half a voxel at a time."""
+    grid, n = chamber(len(octant)), len(octant)
+    depth = np.ceil(-4 * n * signed_distance(octant[None])[0]) / 2
+    for least in np.unique(depth[depth > 0])[1:]:
+        yield grid.unfold(depth < least)
+
+
+def _channelled(n: int) -> Iterator[Bools]:
+    """The solid with channels of square section along the cell's edges, or through its faces' middles."""
+    away = np.arange(n)
+    for width in range(1, int(_WIDEST * n) + 1):
+        low, high = away < width, away >= n - width
+        for one, other in ((low, low), (low, high)):
+            section = one[:, None] & other[None, :]
+            void = np.zeros((n,) * 3, dtype=bool)
+            for axis in range(3):
+                void |= np.expand_dims(section | section.T, axis)
+            yield ~void
+
+
+def _homogenised(octants: Iterable[Bools], n: int, family: str, nu: float) -> CellSet:
+    """The octants and their tensors, those left out whose solve failed."""
+    solid = np.array(list(octants), dtype=bool).reshape(-1, n, n, n)
+    if len(solid) == 0:
+        return CellSet.from_octants(solid, np.empty((0, 3)), family=family, poisson=nu)
+    result = homogenize_octants(solid, nu=nu, rtol=COARSE_RTOL)
+    good = result.status == Status.OK
+    return CellSet.from_octants(solid[good], result.C[good], family=family, poisson=nu)
