@@ -19,6 +19,7 @@ from micro.runtime.progress import stage_bar
 
 if TYPE_CHECKING:
     from micro.cell.cellset import CellSet
+    from micro.runtime.arrays import Floats
 
 app = typer.Typer(help="The data set that generators learn from: build it, describe it.")
 
@@ -130,27 +131,41 @@ def widen(
         int | None, typer.Option(help="Topology optimisations from the edge outwards, in each round.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds, each from the last one's edge.")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Cells found elsewhere, as by micro extreme; may be repeated.")
+    ] = None,
+    toward: Annotated[
+        Path | None,
+        typer.Option(help="Tensors where to look farther (.npz of C11, C12, C44), as a run's design.npz."),
+    ] = None,
     workers: ProcessesOption = None,
     work: WorkOption = None,
 ) -> None:
     """Add cells beyond the edge of a data set, and up to the solid; the same command resumes a killed one.
 
-    The set's own cells stay as they are; cells that an earlier call added are made anew.
+    The set's own cells stay as they are; cells that an earlier call added are made anew. A gamut of one's own
+    design's needs: widen toward its tensors, `micro dataset gamut` of the result, and that file as the case's
+    `[gamut] source`.
     """
+    from micro.cell.cellset import CellSet
     from micro.dataset.widening import MARCHES, ROUNDS, widen as widen_dataset
 
     count = MARCHES if marches is None else marches
     times = ROUNDS if rounds is None else rounds
-    first = _cells(file)
+    first, files = _cells(file), also or []
+    command = ["micro dataset widen", f"--marches={count}", f"--rounds={times}"]
+    command += [f"--also={path}" for path in files] + ([] if toward is None else [f"--toward={toward}"])
     with stage_bar() as progress:
         cells = widen_dataset(
             first,
             count=count,
             rounds=times,
+            also=[CellSet.load(path) for path in files],
+            toward=None if toward is None else _tensors(toward),
             folder=work,
             workers=among(workers),
             progress=progress,
-            command=f"micro dataset widen --marches={count} --rounds={times}",
+            command=" ".join(command),
         )
     cells.save(out)
     print(f"{out}: {len(cells)} cells of n = {cells.n}")
@@ -233,6 +248,21 @@ def _cells(file: Path | None) -> CellSet:
     from micro.data.packaged import load_dataset
 
     return load_dataset() if file is None else CellSet.load(file)
+
+
+def _tensors(file: Path) -> Floats:
+    """The distinct tensors (m, 3) of a field; empty elements, which have none, are left out."""
+    from micro.runtime.npz import read_arrays
+
+    names = ("C11", "C12", "C44")
+    arrays = read_arrays(file, names)
+    if len({arrays[name].size for name in names}) > 1:
+        raise InputError("C11, C12 and C44 must be of one shape", file=file, key="--toward")
+    C = np.unique(np.stack([arrays[name].ravel() for name in names], axis=1).round(4), axis=0)
+    C = C[tensor.is_definite(C)]
+    if len(C) == 0:
+        raise InputError("holds no positive definite tensor", file=file, key="--toward")
+    return np.asarray(C, dtype=np.float64)
 
 
 def _spans(cells: CellSet, rows: Any) -> list[str]:

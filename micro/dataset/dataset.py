@@ -8,7 +8,7 @@ attribute  content
 ========== ==========================================================================
 sources    names of the sources, such as ``library``, ``pool 003`` or ``active 001``
 source     for each cell the letter of its source (a, b, ... in the order above)
-split      for each cell ``t``, ``v`` or ``e``: training, validation or test
+split      for each cell ``t``, ``v`` or ``e``: training, validation or test; ``-``: none of them
 open       for each cell ``o`` or ``c``: open, or closing void in; only where cells are labelled so
 ========== ==========================================================================
 """
@@ -31,7 +31,7 @@ from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
 
 PARTS = ("train", "validation", "test")
-_PART_LETTERS = "tve"
+_PART_LETTERS = "tve-"
 _OPEN_LETTERS = "co"
 _SOURCE_LETTERS = string.ascii_letters + string.digits
 
@@ -123,7 +123,7 @@ def with_provenance(cells: CellSet, source: Sequence[str], part: ArrayLike, attr
     cells : CellSet
     source : sequence of str, length m
     part : int array, shape (m,)
-        Index in :data:`PARTS`.
+        Index in :data:`PARTS`; -1 for a cell that belongs to none.
     attrs : dict
 
     Raises

@@ -1,12 +1,13 @@
 """More cells beyond the edge of what a data set reaches, and up to the solid.
 
-A gamut ends where its cells do, and an optimiser goes to where it ends. Two kinds of runs look farther, each
-a file of binary, connected, homogenised cells:
+A gamut ends where its cells do, and an optimiser goes to where it ends. Runs look farther, each a
+file of binary, connected, homogenised cells:
 
 - **fillings**: the densest cells with their void narrowed step by step until none is left, and the solid with
   straight channels that widen. No formula is drawn above a volume of 0.97, and yet the solid is a cell;
+- **cells from elsewhere**, such as the ends of ``micro extreme``, homogenised again;
 - **marches**: topology optimisation from cells at the edge toward tensors ahead of them, in rounds, each from
-  the edge that the last one left.
+  the edge that the last one left; and a round where a design asked for more than there was.
 
 What is found is added behind the cells that were there, which stay as they are, with their parts.
 """
@@ -32,7 +33,8 @@ from micro.homogenize.octants import homogenize_octants
 from micro.inverse import Goal, Settings, optimise
 from micro.library.build import choose
 from micro.library.labelling import COARSE_RTOL
-from micro.runtime.arrays import Bools
+from micro.library.retrieval import nearest
+from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.jobs import Workers
 from micro.runtime.progress import Progress, unheard
@@ -41,7 +43,7 @@ from micro.shape.distance import signed_distance
 SOURCE = "edge"
 """How the sources of the cells that are found begin."""
 
-MARCHES, ROUNDS = 300, 2
+MARCHES, ROUNDS = 300, 1
 """Marches of a round, and rounds, of the packaged data set."""
 
 _DENSE, _FILLED = 0.88, 40
@@ -56,8 +58,8 @@ _AHEAD = 0.08
 _LEAST = 0.4
 """No modulus of a goal is less than this share of the start's: moduli stay positive."""
 
-_ROOM = 0.05
-"""Volume that a march may add."""
+_ROOM, _FULLEST = 0.05, 0.98
+"""Volume that a march may add, and the largest that it may come to."""
 
 _EFFORT = 0.6
 """Share of the usual number of evaluations."""
@@ -92,6 +94,21 @@ class Channels:
 
 
 @dataclass(frozen=True)
+class Again:
+    """A cell from elsewhere, of n or a coarser grid that divides it, homogenised at n."""
+
+    path: Path
+    octant: Bools
+    n: int
+    nu: float = POISSON
+
+    def make(self) -> None:
+        """Write the cell."""
+        finer = np.kron(self.octant, np.ones((self.n // len(self.octant),) * 3, dtype=bool))
+        _homogenised([finer], self.n, "given", self.nu).save(self.path)
+
+
+@dataclass(frozen=True)
 class March:
     """One topology optimisation toward a tensor ahead of a cell."""
 
@@ -108,7 +125,7 @@ class March:
         found.save(self.path)
 
 
-Run = Filling | Channels | March
+Run = Filling | Channels | Again | March
 
 
 def fillings(cells: CellSet, folder: Path) -> list[Run]:
@@ -121,26 +138,46 @@ def fillings(cells: CellSet, folder: Path) -> list[Run]:
     return runs
 
 
-def marches(cells: CellSet, count: int, folder: Path) -> list[Run]:
-    """Runs from ``count`` cells at the edge outwards, spread evenly over it by farthest-point sampling.
+def again(cells: CellSet, n: int, folder: Path) -> list[Run]:
+    """Runs that homogenise cells from elsewhere at n.
+
+    Raises
+    ------
+    InputError
+        If their resolution does not divide n.
+    """
+    if n % cells.n:
+        raise InputError(f"cells of a resolution that divides {n} are needed", key="--also", value=cells.n)
+    name = cells.digest()[:12]
+    rows = range(len(cells))
+    return [
+        Again(folder / f"given-{name}-{i:04d}.zarr.zip", cells.octants(i), n, cells.poisson) for i in rows
+    ]
+
+
+def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = None) -> list[Run]:
+    """Runs from the edge outwards, ``count`` at most, spread evenly over it by farthest-point sampling.
 
     The way out is the gamut's normal in the metric that the optimiser measures distances in (Eq. 4), so that
-    the nearest cell there is to the goal lies straight ahead.
+    the nearest cell there is to the goal lies straight ahead. With tensors ``toward`` (m, 3) the edge is only
+    looked at where these lie.
     """
     gamut = Gamut.fit(cells.C, poisson=cells.poisson)
-    edge = np.flatnonzero((gamut.phi(cells.C) < RIM) & (cells.volume < 1))
-    starts = edge[choose(cells.C[edge], count)]
-    inward = gamut.gradient(cells.C[starts]) * tensor.PAPER_SPAN
+    void = np.flatnonzero(cells.volume < 1)
+    places = cells.C[void] if toward is None else np.asarray(toward, dtype=np.float64)
+    edge = places[gamut.phi(places) < RIM]
+    edge = edge[choose(edge, count)]
+    starts = void[nearest(cells.subset(void), edge)[0][:, 0]]
+    inward = gamut.gradient(edge) * tensor.PAPER_SPAN
     inward /= np.linalg.norm(inward, axis=1, keepdims=True)
-    moduli = tensor.to_moduli(cells.C[starts])
-    ahead = tensor.to_moduli(cells.C[starts] - _AHEAD * inward * tensor.PAPER_SPAN)
+    moduli = tensor.to_moduli(edge)
+    ahead = tensor.to_moduli(edge - _AHEAD * inward * tensor.PAPER_SPAN)
     top = tensor.to_moduli(tensor.isotropic(1.0, cells.poisson))
     goals = tensor.from_moduli(np.clip(ahead, _LEAST * moduli, top))
     out: list[Run] = []
     for number, (row, target) in enumerate(zip(starts.tolist(), goals.tolist(), strict=True)):
-        goal = Goal(
-            "match", min(0.98, float(cells.volume[row]) + _ROOM), target=tuple(target), nu=cells.poisson
-        )
+        volume = min(_FULLEST, float(cells.volume[row]) + _ROOM)
+        goal = Goal("match", volume, target=tuple(target), nu=cells.poisson)
         settings = Settings(goal, n=cells.n, start=cells.octants(row), effort=_EFFORT)
         out.append(March(folder / f"march{number:04d}.zarr.zip", settings))
     return out
@@ -151,6 +188,8 @@ def widen(
     *,
     count: int = MARCHES,
     rounds: int = ROUNDS,
+    also: Sequence[CellSet] = (),
+    toward: Floats | None = None,
     folder: Path | None = None,
     workers: int | None = None,
     progress: Progress = unheard,
@@ -166,6 +205,11 @@ def widen(
         Marches of a round.
     rounds : int
         Rounds of marches.
+    also : sequence of CellSet
+        Cells found elsewhere, such as by ``micro extreme``.
+    toward : array (m, 3), optional
+        Tensors, units of E_s, such as those of a design that ended at the gamut's edge: a last round of
+        marches begins where they lie.
     folder : path, optional
         Directory of finished runs, kept, so that the same call resumes.
     workers : int, optional
@@ -183,7 +227,7 @@ def widen(
     Raises
     ------
     InputError
-        If the first set has no parts, or ``count`` or ``rounds`` is negative.
+        If the first set has no parts, ``count`` or ``rounds`` is negative, or other cells are too fine.
     """
     for key, value in (("--marches", count), ("--rounds", rounds)):
         if value < 0:
@@ -193,20 +237,33 @@ def widen(
     work.mkdir(parents=True, exist_ok=True)
     found: list[tuple[str, CellSet]] = []
     with Workers(workers, progress) as team:
-        for number in range(rounds + 1):
+        for number in range(rounds + 1 + (toward is not None)):
             name = f"{SOURCE} {number}"
             known = CellSet.concat([base, *(cells for _, cells in found)], attrs={})
             own = work / f"round{number}"
             own.mkdir(exist_ok=True)
-            runs = marches(known, count, own) if number else fillings(known, own)
+            if number:
+                runs = marches(known, count, own, toward if number > rounds else None)
+            else:
+                runs = fillings(known, own)
             if runs:
                 team.finish(name, runs)
                 found.append((name, _finished(runs)))
+        for cells in also:
+            base.require_poisson(cells.poisson)
+            name, runs = f"{SOURCE} given", again(cells, base.n, work)
+            team.finish(name, runs)
+            found.append((name, _finished(runs)))
     return extended(base, found, command)
 
 
 def extended(base: CellSet, found: list[tuple[str, CellSet]], command: str) -> CellSet:
-    """A data set with further cells from named sources: distinct, thinned and split behind its own."""
+    """A data set with further cells from named sources: distinct, thinned, and behind its own.
+
+    They are for training: validation and test stay what they were, so that what was measured on them can be
+    compared, and phi's slack stays that of cells drawn from all over. Near-duplicates follow the cell that
+    was there, and what is like cells of two parts, as all that is nearly solid, belongs to none.
+    """
     own = len(base)
     bare = base.without_parameters()
     together = CellSet.concat([bare, *(cells.without_parameters() for _, cells in found)], attrs={})
@@ -215,8 +272,7 @@ def extended(base: CellSet, found: list[tuple[str, CellSet]], command: str) -> C
     rows = rows[thin(together.C[rows], together.volume[rows])]
     rows = np.union1d(np.arange(own), rows)
     given = np.argmax(np.stack(list(masks(base).values())), axis=0)
-    part = split(together.subset(rows), given=given)
-    rows, part = rows[part >= 0], part[part >= 0]
+    part = split(together.subset(rows), share=0.0, given=given)
     order = own + np.lexsort((together.volume[rows[own:]], together.family[rows[own:]]))
     order = np.concatenate([np.arange(own), order])
     rows, part = rows[order], part[order]

@@ -61,7 +61,8 @@ def save_figure(path: PathLike, plan: Plan, runs: Sequence[Run]) -> None:
         by_volume.plot(volumes, upper, "k--", lw=1, label="Hashin-Shtrikman")
     by_volume.set(xlabel="volume fraction", ylabel=_LABELS[goal.name])
     beside.set(xlabel=name, ylabel=_LABELS[goal.name])
-    by_volume.legend(frameon=False, fontsize=7)
+    handles, labels = by_volume.get_legend_handles_labels()
+    above.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=7)
     best = ends(plan, runs)
     for number, axis in enumerate(below.subplots(1, _SHOWN)):
         axis.set_axis_off()

@@ -42,6 +42,9 @@ CHAIN = Strength(8.0, 50.0)
 _STEPS = 24
 """Of the sampler, forwards and backwards."""
 
+_CLOSER = (0.3, 0.1)
+"""Shares of the tolerance that cells are moved to where a modulus turns back."""
+
 _SAME_MODULUS = 1e-3
 """Change of a modulus, relative to the solid's, below which it counts as standing still."""
 
@@ -101,9 +104,7 @@ class Sequence:
     @property
     def monotone(self) -> bool:
         """Whether no modulus turns back on its way by more than a thousandth of the solid's."""
-        steps = np.diff(tensor.scaled_moduli(self.cells.C), axis=0)
-        forth = np.sign(steps.sum(axis=0))
-        return bool((steps * forth >= -_SAME_MODULUS).all())
+        return not turning(self.cells.C).any()
 
     def report(self) -> dict[str, Any]:
         """Figures as JSON values."""
@@ -128,6 +129,12 @@ class Sequence:
             "C": self.cells.C.tolist(),
             "volume": self.cells.volume.tolist(),
         }
+
+
+def turning(C: Floats) -> Bools:
+    """On which of the steps of a path (m, 3) a modulus turns back, by more than is nothing; (m - 1,)."""
+    steps = np.diff(tensor.scaled_moduli(C), axis=0)
+    return np.asarray((steps * np.sign(steps.sum(axis=0)) < -_SAME_MODULUS).any(axis=1))
 
 
 def overlap(octants: Bools) -> Floats:
@@ -207,6 +214,8 @@ def interpolate(
         done = generator.refined(samples, targets[1:-1], tolerance=tolerance, trials=trials)
         octants, C, more = _moved(done.octants, done.known, ends, targets, tolerance, trials, done.C)
         count = int(done.trials.sum()) + more
+        octants, C, more = _straightened(octants, C, ends, targets, tolerance, trials)
+        count += more
     first, last = ends.octants()
     return Sequence(
         CellSet.from_octants(
@@ -346,6 +355,29 @@ def _moved(
         )
         octants[i], found[i], count = match.octant, match.C, count + match.homogenisations
     return octants, found, count
+
+
+def _straightened(
+    octants: Bools, C: Floats, ends: CellSet, targets: Floats, tolerance: float, trials: int
+) -> tuple[Bools, Floats, int]:
+    """Cells beside a step on which a modulus turns back, moved closer to their targets.
+
+    Ends that are much alike in a modulus leave steps smaller than the tolerance.
+    """
+    octants, C, count = octants.copy(), C.copy(), 0
+    for closer in _CLOSER:
+        back = turning(np.concatenate([ends.C[:1], C, ends.C[1:]]))
+        for i in np.flatnonzero(back[:-1] | back[1:]).tolist():
+            match = match_target(
+                octants[i],
+                targets[i + 1],
+                tolerance=closer * tolerance,
+                iterations=trials,
+                nu=ends.poisson,
+                rtol=1e-4,
+            )
+            octants[i], C[i], count = match.octant, match.C, count + match.homogenisations
+    return octants, C, count
 
 
 def at_resolution(octants: Bools, n: int) -> Bools:

@@ -186,7 +186,8 @@ class Reporter:
 def stage_bar(name: str = "", *, quiet: bool = False) -> Iterator[Progress]:
     """Bars on stderr, one for each ``what`` that library code reports (``name`` where it says nothing).
 
-    Fewer done than before begin a new count. Away from a terminal a plain line now and then. ``quiet`` shows nothing.
+    Fewer done than before begin a new count. Away from a terminal a plain line now and then. ``quiet`` shows
+    nothing.
     """
     console = Console(stderr=True, quiet=quiet, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -18,6 +18,7 @@ from multiscale.design.stage import find_design
 from multiscale.design.state import State
 from multiscale.fill.stage import fill_lattice, fill_metrics
 from multiscale.objective.objective import Objective
+from multiscale.problem.size import macro_bytes, unknowns
 from multiscale.problem.tensor_field import load_tensors, save_tensors
 from multiscale.run.session import Session
 from multiscale.rundir.directory import RunDirectory
@@ -27,8 +28,9 @@ from multiscale.solve import ranks as parallel
 #: 40 and 60 evaluations most do after 20 to 30, which gives up 0.1 to 0.5 % of J (1.5 % at most).
 _LEAST_GAIN = 0.01
 
-#: Bytes an element of the solved part that an operator was measured to take (160^3, a quarter of it: 6 GB).
-BYTES_PER_ELEMENT = 5900
+#: Bytes an element of the whole grid that a further load takes: its supports, moves and forces (51), and its
+#: displacements and the reference's. Six loads on 160^3, an eighth of it solved, took 5.4 GB in all.
+BYTES_PER_LOAD = 99.0
 
 
 def redesign(
@@ -210,9 +212,10 @@ def require_mesh(session: Session, refine: int, key: str, *, operators: int | No
         If that is more than there is.
     """
     count = len(session.objective.groups) if operators is None else operators
-    need = count * BYTES_PER_ELEMENT * float(np.prod(session.objective.reduction.shape)) * refine**3
-    # Supports, moves and forces of further loads, on the whole grid's nodes.
-    need += (len(session.problem.loads) - 1) * 51.0 * float(np.prod(session.problem.shape)) * refine**3
+    shape = tuple(refine * edge for edge in session.objective.reduction.shape)
+    further = len(session.problem.loads) - 1
+    need = macro_bytes(count * unknowns(shape))
+    need += further * BYTES_PER_LOAD * float(np.prod(session.problem.shape)) * refine**3
     what = f"a mesh of {refine} elements an edge of a cell"
     session.reporter.say(f"{what}: about {need / 1e9:.1f} GB of memory")
     require(need, what, "take fewer", key=key)

@@ -209,11 +209,18 @@ def test_data_set(tmp_path):
 def test_widened_data_set(tmp_path, cells):
     out = tmp_path / "wide.zarr.zip"
     line = ["dataset", "widen", "--data", cells, "--marches", "2", "--rounds", "1", "--workers", "1"]
+    field = dict(zip(("C11", "C12", "C44"), CellSet.load(cells).C.T, strict=True))
+    np.savez(tmp_path / "design.npz", **field)
+    line += ["--also", cells, "--toward", tmp_path / "design.npz"]
     run(*line, "--work", tmp_path / "work", "--out", out)
     first, wide = CellSet.load(cells), CellSet.load(out)
     assert np.array_equal(wide.packed[: len(first)], first.packed)
     assert wide.volume.max() == 1.0
-    assert wide.attrs["command"].endswith("micro dataset widen --marches=2 --rounds=1")
+    said = f"micro dataset widen --marches=2 --rounds=1 --also={cells} --toward={tmp_path / 'design.npz'}"
+    assert wide.attrs["command"].endswith(said)
+    np.savez(tmp_path / "void.npz", C11=np.zeros(2), C12=np.zeros(2), C44=np.zeros(2))
+    with pytest.raises(InputError, match="--toward"):
+        run(*line[:-1], tmp_path / "void.npz", "--work", tmp_path / "work", "--out", out)
 
 
 def test_least_volume(tmp_path):

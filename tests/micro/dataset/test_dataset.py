@@ -19,6 +19,7 @@ from micro.dataset.dataset import masks, part, sources, split, take, thin, with_
 from micro.dataset.duplicates import fingerprints, near_duplicates
 from micro.dataset.extremes import OBJECTIVES, Design, Push, designs, pushes
 from micro.dataset.learn import learn_gamut
+from micro.dataset.widening import without_edge
 from micro.families.families import FAMILIES
 from micro.gamut.gamut import Gamut
 from micro.homogenize.octants import homogenize_octants
@@ -334,8 +335,8 @@ def test_gamut_is_calibrated_on_validation_cells():
     assert gamut.attrs["feasible"]["validation"] == pytest.approx(0.97, abs=0.005)
     # 700 test cells of the same distribution: one standard deviation is 0.6 %.
     assert gamut.attrs["feasible"]["test"] == pytest.approx(0.97, abs=0.02)
-    test = part(cells, "test").C
-    assert (gamut.phi(test) >= 0).mean() == pytest.approx(gamut.attrs["feasible"]["test"], abs=1e-4)
+    # Once calibrated, it is learned from all cells: what is known can be built, whichever part it is of.
+    assert (gamut.phi(part(cells, "test").C) >= 0).mean() > 0.99
     # A cell without near neighbours in property space is rare, so what is feasible is near to some cell.
     m = rng.random((20_000, 3))
     feasible = from_scaled_moduli(m[gamut.spline.value(m) >= 0])
@@ -377,7 +378,7 @@ def test_packaged_data_set_is_large_split_and_connected():
     assert cells.n == 32
     assert "micro dataset build" in cells.attrs["command"]
     assert set(FAMILIES) < set(cells.family)
-    shares = [rows.mean() for rows in masks(cells).values()]
+    shares = [rows.mean() for rows in masks(without_edge(cells)).values()]
     # Near-duplicates follow one another, so the drawn 90 : 5 : 5 scatter.
     assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.025)
     rows = np.random.default_rng(0).choice(len(cells), 100, replace=False)

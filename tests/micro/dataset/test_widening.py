@@ -6,7 +6,7 @@ import pytest
 from micro.cell.cellset import CellSet
 from micro.cell.octant import connectivity
 from micro.cell.tensor import isotropic, scaled_moduli
-from micro.data.packaged import load_gamut, load_library
+from micro.data.packaged import load_dataset, load_gamut, load_library
 from micro.dataset import widening
 from micro.dataset.dataset import masks, sources, with_provenance
 from micro.families.families import family
@@ -74,6 +74,31 @@ def test_the_solid_is_a_cell_and_the_edge_lies_farther_out(first, wide):
     assert np.all([connectivity(octant).connected for octant in cells.octants(new)])
 
 
+def test_coarser_cells_from_elsewhere_keep_their_shape(first, tmp_path):
+    """Of n = 8: every voxel becomes eight, and the tensor is that of the finer grid."""
+    octant = family("plates").octant(family("plates").sample(np.random.default_rng(1), 0.4, 8), 8)
+    found = CellSet.from_octants(octant[None], homogenize_octants(octant).C)
+    wide = widening.widen(first, count=0, rounds=0, also=[found], folder=tmp_path, workers=1)
+    given = np.flatnonzero(wide.family == "given")
+    assert len(given) == 1
+    assert np.array_equal(wide.octants(given[0])[::2, ::2, ::2], octant)
+    assert wide.volume[given[0]] == octant.mean()
+    with pytest.raises(InputError, match="--also"):
+        widening.again(first, 24, tmp_path)
+
+
+def test_a_round_begins_where_a_design_asks_for_more(first, tmp_path):
+    """Marches start from the cells nearest to the given tensors, not from all over the edge."""
+    stiff = first.C[np.argsort(first.C[:, 0])[-4:]]
+    runs = widening.marches(first, 3, tmp_path, stiff)
+    assert 0 < len(runs) <= 3
+    goals = np.array([run.settings.goal.target for run in runs])
+    near = np.linalg.norm(goals[:, None] - stiff, axis=2).min(axis=1)
+    assert (near < 0.15).all()
+    wide = widening.widen(first, count=1, rounds=0, toward=stiff, folder=tmp_path, workers=1)
+    assert set(sources(wide)) == {"made", "edge 0", "edge 1"}
+
+
 def test_void_narrows_from_step_to_step(first):
     row = int(np.argmin(np.abs(first.volume - 0.9)))
     octant = first.octants(row)
@@ -97,8 +122,10 @@ def test_the_packaged_gamut_holds_the_solid():
     gamut = load_gamut("dataset")
     solid = isotropic(1.0, 0.3)
     assert gamut.phi(solid) >= 0
-    grey = [isotropic(young, 0.3) for young in (0.93, 0.96, 0.99)]
-    assert (gamut.phi(np.array(grey)) >= 0).all()
+    cells = load_dataset()
+    dense = cells.C[cells.volume > 0.97]
+    assert len(dense) > 50
+    assert (gamut.phi(dense) >= 0).all()
     assert scaled_moduli(solid) == pytest.approx(np.ones(3))
 
 
