@@ -214,7 +214,7 @@ def interpolate(
         done = generator.refined(samples, targets[1:-1], tolerance=tolerance, trials=trials)
         octants, C, more = _moved(done.octants, done.known, ends, targets, tolerance, trials, done.C)
         count = int(done.trials.sum()) + more
-        octants, C, more = _straightened(octants, C, ends, targets, tolerance, trials)
+        octants, C, more = straightened(octants, C, ends, targets, tolerance, trials)
         count += more
     first, last = ends.octants()
     return Sequence(
@@ -357,12 +357,26 @@ def _moved(
     return octants, found, count
 
 
-def _straightened(
+def straightened(
     octants: Bools, C: Floats, ends: CellSet, targets: Floats, tolerance: float, trials: int
 ) -> tuple[Bools, Floats, int]:
     """Cells beside a step on which a modulus turns back, moved closer to their targets.
 
-    Ends that are much alike in a modulus leave steps smaller than the tolerance.
+    Ends that are much alike in a modulus leave steps smaller than the tolerance. Returns octants, tensors and
+    the number of homogenisations.
+
+    Parameters
+    ----------
+    octants : bool array, shape (m, n, n, n)
+        Cells between the ends.
+    C : array, shape (m, 3)
+    ends : CellSet
+    targets : array, shape (m + 2, 3)
+        Those of the ends included.
+    tolerance : float
+        Tensor error (Eq. 4) that they were moved to.
+    trials : int
+        Homogenisations of a cell at most, each time.
     """
     octants, C, count = octants.copy(), C.copy(), 0
     for closer in _CLOSER:

@@ -155,10 +155,12 @@ class Optimiser:
         """Go through the stages that ``state`` has not finished; returns the final state."""
         last = self.settings.stages
         while state.stage <= last:
+            self.objective.sharpen(state.stage)
             budget = self.settings.evaluations if state.stage else self.settings.uniform_evaluations
             if budget > state.evaluation:
                 state = self._run_stage(state, budget)
             state = self._finish_stage(state)
+        self.objective.sharpen(0)
         return state
 
     def initial_state(self, tensors: Floats) -> State:

@@ -222,6 +222,18 @@ class AnyLoadObjective(DistortionObjective):
             eigenvalues.append(np.maximum(np.linalg.eigvalsh(z @ np.swapaxes(z, -1, -2)), 0.0))
         return self.smooth(np.concatenate(eigenvalues, axis=-1))
 
+    sharpness: float = 1.0
+    """Factor on the exponent of the smooth maximum."""
+
+    def sharpen(self, stage: int) -> None:
+        """Twice as sharp in every further stage that moves all elements.
+
+        A blunt maximum leads somewhere sooner, a sharp one nearer to the least worst distortion: the cylinder
+        in 40^3 ends at 0.0757 after one stage, at 0.0754 after 50 evaluations of another one alike, at 0.0750
+        after 50 of a sharper one, and at 0.0766 if it is as sharp from the beginning.
+        """
+        self.sharpness = 2.0 ** max(0, stage - 1)
+
     def smooth(self, eigenvalues: Floats) -> Floats:
         """J, shape (...), of eigenvalues (..., m) of all blocks together."""
         p, c = self._power
@@ -233,7 +245,7 @@ class AnyLoadObjective(DistortionObjective):
     def _power(self) -> tuple[float, float]:
         """p and c of J."""
         return (
-            (WORST_POWER / 2, 1.0)
+            (self.sharpness * WORST_POWER / 2, 1.0)
             if self.combination.kind == "worst"
             else (1.0, 1.0 / sum(map(len, self.blocks)))
         )

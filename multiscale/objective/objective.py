@@ -115,6 +115,15 @@ class Objective(ABC):
         """(mx+1, my+1, mz+1): nodes of the reduced grid whose displacements make up the values."""
         return self.reduction.nodes(nodes_of(self.problem.solid))
 
+    def sharpen(self, stage: int) -> None:  # noqa: B027  nothing to do is a fair default
+        """Told which stage of a search begins: what is given to the optimiser may depend on it.
+
+        Parameters
+        ----------
+        stage : int
+            0 moves one tensor for all elements, those after it every element; 0 again when the search ends.
+        """
+
     def prepare(self) -> None:  # noqa: B027  nothing to do is a fair default
         """What a kind of objective needs beside the operators, once they are there."""
 

@@ -18,7 +18,14 @@ from micro.cli.main import app
 from micro.data.packaged import load_dataset
 from micro.dataset.dataset import part
 from micro.explore.given import given_cell
-from micro.explore.sequence import Sequence, in_phase, interpolate, path_of_tensors
+from micro.explore.sequence import (
+    Sequence,
+    in_phase,
+    interpolate,
+    path_of_tensors,
+    straightened,
+    turning,
+)
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
 from micro.runtime.errors import InputError
@@ -60,6 +67,18 @@ def test_steps_are_connected_on_the_path_and_alike(sequence: Sequence, ends: Cel
     report = sequence.report()
     assert report["connected"]
     assert_allclose(report["error_worst"], sequence.errors[1:-1].max())
+
+
+def test_a_modulus_that_turns_back_is_put_right(sequence: Sequence, ends: CellSet) -> None:
+    """The middle one of three cells stands where the last one does: it is moved onto its own target."""
+    octants, C = sequence.cells.octants()[1:-1].copy(), sequence.cells.C[1:-1].copy()
+    octants[0], C[0] = octants[2], C[2]
+    both = in_phase(ends)[0]
+    assert turning(np.concatenate([both.C[:1], C, both.C[1:]])).any()
+    moved, found, count = straightened(octants, C, both, sequence.targets, 2e-3, 30)
+    assert not turning(np.concatenate([both.C[:1], found, both.C[1:]])).any()
+    assert count > 0
+    assert_allclose(found, homogenize_octants(moved).C, atol=2e-4)
 
 
 def test_noise_alone_wanders_off_the_path(generator: Generator, ends: CellSet, sequence: Sequence) -> None:
