@@ -159,8 +159,16 @@ def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = No
     """Runs from the edge outwards, ``count`` at most, spread evenly over it by farthest-point sampling.
 
     The way out is the gamut's normal in the metric that the optimiser measures distances in (Eq. 4), so that
-    the nearest cell there is to the goal lies straight ahead. With tensors ``toward`` (m, 3) the edge is only
-    looked at where these lie.
+    the nearest cell there is to the goal lies straight ahead.
+
+    Parameters
+    ----------
+    cells : CellSet
+    count : int
+    folder : Path
+        For the files.
+    toward : array (m, 3), optional
+        Tensors, units of E_s: the edge is only looked at where these lie.
     """
     gamut = Gamut.fit(cells.C, poisson=cells.poisson)
     void = np.flatnonzero(cells.volume < 1)

@@ -31,7 +31,10 @@ def test_every_trial_counts_only_if_it_leads_nearer(drawn):
     errors = [tensor_error(refined(drawn, trials).C, targets) for trials in (1, 2, 4)]
     assert (errors[1] <= errors[0]).all()
     assert (errors[2] <= errors[1]).all()
-    assert np.median(errors[2]) < 0.4 * np.median(errors[0])
+    # Cells within the tolerance from the start are left alone.
+    far = errors[0] > 2e-3
+    assert far.sum() > 3
+    assert np.median(errors[2][far]) < 0.4 * np.median(errors[0][far])
 
 
 def test_refined_cells_are_one_piece_and_have_their_own_tensors(drawn):
