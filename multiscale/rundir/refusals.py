@@ -53,6 +53,8 @@ def refuse_other(path: Path, case: Case, design: str) -> None:
     found = differences(data["case"], case.model_dump(mode="json", exclude_none=True))
     changed = {key: both for key, both in found.items() if key.split(".")[0] not in AFTER_DESIGN}
     sources = [n for n, d in case.files().items() if n in data["sources"] and data["sources"][n] != d]
+    if not changed and not sources:  # what is left is whether the run has rounds
+        changed = {key: both for key, both in found.items() if key.startswith("full_scale")}
     what = described(changed) or f"other contents of {', '.join(sources)}"
     raise InputError(f"holds a run of another case ({what}): use another --out", file=path)
 

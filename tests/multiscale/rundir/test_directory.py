@@ -140,6 +140,15 @@ def test_another_fill_keeps_the_design_and_moves_what_it_replaces(root, tmp_path
         RunDirectory.create(run, variant(root, tmp_path, "[filter]\nradius = 3.0\n", "c.toml"))
 
 
+def test_rounds_asked_of_a_run_without_are_named(root, tmp_path):
+    """With rounds the first design stands elsewhere. What differs had been an empty list of files."""
+    run = tmp_path / "run"
+    through(run, variant(root, tmp_path, "", "a.toml"))
+    rounds = "[full_scale]\nvoxels_per_cell = 8\nrounds = 1\n"
+    with pytest.raises(InputError, match=r"another case \(.*full_scale.rounds: 0 -> 1"):
+        RunDirectory.create(run, variant(root, tmp_path, rounds, "b.toml"))
+
+
 def test_a_case_edited_inside_the_run_is_refused_with_its_keys(case, tmp_path):
     run = tmp_path / "run"
     through(run, case)
