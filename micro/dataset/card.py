@@ -93,8 +93,9 @@ def write_card(
 def in_order(cells: CellSet) -> list[dataset_figures.Stage]:
     """The sources in the order of their making, with the cells of each."""
     of = sources(cells)
-    rank = {"library": 0, "pool": 1, "extremes": 2, "active": 3}
-    names = sorted(set(of.tolist()), key=lambda name: (rank[name.split()[0]], name))
+    made = ("library", "pool", "extremes", "active", "edge")
+    rank = {kind: number for number, kind in enumerate(made)}
+    names = sorted(set(of.tolist()), key=lambda name: (rank.get(name.split()[0], len(made)), name))
     return [(name, of == name) for name in names]
 
 
@@ -155,7 +156,7 @@ def _head(cells: CellSet, file: Path) -> str:
             "",
             "Made, and resumed when interrupted, by",
             "",
-            f"    {cells.attrs['command']} --out={file.name}",
+            *(f"    {command} --out={file.name}" for command in cells.attrs["command"].split("; ")),
             "",
             "Read by `micro.data.packaged.load_dataset()`, a `CellSet`;",
             "`micro.dataset.dataset.masks(cells)` gives its parts,",
@@ -166,6 +167,7 @@ def _head(cells: CellSet, file: Path) -> str:
 
 def _counts(cells: CellSet) -> str:
     parts = {name: int(rows.sum()) for name, rows in masks(cells).items()}
+    parts["none: like cells of two parts"] = len(cells) - sum(parts.values())
     part_rows = [[name, str(count), f"{100 * count / len(cells):.1f} %"] for name, count in parts.items()]
     family_rows = []
     for name in np.unique(cells.family).tolist():

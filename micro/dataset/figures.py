@@ -15,7 +15,13 @@ from micro.runtime.files import PathLike, atomic_path
 Stage = tuple[str, Bools]
 """A name, and which cells it brought."""
 
-COLOURS = {"pool": "#3b75af", "library": "#4a4a4a", "active": "#2f9e6e", "extremes": "#c43d2f"}
+COLOURS = {
+    "pool": "#3b75af",
+    "library": "#4a4a4a",
+    "active": "#2f9e6e",
+    "edge": "#8e5ea2",
+    "extremes": "#c43d2f",
+}
 """Kinds of sources in the order of drawing: the many first."""
 
 

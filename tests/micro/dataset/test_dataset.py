@@ -252,6 +252,15 @@ def test_stages_follow_the_order_of_making(cells):
     assert [name for name, _ in grouped(stages)] == ["pool 000-001", "active 001"]
 
 
+def test_stages_of_the_packaged_set_and_of_an_unknown_source_have_a_place():
+    """The sources of `micro dataset widen` come last, in their order; a foreign one after them."""
+    packaged = in_order(load_dataset())
+    assert [name for name, _ in packaged][-4:] == ["edge 0", "edge 1", "edge 2", "edge given"]
+    few = load_library().subset(np.arange(3))
+    mixed = with_provenance(few, ["elsewhere", "edge 0", "library"], [0, 0, 0], {})
+    assert [name for name, _ in in_order(mixed)] == ["library", "edge 0", "elsewhere"]
+
+
 def test_resolution_study_reproduces_the_sets_own_tensors(cells):
     study = resolution_study(cells, 6, (4, N))
     assert len(study.families) == 6
