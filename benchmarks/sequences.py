@@ -10,12 +10,12 @@ overlap of their outer faces beside what the faces' areas allow.
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from homogenize import hardware
 
 from micro.cell.cellset import CellSet
 from micro.data.packaged import load_dataset
@@ -52,7 +52,7 @@ def main() -> None:
     write_json(
         options.out,
         {
-            "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads()},
+            "hardware": hardware(torch.get_num_threads()),
             "data": load_dataset().digest(),
             "pairs": len(rows),
             "steps": options.steps,

@@ -14,7 +14,7 @@ What is found is added behind the cells that were there, which stay as they are,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,11 @@ import numpy as np
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
+from micro.cell.octant import nearest_voxels
 from micro.cell.tensor import POISSON
 from micro.dataset.build import clean, dataset_directory, distinct
 from micro.dataset.dataset import masks, sources, split, take, thin, with_provenance
-from micro.dataset.extremes import RIM
+from micro.dataset.extremes import LEAST, RIM
 from micro.gamut.gamut import Gamut
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
@@ -55,9 +56,6 @@ _WIDEST = 0.25
 _AHEAD = 0.08
 """How far ahead a goal lies, as a tensor error (Eq. 4)."""
 
-_LEAST = 0.4
-"""No modulus of a goal is less than this share of the start's: moduli stay positive."""
-
 _ROOM, _FULLEST = 0.05, 0.98
 """Volume that a march may add, and the largest that it may come to."""
 
@@ -66,46 +64,20 @@ _EFFORT = 0.6
 
 
 @dataclass(frozen=True)
-class Filling:
-    """A dense cell and those on its way to the solid."""
+class Shapes:
+    """Octants (m, n, n, n) to be homogenised, of one family."""
 
     path: Path
-    octant: Bools
+    octants: Bools
+    family: str
     nu: float = POISSON
 
     def make(self) -> None:
-        """Write the cells."""
-        n = len(self.octant)
-        _homogenised(_narrowed(self.octant), n, "filled", self.nu).save(self.path)
-
-
-@dataclass(frozen=True)
-class Channels:
-    """The solid cell, and it with straight channels along its edges or through its faces."""
-
-    path: Path
-    n: int
-    nu: float = POISSON
-
-    def make(self) -> None:
-        """Write the cells."""
-        octants = [np.ones((self.n,) * 3, dtype=bool), *_channelled(self.n)]
-        _homogenised(octants, self.n, "channelled", self.nu).save(self.path)
-
-
-@dataclass(frozen=True)
-class Again:
-    """A cell from elsewhere, of n or a coarser grid that divides it, homogenised at n."""
-
-    path: Path
-    octant: Bools
-    n: int
-    nu: float = POISSON
-
-    def make(self) -> None:
-        """Write the cell."""
-        finer = np.kron(self.octant, np.ones((self.n // len(self.octant),) * 3, dtype=bool))
-        _homogenised([finer], self.n, "given", self.nu).save(self.path)
+        """Write the cells, those left out whose solve failed."""
+        result = homogenize_octants(self.octants, nu=self.nu, rtol=COARSE_RTOL)
+        good = result.status == Status.OK
+        found = CellSet.from_octants(self.octants[good], result.C[good], family=self.family, poisson=self.nu)
+        found.save(self.path)
 
 
 @dataclass(frozen=True)
@@ -117,24 +89,30 @@ class March:
 
     def make(self) -> None:
         """Write the result and the designs of the last stages; nothing if it does not converge."""
+        n, family, nu = self.settings.n, "inverse-match", self.settings.nu
         try:
-            found = optimise(self.settings, keep=True).cells(family="inverse-match")
+            found = optimise(self.settings, keep=True).cells(family=family)
         except NotConverged:
             # An outcome, not to be tried again on resuming.
-            found = _homogenised([], self.settings.n, "inverse-match", self.settings.nu)
+            nothing = np.empty((0, n, n, n), dtype=bool)
+            found = CellSet.from_octants(nothing, np.empty((0, 3)), family=family, poisson=nu)
         found.save(self.path)
 
 
-Run = Filling | Channels | Again | March
+Run = Shapes | March
 
 
 def fillings(cells: CellSet, folder: Path) -> list[Run]:
     """The solid's channels, and fillings of dense cells spread evenly over their tensors."""
     dense = np.flatnonzero((cells.volume >= _DENSE) & (cells.volume < 1))
     chosen = dense[choose(cells.C[dense], _FILLED)] if len(dense) else dense
-    runs: list[Run] = [Channels(folder / "channels.zarr.zip", cells.n, cells.poisson)]
+    runs: list[Run] = [
+        Shapes(folder / "channels.zarr.zip", _channelled(cells.n), "channelled", cells.poisson)
+    ]
     for number, row in enumerate(chosen.tolist()):
-        runs.append(Filling(folder / f"filling{number:03d}.zarr.zip", cells.octants(row), cells.poisson))
+        path, steps = folder / f"filling{number:03d}.zarr.zip", _narrowed(cells.octants(row))
+        if len(steps):
+            runs.append(Shapes(path, steps, "filled", cells.poisson))
     return runs
 
 
@@ -148,11 +126,13 @@ def again(cells: CellSet, n: int, folder: Path) -> list[Run]:
     """
     if n % cells.n:
         raise InputError(f"cells of a resolution that divides {n} are needed", key="--also", value=cells.n)
-    name = cells.digest()[:12]
-    rows = range(len(cells))
-    return [
-        Again(folder / f"given-{name}-{i:04d}.zarr.zip", cells.octants(i), n, cells.poisson) for i in rows
-    ]
+    name, at = cells.digest()[:12], nearest_voxels(cells.n, n)
+    runs: list[Run] = []
+    for number in range(len(cells)):
+        octant = cells.octants(number)[np.ix_(at, at, at)]
+        path = folder / f"given-{name}-{number:04d}.zarr.zip"
+        runs.append(Shapes(path, octant[None], "given", cells.poisson))
+    return runs
 
 
 def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = None) -> list[Run]:
@@ -181,7 +161,7 @@ def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = No
     moduli = tensor.to_moduli(edge)
     ahead = tensor.to_moduli(edge - _AHEAD * inward * tensor.PAPER_SPAN)
     top = tensor.to_moduli(tensor.isotropic(1.0, cells.poisson))
-    goals = tensor.from_moduli(np.clip(ahead, _LEAST * moduli, top))
+    goals = tensor.from_moduli(np.clip(ahead, LEAST * moduli, top))
     out: list[Run] = []
     for number, (row, target) in enumerate(zip(starts.tolist(), goals.tolist(), strict=True)):
         volume = min(_FULLEST, float(cells.volume[row]) + _ROOM)
@@ -307,17 +287,18 @@ def _finished(runs: Sequence[Run]) -> CellSet:
     return clean(CellSet.concat([CellSet.load(run.path) for run in runs], attrs={}))
 
 
-def _narrowed(octant: Bools) -> Iterator[Bools]:
-    """The octant with its void narrowed from all sides by half a voxel at a time."""
+def _narrowed(octant: Bools) -> Bools:
+    """The octant with its void narrowed from all sides by half a voxel at a time, (m, n, n, n)."""
     grid, n = chamber(len(octant)), len(octant)
     depth = np.ceil(-4 * n * signed_distance(octant[None])[0]) / 2
-    for least in np.unique(depth[depth > 0])[1:]:
-        yield grid.unfold(depth < least)
+    least = np.unique(depth[depth > 0])[1:]
+    steps = [grid.unfold(depth < edge) for edge in least]
+    return np.array(steps, dtype=bool).reshape(-1, n, n, n)
 
 
-def _channelled(n: int) -> Iterator[Bools]:
-    """The solid with channels of square section along the cell's edges, or through its faces' middles."""
-    away = np.arange(n)
+def _channelled(n: int) -> Bools:
+    """The solid, and it with square channels at the octant's edges, narrow to wide; (m, n, n, n)."""
+    away, cells = np.arange(n), [np.ones((n,) * 3, dtype=bool)]
     for width in range(1, int(_WIDEST * n) + 1):
         low, high = away < width, away >= n - width
         for one, other in ((low, low), (low, high)):
@@ -325,14 +306,5 @@ def _channelled(n: int) -> Iterator[Bools]:
             void = np.zeros((n,) * 3, dtype=bool)
             for axis in range(3):
                 void |= np.expand_dims(section | section.T, axis)
-            yield ~void
-
-
-def _homogenised(octants: Iterable[Bools], n: int, family: str, nu: float) -> CellSet:
-    """The octants and their tensors, those left out whose solve failed."""
-    solid = np.array(list(octants), dtype=bool).reshape(-1, n, n, n)
-    if len(solid) == 0:
-        return CellSet.from_octants(solid, np.empty((0, 3)), family=family, poisson=nu)
-    result = homogenize_octants(solid, nu=nu, rtol=COARSE_RTOL)
-    good = result.status == Status.OK
-    return CellSet.from_octants(solid[good], result.C[good], family=family, poisson=nu)
+            cells.append(~void)
+    return np.array(cells)
