@@ -57,8 +57,11 @@ _LARGEST, _SMALL = 20000, 4000
 _WINDOW = 32
 #: Columns of a dense panel of a factor.
 _PANEL = 32
-#: Regions factorised before their memory is looked at.
-_AT_ONCE = 16
+#: Regions factorised before their memory is looked at, and nodes of theirs for each thread.
+_AT_ONCE, _NODES_AT_ONCE = 16, 20000
+#: A factor of n nodes takes about this times n^(4/3) bytes (seen: 220 at 1,000 nodes, 330 at 5,000); large
+#: regions that by this take so many times the limit are not tried.
+_FACTOR, _HOPELESS = 270.0, 1.5
 #: Relative shift of a region's operator.
 _SHIFT = 1e-9
 
@@ -95,7 +98,7 @@ class LocalSolves:
     Parameters
     ----------
     nodes : bool (X, Y, Z)
-        Nodes to be solved exactly; changed in place (large sets are cut apart).
+        Nodes to be solved exactly; large sets are cut apart.
     solid : uint8 (nx, ny, nz)
     fixed : int64 array
         Constrained degrees of freedom, flat in (X, Y, 3, Z).
@@ -118,17 +121,21 @@ class LocalSolves:
         self._stiffness = np.ascontiguousarray(stiffness, dtype=np.float64).reshape(-1)
         held = np.zeros((shape[0], shape[1], 3, shape[2]), dtype=bool)
         held.reshape(-1)[fixed] = True
-        self._make(nodes, solid, held, stiffness, limit, _LARGEST)
-        if len(self.regions) < self._kinds:
-            self._make(nodes, solid, held, stiffness, limit, _SMALL)
+        self.regions: list[Region] = []
+        self.nbytes = 0
+        jobs = self._jobs(nodes, solid, held, _LARGEST)
+        if sum(_FACTOR * np.count_nonzero(job[0]) ** (4 / 3) for job in jobs) <= _HOPELESS * limit:
+            self._make(jobs, stiffness, limit)
+        if len(self.regions) < len(jobs):
+            jobs = self._jobs(nodes, solid, held, _SMALL)
+            self._make(jobs, stiffness, limit)
+        self.origins = [job[3] for job in jobs[: len(self.regions)]]
         self._order = [(k, o) for k, some in enumerate(self.origins) for o in some]
         self.unknowns = sum(len(self.regions[k].dofs) for k, _ in self._order)
         self._largest = max((len(region.dofs) for region in self.regions), default=0)
 
-    def _make(
-        self, nodes: Bools, solid: Bytes, held: Bools, stiffness: Any, limit: float, largest: int
-    ) -> None:
-        """Factors of regions of at most ``largest`` nodes, as many as the limit allows."""
+    def _jobs(self, nodes: Bools, solid: Bytes, held: Bools, largest: int) -> list[Any]:
+        """Different regions of at most ``largest`` nodes: nodes, voxels, supports and places of each."""
         kinds: dict[bytes, list[Any]] = {}
         for low, mask in _pieces(nodes, largest):
             high = low + mask.shape
@@ -140,11 +147,15 @@ class LocalSolves:
                 [np.array(mask.shape).tobytes(), *(np.packbits(a).tobytes() for a in (mask, around, bound))]
             )
             kinds.setdefault(key, [mask, around, bound, []])[3].append(int(low @ self._stride))
-        jobs = sorted(kinds.values(), key=lambda job: np.count_nonzero(job[0]) / len(job[3]))
-        self.regions: list[Region] = []
-        self.nbytes = 0
+        return sorted(kinds.values(), key=lambda job: np.count_nonzero(job[0]) / len(job[3]))
+
+    def _make(self, jobs: list[Any], stiffness: Any, limit: float) -> None:
+        """Factors, as many as the limit allows."""
+        self.regions, self.nbytes = [], 0
         while len(self.regions) < len(jobs) and self.nbytes <= limit:
             start = len(self.regions)
+            sizes = np.cumsum([np.count_nonzero(job[0]) for job in jobs[start : start + _AT_ONCE]])
+            count = max(1, int(np.searchsorted(sizes, _NODES_AT_ONCE * self.team.threads, side="right")))
 
             def build(first: int, last: int, start: int = start) -> list[Region]:
                 some = jobs[start + first : start + last]
@@ -152,13 +163,11 @@ class LocalSolves:
                 trim()  # making a factor takes many times what is kept of it
                 return made
 
-            parts = self.team.run(build, min(_AT_ONCE, len(jobs) - start))
+            parts = self.team.run(build, count)
             self.regions += [region for part in parts for region in part]
             self.nbytes = sum(region.nbytes for region in self.regions)
         while self.nbytes > limit:
             self.nbytes -= self.regions.pop().nbytes
-        self._kinds = len(jobs)
-        self.origins = [job[3] for job in jobs[: len(self.regions)]]
 
     def _region(self, mask: Bools, around: Any, bound: Bools, stiffness: Any) -> Region:
         node = np.full(np.array(mask.shape) + 2, -1, dtype=np.int64)
@@ -232,7 +241,7 @@ class SlabSolves:
     Parameters
     ----------
     nodes : bool (X, Y, Z)
-        Nodes of this slab to be solved exactly; changed in place.
+        Nodes of this slab to be solved exactly; those near a window's regions are taken out in place.
     active : bool (X, Y, Z)
         Nodes that touch solid.
     solid : uint8 (nx, ny, nz)
@@ -305,7 +314,7 @@ class SlabSolves:
         across = np.isin(labels, np.setdiff1d(labels[d], 0))
         across[[0, -1]] = False
         fixed = np.flatnonzero(held)
-        solves = LocalSolves(across.copy(), solid, fixed, stiffness, self.team.alone, limit)
+        solves = LocalSolves(across, solid, fixed, stiffness, self.team.alone, limit)
         if side == 0:
             return _Window(side, solves, across, slice(d, None), slice(0, d + 1))
         return _Window(side, solves, across, slice(0, d + 1), slice(-d - 1, None))

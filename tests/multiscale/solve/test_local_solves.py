@@ -108,6 +108,21 @@ def test_factors_keep_to_their_memory(hierarchy, monkeypatch):
     none.finish(r, z)
 
 
+def test_few_large_regions_are_made_before_memory_is_looked_at(hierarchy, monkeypatch):
+    """Where factors may take nothing, no more are made at once than have the nodes for it."""
+    finest = hierarchy.levels[0]
+    args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, Team(1)
+    nodes = sorted(np.count_nonzero(marked(finest, box)) for box in BOXES)
+    made = []
+    region = LocalSolves._region
+    monkeypatch.setattr(LocalSolves, "_region", lambda self, *a: made.append(1) or region(self, *a))
+    for most, count in ((1, 1), (nodes[0] + nodes[1], 2), (sum(nodes), 3)):
+        made.clear()
+        monkeypatch.setattr(local_solves, "_NODES_AT_ONCE", most)
+        none = LocalSolves(*args, 0.0)
+        assert (none.nbytes, len(made)) == (0, count)
+
+
 def test_making_factors_leaves_little_but_the_factors():
     """A block of solid, 4,900 nodes in a region: the heap keeps nothing of what its making took."""
     solid = np.ones((16, 16, 16), dtype=np.uint8)
