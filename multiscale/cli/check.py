@@ -20,6 +20,7 @@ from multiscale.fill.files import check_source
 from multiscale.problem.given_field import read_field
 from multiscale.problem.problem import Problem, Role, build_problem, parity
 from multiscale.problem.size import predict, sizes
+from multiscale.verify.bodies import check_full_scale
 
 PARITY_WORDS = {1: "even", -1: "odd", None: "-"}
 
@@ -61,13 +62,15 @@ def check_case(path: str | Path, out: str | Path | None, console: Console) -> Pa
 
 
 def check_files(case: Case, problem: Problem) -> None:
-    """Open every file that a run of the case will open, so that a wrong one shows now.
+    """What a run would find wrong in files or in its last stages, found now.
 
     Raises
     ------
     InputError
-        Naming the file and what it is not.
+        Naming the file and what it is not, or what can't be solved at full scale.
     """
+    if case.full_scale.voxels_per_cell is not None:
+        check_full_scale(case)
     if case.gamut.source not in GAMUT_SOURCES:
         case_gamut(case)
     if case.design.source is not None:

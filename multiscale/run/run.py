@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.markup import escape
 
-from micro.runtime.errors import InputError
 from micro.runtime.files import check_writable
 from micro.runtime.progress import Reporter
 from multiscale.case.case import load_case, parse_case
@@ -24,6 +23,7 @@ from multiscale.run.session import Session
 from multiscale.run.stages import design_stage, evaluate_stage, export_stage, fill_stage
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
+from multiscale.verify.bodies import check_full_scale
 
 
 def run_case(
@@ -69,13 +69,15 @@ def run_case(
     # All that can be wrong with the input shows before anything is written.
     problem, gamut, cells = session.problem, session.gamut, session.cells
     require_memory(problem, case.file)
-    if case.export.voxels is not None and cells.known.n % case.export.voxels:
-        raise InputError(
-            f"must divide the cells' {cells.known.n}",
-            file=path,
-            key="export.voxels",
-            value=case.export.voxels,
-        )
+    edge, n = case.full_scale.voxels_per_cell, cells.known.n
+    for key, asked, own in (
+        ("export.voxels", case.export.voxels, n),
+        ("full_scale.voxels_per_cell", edge, 2 * n),
+    ):
+        if asked is not None and own % asked:
+            raise case.error(key, f"must divide the cells' {own}", asked)
+    if edge is not None:
+        check_full_scale(case)
     directory = RunDirectory(out, parallel.ranks())
     parallel.on_root(lambda: directory.begin(case))  # what fails there ends all ranks
     reporter.say(

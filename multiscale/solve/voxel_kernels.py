@@ -41,7 +41,7 @@ def _scatter(row, start, count, t, at):
 
 
 @njit(nogil=True, cache=True)
-def _voxel_layer(u0, u1, solid, low, high, use_low, use_high, c, sign, t, w):
+def _voxel_layer(u0, u1, solid, moduli, low, high, use_low, use_high, c, sign, t, w):
     """Forces of one layer of voxels between two planes of nodes, added to the planes (Y, 3, Z)."""
     ny, nz = solid.shape
     for j in range(ny):
@@ -55,7 +55,7 @@ def _voxel_layer(u0, u1, solid, low, high, use_low, use_high, c, sign, t, w):
                 continue
             start, count = np.uintp(first), np.uintp(stop - first)
             for k in range(count):
-                w[k] = sign * row[start + k]
+                w[k] = sign * moduli[row[start + k]]
             for corner in range(4):
                 plane = u0 if corner < 2 else u1
                 for component in range(3):
@@ -72,13 +72,16 @@ def _voxel_layer(u0, u1, solid, low, high, use_low, use_high, c, sign, t, w):
 
 
 @njit(nogil=True, cache=True)
-def voxel_product(u, solid, c, sign, out, first, last):
-    """Add sign * A u to ``out``; ``solid`` is uint8 (nx, ny, nz), ``c`` from :func:`walsh_coefficients`.
+def voxel_product(u, solid, moduli, c, sign, out, first, last):
+    """Add sign * A u to ``out``; a voxel's stiffness is that of ``c`` times ``moduli[solid]``.
 
     Parameters
     ----------
     u, out : arrays (X, Y, 3, Z)
     solid : uint8 array (nx, ny, nz)
+        Materials, 0 the void.
+    moduli : array (materials + 1,)
+        Relative to ``c``; the first is 0.
     c : array
         Of :func:`walsh_coefficients`.
     sign : float
@@ -87,7 +90,9 @@ def voxel_product(u, solid, c, sign, out, first, last):
     """
     t, w = np.zeros(24 * _BLOCK, u.dtype), np.zeros(_BLOCK, u.dtype)
     for i in range(max(first - 1, 0), min(last, solid.shape[0])):
-        _voxel_layer(u[i], u[i + 1], solid[i], out[i], out[i + 1], i >= first, i + 1 < last, c, sign, t, w)
+        _voxel_layer(
+            u[i], u[i + 1], solid[i], moduli, out[i], out[i + 1], i >= first, i + 1 < last, c, sign, t, w
+        )
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})

@@ -52,6 +52,8 @@ class Level:
     table : float32 (m, 24, 24) or None
     coefficients : float32 (8,)
         The voxel's stiffness (:func:`multiscale.solve.voxel_kernels.walsh_coefficients`).
+    moduli : float32 (materials + 1,)
+        What the voxels' stiffness is multiplied by, by their numbers; 0 for the void.
     inverse : float32 (X, Y, 1 or 3, Z)
         One over the operator's diagonal, 0 at nodes without solid.
     radius : float
@@ -65,6 +67,7 @@ class Level:
     index: NDArray[Any]
     table: Singles | None
     coefficients: Singles
+    moduli: Singles
     inverse: Singles
     radius: float
     fixed: Ints
@@ -115,7 +118,7 @@ class Level:
                 if first <= p < last:
                     out[p] = 0
             if self.table is None:
-                kernels.voxel_product(u, self.index, self.coefficients, sign, out, first, last)
+                kernels.voxel_product(u, self.index, self.moduli, self.coefficients, sign, out, first, last)
             else:
                 kernels.table_product(u, self.index, self.table, sign, out, first, last)
 
@@ -157,7 +160,7 @@ class Multigrid:
     Parameters
     ----------
     solid : uint8 (nx, ny, nz)
-        Voxels, 1 where solid.
+        Voxels by material: 0 the void, 1 the solid, others those of ``moduli``.
     tensor : (3,)
         C11, C12, C44 of the solid.
     fixed : sequence of bool arrays (X, Y, Z, 3)
@@ -165,21 +168,27 @@ class Multigrid:
         one given is subsampled for further grids); see :func:`coarse_masks`.
     team : Team
         If it holds slabs, ``solid`` and the first ``team.shared_levels`` of ``fixed`` are this rank's.
+    moduli : array (materials + 1,), optional
+        Stiffness of each material by the solid's.
     """
 
-    def __init__(self, solid: Bytes, tensor: Any, fixed: Sequence[Bools], team: Team):
+    def __init__(
+        self, solid: Bytes, tensor: Any, fixed: Sequence[Bools], team: Team, moduli: Any = (0.0, 1.0)
+    ):
         self.team = team
+        self.moduli = np.array(moduli, dtype=np.float64)
         self.local: LocalSolves | SlabSolves | None = None
         self.searched = False
         self.stiffness = stiffness = np.tensordot(
             np.asarray(tensor, dtype=np.float64), element_matrices(), axes=1
         )
         coefficients = kernels.walsh_coefficients(tensor, np.float32)
-        inverse = _voxel_diagonal(solid, float(stiffness[0, 0]), team)
+        factors = self.moduli.astype(np.float32)
+        inverse = _voxel_diagonal(solid, factors * np.float32(stiffness[0, 0]), team)
         radius = element_radius(stiffness[None])
-        finest = Level(solid, None, coefficients, inverse, radius, _flat(fixed[0]), team.first)
+        finest = Level(solid, None, coefficients, factors, inverse, radius, _flat(fixed[0]), team.first)
         self.levels, self._teams = [finest], [team]
-        index, table, mask = solid.astype(np.int32), np.stack([0 * stiffness, stiffness]), fixed[0]
+        index, table, mask = solid.astype(np.int32), np.multiply.outer(self.moduli, stiffness), fixed[0]
         while len(self.levels) <= team.shared_levels or (
             3 * np.prod(np.array(index.shape) + 1.0) > _COARSEST and max(index.shape) > 1
         ):
@@ -193,6 +202,7 @@ class Multigrid:
                 index,
                 table.astype(np.float32),
                 coefficients,
+                factors,
                 _diagonal(index, table, own),
                 own.largest(element_radius(table)),
                 _flat(mask),
@@ -214,6 +224,8 @@ class Multigrid:
             return  # the blocks of voxels that are judged are not held in slabs
         nodes = slow_nodes(self.levels, self.stiffness, self.precondition, self.team, room)
         finest = self.levels[0]
+        if nodes is not None and len(self.moduli) > 2:
+            nodes &= touching((finest.index > 1).view(np.uint8), self.team) == 0  # factors are the solid's
         limit = FACTOR_BYTES * float(finest.index.size)
         if self.team.size > 1:
             active = finest.inverse[:, :, 0] > 0
@@ -351,24 +363,31 @@ def _flat(mask: Bools) -> Ints:
     return np.flatnonzero(np.ascontiguousarray(mask.transpose(0, 1, 3, 2)))
 
 
-def _voxel_diagonal(solid: Bytes, entry: float, team: Team) -> Singles:
-    """One over the diagonal at every node, (X, Y, 1, Z): a voxel gives each corner the same entry."""
-    count = touching(solid, team)
-    values = np.append(0.0, 1 / (entry * np.arange(1, 9))).astype(np.float32)
-    return values[count][:, :, None, :]
+def _voxel_diagonal(solid: Bytes, entries: Singles, team: Team) -> Singles:
+    """One over the diagonal at every node, (X, Y, 1, Z): a voxel gives each corner its material's entry."""
+    if len(entries) > 2:
+        total = _corner_sums(entries[solid], team)
+        np.divide(1, total, out=total, where=total > 0)
+        return total[:, :, None, :]
+    values = np.append(0.0, 1 / (entries[1] * np.arange(1, 9))).astype(np.float32)
+    return values[touching(solid, team)][:, :, None, :]
 
 
 def touching(solid: Bytes, team: Team) -> Bytes:
     """Solid voxels around each node, uint8 (nx+1, ny+1, nz+1); ``solid`` is what the team holds."""
-    count = solid
+    return _corner_sums((solid > 0).view(np.uint8), team)
+
+
+def _corner_sums(values: NDArray[Any], team: Team) -> NDArray[Any]:
+    """Sums of the voxels' values around each node."""
     for axis in range(3):
         widths = [(0, 0)] * 3
         widths[axis] = (1, 1)
-        padded = np.pad(count, widths)
+        padded = np.pad(values, widths)
         n = padded.shape[axis]
-        count = padded.take(range(n - 1), axis=axis) + padded.take(range(1, n), axis=axis)
-    team.add_shared(count)
-    return count
+        values = padded.take(range(n - 1), axis=axis) + padded.take(range(1, n), axis=axis)
+    team.add_shared(values)
+    return values
 
 
 def _diagonal(index: NDArray[np.int32], table: Floats, team: Team) -> Singles:

@@ -91,7 +91,7 @@ def solve(
     dx.reshape(-1)[prescribed[0]] = (prescribed[1] - x.reshape(-1)[prescribed[0]]) / scale
 
     def true_residual() -> float:
-        return _residual(x, dx, finest.index, stiffness, load, finest.fixed, r, team, scale)
+        return _residual(x, dx, finest.index, multigrid.moduli, stiffness, load, finest.fixed, r, team, scale)
 
     def rescale(new: float) -> None:
         """Move what ``dx`` holds to ``x`` as far as float32 can, and count in a new scale from there."""
@@ -195,6 +195,7 @@ def _residual(
     x: Singles,
     dx: Singles,
     solid: NDArray,
+    moduli: Floats,
     stiffness: Floats,
     load: tuple[Ints, Floats],
     fixed: Ints,
@@ -232,8 +233,8 @@ def _residual(
             planes = slice(begin, end + 1)
             exact = x[planes] + scale * dx[planes].astype(np.float64)
             part = torch.from_numpy(np.ascontiguousarray(exact.transpose(2, 0, 1, 3)))
-            moduli = pad_moduli(torch.from_numpy(solid[begin:end].astype(np.float64))[None])
-            force = apply_stiffness(part[:, None, None], moduli, k, Grid((end - begin, ny, nz)))
+            weights = pad_moduli(torch.from_numpy(moduli[solid[begin:end]])[None])
+            force = apply_stiffness(part[:, None, None], weights, k, Grid((end - begin, ny, nz)))
             values = -force[:, 0, 0, low - begin : high - begin].permute(1, 2, 0, 3).contiguous().numpy()
             for p in shared:
                 if low <= p < high:

@@ -26,6 +26,7 @@ from multiscale.objective.objective import Objective
 from multiscale.objective.purpose import make_objective
 from multiscale.problem.problem import Problem, Role
 from multiscale.problem.reduction import Reduction
+from multiscale.verify.bodies import with_bodies
 from multiscale.verify.coarse_cells import CoarseLattice, coarse_lattice
 
 
@@ -142,7 +143,7 @@ def compare(
     coarse : CoarseLattice
     uniform : list of three floats or None
     """
-    lattice, per_cell = coarse.lattice, coarse.lattice.voxels_per_cell
+    lattice, per_cell = with_bodies(coarse.lattice, problem), coarse.lattice.voxels_per_cell
     purpose = case.objective.purpose
     rtol = case.solver.rtol_evaluate
     lattices = {"lattice": lattice}
@@ -150,10 +151,8 @@ def compare(
         lattices = structures(problem, lattice)
         problem = replace(problem, reference=lattices["reference"].tensors())
     elif uniform is not None:
-        lattices = {
-            "uniform": coarse_lattice(uniform_lattice(problem, original, uniform), per_cell).lattice,
-            **lattices,
-        }
+        best = coarse_lattice(uniform_lattice(problem, original, uniform), per_cell).lattice
+        lattices = {"uniform": with_bodies(best, problem), **lattices}
     objective = make_objective(case, problem, rtol)
     predicted: dict[str, list[Floats]] = {}
     for name, part in lattices.items():

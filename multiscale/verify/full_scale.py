@@ -39,6 +39,7 @@ from multiscale.solve.slabs import make_team, ranks_beside
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid
 from multiscale.solve.voxel_solve import solve
+from multiscale.verify.bodies import check_full_scale
 from multiscale.verify.coarse_cells import CoarseLattice, Tensors, coarse_lattice
 from multiscale.verify.comparison import Comparison, compare, difference
 from multiscale.verify.solution import FullScale, content, load_solution, save_solution
@@ -94,7 +95,7 @@ def solve_full_scale(
         start = time.monotonic()
         if multigrid is None or constrained is None or not np.array_equal(constrained, load.constrained):
             multigrid = None  # the memory of the last one, before the next
-            multigrid = Multigrid(model.solid, tensor, fixed_masks(load, per_cell, team), team)
+            multigrid = Multigrid(model.solid, tensor, fixed_masks(load, per_cell, team), team, model.moduli)
             constrained = load.constrained
         force = forces(case, number, problem, reduction, model)
         moved = prescribed(load, model)
@@ -245,7 +246,7 @@ def measure(
     """
     started = time.monotonic()
     reporter = reporter or Reporter(False)
-    check_case(case)
+    check_full_scale(case)
     original.cells.require_poisson(problem.poisson)
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
@@ -355,25 +356,6 @@ def _on_all(made: CoarseLattice | None, original: Lattice, per_cell: int) -> Coa
     names = [str(name) for name in lattice.cells.family]
     cells = CellSet.from_octants(octants > 0.5, C, family=names, poisson=lattice.poisson)
     return CoarseLattice(replace(lattice, cells=cells), int(told[0]), *map(float, told[1:]))
-
-
-def check_case(case: Case) -> None:
-    """Raise InputError for what is not put onto voxels yet.
-
-    Raises
-    ------
-    InputError
-        Naming the key.
-    """
-    if not all(region.filled for region in case.regions):
-        raise case.error("regions", "only parts built of cells are verified at full scale")
-    for index, load in enumerate(case.load_cases):
-        for number, pressure in enumerate(load.pressures):
-            if pressure.region is not None:
-                raise case.error(
-                    f"loads[{index}].pressures[{number}].region",
-                    "pressures in holes are not put onto voxels: their walls are not the cells' own",
-                )
 
 
 def announce(

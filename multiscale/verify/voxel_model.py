@@ -27,6 +27,7 @@ from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import ReducedLoad, Reduction
 from multiscale.solve.team import Sparse, Team
 from multiscale.solve.voxel_multigrid import coarse_masks, refine_mask, touching
+from multiscale.verify.bodies import moduli
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,9 @@ class VoxelModel:
     Attributes
     ----------
     solid : uint8 (nx, ny, nz)
-        Those that ``team`` holds here.
+        Those that ``team`` holds here: 1 for the base material, 0 for the void, others for bodies.
+    moduli : array (materials + 1,)
+        Stiffness of each by the base material's (:mod:`multiscale.verify.bodies`).
     per_cell : int
     team : Team
     removed : int
@@ -46,6 +49,7 @@ class VoxelModel:
     """
 
     solid: Bytes
+    moduli: Floats
     per_cell: int
     team: Team
     removed: int
@@ -68,6 +72,12 @@ def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int, team: Tea
     part = Lattice(lattice.cells, index, lattice.cell_size_m, lattice.young_pa, lattice.poisson)
     solid = part.voxels(per_cell=per_cell).view(np.uint8)
     labels = cc3d.connected_components(solid, connectivity=6)
+    material, factors = moduli(part)
+    body = np.append(material, 0)[index]
+    elements = np.nonzero(body > 1)
+    i, j, k = elements
+    blocks = solid.reshape([n for count in index.shape for n in (count, per_cell)])
+    blocks[i, :, j, :, k, :] = body[elements][:, None, None, None]
     piece, count = team.pieces(labels)
     held = np.ones(count, dtype=bool)
     if any(load.free for load in reduction.problem.loads):
@@ -94,7 +104,7 @@ def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int, team: Tea
         solid[loose] = 0
     touched = touching(solid, team)
     unknowns = 3 * int(team.total(float(np.count_nonzero(touched[: team.owned(len(touched))]))))
-    return VoxelModel(solid, per_cell, team, removed, unknowns)
+    return VoxelModel(solid, factors, per_cell, team, removed, unknowns)
 
 
 def _cells(count: int, per_cell: int, team: Team) -> slice:
@@ -170,7 +180,7 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
             quads = quads[cells]
         elif side * shape[0] in team.ends(shape[0] + 1):
             quads = np.zeros_like(quads)  # another rank's face
-        share = _shares(grid.on_face(model.solid, face), quads, model, case, key)
+        share = _shares(grid.on_face(model.solid > 0, face), quads, model, case, key)
         nodal = np.zeros([n + 1 for n in share.shape])
         for da, db in product((0, 1), repeat=2):
             nodal[da : da + share.shape[0], db : db + share.shape[1]] += share / 4
@@ -180,7 +190,7 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
         node = np.insert(place, axis, shape[axis] * side, axis=1)
         found += _by_component(node, nodal[tuple(place.T)], vector, shape)
     for key, loaded, density in volume_loads(case, number, problem.solid):
-        nodal = grid.spread(_shares(model.solid, reduction.elements(loaded)[cells], model, case, key))
+        nodal = grid.spread(_shares(model.solid > 0, reduction.elements(loaded)[cells], model, case, key))
         team.add_shared(nodal)
         node = np.argwhere(nodal)
         found += _by_component(node, nodal[tuple(node.T)], density / v, shape)
@@ -189,7 +199,7 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     return np.concatenate([index for index, _ in found]), np.concatenate([value for _, value in found])
 
 
-def _shares(solid: Bytes, loaded: NDArray, model: VoxelModel, case: Case, key: str) -> Floats:
+def _shares(solid: Bools, loaded: NDArray, model: VoxelModel, case: Case, key: str) -> Floats:
     """What each solid voxel carries of a load of ``loaded`` a voxel on its whole cell; two or three axes."""
     v = model.per_cell
     blocks = [size for count in loaded.shape for size in (count, v)]

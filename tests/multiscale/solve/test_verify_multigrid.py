@@ -45,12 +45,14 @@ def test_voxel_product_equals_the_general_one(solid):
     rng = np.random.default_rng(1)
     u = rng.standard_normal((6, 7, 3, 72)).astype(np.float32)
     field = torch.from_numpy(u.astype(np.float64).transpose(2, 0, 1, 3).copy())[:, None, None]
-    moduli = pad_moduli(torch.from_numpy(solid.astype(np.float64))[None])
+    solid = solid * np.random.default_rng(2).integers(1, 3, solid.shape).astype(np.uint8)  # two materials
+    factors = np.array([0.0, 1.0, 0.2], dtype=np.float32)
+    moduli = pad_moduli(torch.from_numpy(factors.astype(np.float64)[solid])[None])
     exact = apply_stiffness(field, moduli, unit_stiffness(0.3), Grid(solid.shape))[:, 0, 0].numpy()
     out = np.zeros_like(u)
     c = kernels.walsh_coefficients(SOLID, np.float32)
     for first, last in ((0, 2), (2, 3), (3, 6)):  # in pieces, as threads do it
-        kernels.voxel_product(u, solid, c, np.float32(1), out, first, last)
+        kernels.voxel_product(u, solid, factors, c, np.float32(1), out, first, last)
     # Float32, sums of some 200 terms.
     assert np.abs(out.transpose(2, 0, 1, 3) - exact).max() < 3e-6 * np.abs(exact).max()
 
