@@ -57,11 +57,12 @@ _LARGEST, _SMALL = 20000, 4000
 _WINDOW = 32
 #: Columns of a dense panel of a factor.
 _PANEL = 32
-#: Regions factorised before their memory is looked at, and nodes of theirs for each thread.
-_AT_ONCE, _NODES_AT_ONCE = 16, 20000
-#: A factor of n nodes takes about this times n^(4/3) bytes (seen: 220 at 1,000 nodes, 330 at 5,000); large
-#: regions that by this take so many times the limit are not tried.
-_FACTOR, _HOPELESS = 270.0, 1.5
+#: Regions factorised before their memory is looked at, and nodes of theirs.
+_AT_ONCE, _NODES_AT_ONCE = 16, 40000
+#: Large regions are given up when they seem to take so many times the limit. A factor of n nodes takes c
+#: n^(4/3) bytes, c from 30 to 130 where cells are thin against a voxel's neighbours, 160 to 530 where not:
+#: much the same in one lattice, so those that are made tell of the others.
+_HOPELESS = 1.5
 #: Relative shift of a region's operator.
 _SHIFT = 1e-9
 
@@ -124,8 +125,7 @@ class LocalSolves:
         self.regions: list[Region] = []
         self.nbytes = 0
         jobs = self._jobs(nodes, solid, held, _LARGEST)
-        if sum(_FACTOR * np.count_nonzero(job[0]) ** (4 / 3) for job in jobs) <= _HOPELESS * limit:
-            self._make(jobs, stiffness, limit)
+        self._make(jobs, stiffness, limit, _HOPELESS * limit)
         if len(self.regions) < len(jobs):
             jobs = self._jobs(nodes, solid, held, _SMALL)
             self._make(jobs, stiffness, limit)
@@ -149,13 +149,17 @@ class LocalSolves:
             kinds.setdefault(key, [mask, around, bound, []])[3].append(int(low @ self._stride))
         return sorted(kinds.values(), key=lambda job: np.count_nonzero(job[0]) / len(job[3]))
 
-    def _make(self, jobs: list[Any], stiffness: Any, limit: float) -> None:
-        """Factors, as many as the limit allows."""
+    def _make(self, jobs: list[Any], stiffness: Any, limit: float, hopeless: float = np.inf) -> None:
+        """Factors, as many as the limit allows; ends early when all seem to take more than ``hopeless``."""
         self.regions, self.nbytes = [], 0
+        sizes = np.array([np.count_nonzero(job[0]) for job in jobs])
+        likely = np.cumsum(sizes ** (4 / 3))
         while len(self.regions) < len(jobs) and self.nbytes <= limit:
             start = len(self.regions)
-            sizes = np.cumsum([np.count_nonzero(job[0]) for job in jobs[start : start + _AT_ONCE]])
-            count = max(1, int(np.searchsorted(sizes, _NODES_AT_ONCE * self.team.threads, side="right")))
+            if start and self.nbytes * likely[-1] > hopeless * likely[start - 1]:
+                return
+            together = np.cumsum(sizes[start : start + _AT_ONCE])
+            count = max(1, int(np.searchsorted(together, _NODES_AT_ONCE, side="right")))
 
             def build(first: int, last: int, start: int = start) -> list[Region]:
                 some = jobs[start + first : start + last]
