@@ -2,7 +2,8 @@
 
 On an idle machine only: it compares wall times. Each measurement starts ``mpiexec -n N`` with one thread a
 rank, and the results of all N have to be the same. ``--macro`` measures an objective and its gradient of the
-flagship, refined: 1 is 40^3 elements, 4 is 160^3 (6 GB, some minutes).
+flagship, refined: 1 is 40^3 elements, 4 is 160^3 (6 GB, some minutes). ``--full-scale RUN:VOXELS`` solves a
+run's lattice voxel by voxel, so many along a cell's edge.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 
-def homogenize(count: int) -> dict[str, Any]:
+def homogenize(argument: str) -> dict[str, Any]:
     """Octants of n = 32 to a relative residual of 1e-5, shared by the ranks."""
     from micro.data.packaged import load_library
     from micro.homogenize.octants import homogenize_shared
     from micro.runtime.executor import executor
 
-    cells = load_library()
+    cells, count = load_library(), int(argument)
     octants = cells.octants(np.arange(count) % len(cells))
     with executor(1) as processes:
         list(processes.run(abs, range(4 * processes.workers)))
@@ -41,11 +42,12 @@ def homogenize(count: int) -> dict[str, Any]:
     return {"count": count, "seconds": seconds, "digest": hashlib.sha256(found.C.tobytes()).hexdigest()}
 
 
-def dataset(count: int) -> dict[str, Any]:
+def dataset(argument: str) -> dict[str, Any]:
     """A data set of so many candidates of n = 32 by formula, from nothing."""
     from micro.dataset.build import build
     from micro.library.build import Recipe
 
+    count = int(argument)
     recipe = Recipe(n=32, count=count, seed=2, coarse=32, pool=count, round_size=count, reach=0)
     with tempfile.TemporaryDirectory() as work:
         began = time.perf_counter()
@@ -54,7 +56,7 @@ def dataset(count: int) -> dict[str, Any]:
     return {"count": count, "seconds": seconds, "digest": cells.digest()}
 
 
-def macro(refine: int) -> dict[str, Any]:
+def macro(argument: str) -> dict[str, Any]:
     """An objective and its gradient of the flagship's ring, its tensors random, refined."""
     import resource
 
@@ -63,6 +65,7 @@ def macro(refine: int) -> dict[str, Any]:
     from multiscale.run.session import Session
     from multiscale.solve.petsc import PETSc
 
+    refine = int(argument)
     session = Session(load_case(ROOT / "cases" / "cloak.toml"), Reporter(False))
     field, mask = session.plain_field.copy(), session.design_mask
     field[mask] *= 0.6 + 0.4 * np.random.default_rng(0).random((int(mask.sum()), 1))
@@ -87,18 +90,47 @@ def macro(refine: int) -> dict[str, Any]:
     }
 
 
-WORK = {"homogenize": homogenize, "dataset": dataset, "macro": macro}
+def full_scale(run_voxels: str) -> dict[str, Any]:
+    """A run's lattice at full scale: time of set-up and solves, and the largest peak of a rank."""
+    from multiscale.problem.reduction import Reduction
+    from multiscale.rundir import provenance
+    from multiscale.rundir.directory import RunDirectory
+    from multiscale.solve.slabs import make_team
+    from multiscale.verify.coarse_cells import coarse_lattice
+    from multiscale.verify.full_scale import solve_full_scale
+
+    path, voxels = run_voxels.rsplit(":", 1)
+    run, edge = RunDirectory.open(path), int(voxels)
+    reduction = Reduction(run.problem)
+    lattice = coarse_lattice(run.lattice, edge).lattice
+    team = make_team(1, reduction.shape[0], edge)
+    before = provenance.peak_bytes()
+    found = solve_full_scale(run.case, run.problem, reduction, lattice, edge, team, rtol=1e-4)
+    return {
+        "voxels": int(np.prod(reduction.shape)) * edge**3,
+        "seconds": found.setup_seconds + found.solve_seconds,
+        "iterations": found.iterations,
+        "bytes_a_rank_before": team.largest(before),
+        "bytes_a_rank": team.largest(provenance.peak_bytes()),
+        "value": float(np.sqrt(sum(np.sum(u**2) for u in found.corners))),
+    }
 
 
-def child(name: str, argument: int, out: Path) -> int:
+WORK = {"homogenize": homogenize, "dataset": dataset, "macro": macro, "full_scale": full_scale}
+#: What all ranks do together by PETSc or MPI, the rest being shared out by an executor, and how far values of
+#: several ranks may be apart: as far as the solves' tolerances.
+TOGETHER = {"macro": 1e-5, "full_scale": 1e-4}
+
+
+def child(name: str, argument: str, out: Path) -> int:
     """Do one measurement, as a rank; rank 0 writes it."""
     from micro.runtime.executor import on_ranks
     from micro.runtime.files import write_json
 
-    if name == "macro":
+    if name in TOGETHER:
         from multiscale.solve.ranks import is_root
 
-        found = macro(argument)
+        found = WORK[name](argument)
         if is_root():
             write_json(out, found)
         return 0
@@ -110,7 +142,7 @@ def child(name: str, argument: int, out: Path) -> int:
     return on_ranks(work)
 
 
-def measure(name: str, argument: int, ranks: int) -> dict[str, Any]:
+def measure(name: str, argument: str, ranks: int) -> dict[str, Any]:
     """One measurement in ranks of their own."""
     from multiscale.cli.doctor import find_mpiexec
 
@@ -118,9 +150,7 @@ def measure(name: str, argument: int, ranks: int) -> dict[str, Any]:
         out = Path(folder, "found.json")
         line = [str(find_mpiexec()), "-n", str(ranks), sys.executable, __file__]
         threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        subprocess.run(
-            [*line, "--child", name, str(argument), str(out)], check=True, env=os.environ | threads
-        )
+        subprocess.run([*line, "--child", name, argument, str(out)], check=True, env=os.environ | threads)
         return {"what": name, "ranks": ranks, **json.loads(out.read_text(encoding="utf-8"))}
 
 
@@ -131,30 +161,32 @@ def main() -> int:
     parser.add_argument("--octants", type=int, default=2000, help="0 leaves them out")
     parser.add_argument("--candidates", type=int, default=1000, help="of a data set; 0 leaves it out")
     parser.add_argument("--macro", type=int, nargs="*", default=[1, 2], help="refinements of the flagship")
+    parser.add_argument("--full-scale", nargs="*", default=[], metavar="RUN:VOXELS", help="lattices")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
         name, argument, out = chosen.child
-        return child(name, int(argument), Path(out))
+        return child(name, argument, Path(out))
     from homogenize import hardware
 
     jobs = [
-        ("homogenize", chosen.octants),
-        ("dataset", chosen.candidates),
-        *(("macro", k) for k in chosen.macro),
+        ("homogenize", str(chosen.octants)),
+        ("dataset", str(chosen.candidates)),
+        *(("macro", str(k)) for k in chosen.macro),
+        *(("full_scale", run) for run in chosen.full_scale),
     ]
     report: dict[str, Any] = {"hardware": hardware(1), "measurements": []}
     agreed = True
     for name, argument in jobs:
-        if not argument:
+        if argument == "0":
             continue
         rows = [measure(name, argument, ranks) for ranks in chosen.ranks]
         for row in rows:
             row["times_faster"] = rows[0]["seconds"] / row["seconds"]
             faster = f"x {row['times_faster']:.2f}"
             print(f"{name} {argument}, {row['ranks']} rank(s): {row['seconds']:.1f} s, {faster}", flush=True)
-            if name == "macro":
-                agreed &= abs(row["value"] / rows[0]["value"] - 1) < 1e-5
+            if name in TOGETHER:
+                agreed &= abs(row["value"] / rows[0]["value"] - 1) < TOGETHER[name]
             else:
                 agreed &= row["digest"] == rows[0]["digest"]
         report["measurements"] += rows
