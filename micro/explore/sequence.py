@@ -29,6 +29,7 @@ from micro.generator.likeness import Likeness, Strength
 from micro.generator.scalars import OVER_BOUND, Scalar
 from micro.inverse import Goal, match_target
 from micro.inverse.binary import binary_cell
+from micro.inverse.matching import Match
 from micro.inverse.polish import polished
 from micro.runtime.arrays import Bools, Floats, Singles
 from micro.runtime.errors import InputError, NotConverged
@@ -44,6 +45,9 @@ _STEPS = 24
 
 _CLOSER = (0.3, 0.1)
 """Shares of the tolerance that cells are moved to where a modulus turns back."""
+
+_STUCK = 5e-3
+"""Tensor error above which a cell is begun anew from its neighbours."""
 
 _SAME_MODULUS = 1e-3
 """Change of a modulus, relative to the solid's, below which it counts as standing still."""
@@ -339,22 +343,31 @@ def _moved(
     trials: int,
     C: Floats | None = None,
 ) -> tuple[Bools, Floats, int]:
-    """Cells off their targets moved voxel by voxel; one in pieces begins as its nearest whole neighbour."""
+    """Cells off their targets moved voxel by voxel; one in pieces begins as its nearest whole neighbour.
+
+    So does, once more, one that got stuck: its neighbours' targets are near its own.
+    """
     first, last = ends.octants()
-    octants, count = octants.copy(), 0
-    whole = [-1, *np.flatnonzero(known).tolist(), len(octants)]
+    chain, count = [first, *octants, last], 0
+    whole = np.array([0, *(1 + np.flatnonzero(known)), len(chain) - 1])
     found = np.full((len(octants), 3), np.nan) if C is None else C.copy()
-    for i in range(len(octants)):
-        near = min(whole, key=lambda j: abs(j - i))
-        start = first if near < 0 else last if near == len(octants) else octants[near]
-        error = tensor.tensor_error(found[i], targets[i + 1])
-        if np.isfinite(error) and error <= tolerance:
-            continue
-        match = match_target(
-            start, targets[i + 1], tolerance=tolerance, iterations=trials, nu=ends.poisson, rtol=1e-4
-        )
-        octants[i], found[i], count = match.octant, match.C, count + match.homogenisations
-    return octants, found, count
+    for i in range(1, len(chain) - 1):
+        if not tensor.tensor_error(found[i - 1], targets[i]) <= tolerance:  # not known, or off
+            near = whole[np.argmin(abs(whole - i))]
+            match = _match(chain[near], targets[i], ends, tolerance, trials)
+            chain[i], found[i - 1], count = match.octant, match.C, count + match.homogenisations
+    error = np.array([0.0, *tensor.tensor_error(found, targets[1:-1]), 0.0])
+    for i in np.flatnonzero(error > max(_STUCK, tolerance)).tolist():
+        for near in sorted(np.flatnonzero(error <= tolerance).tolist(), key=lambda j: abs(j - i))[:2]:
+            match = _match(chain[near], targets[i], ends, tolerance, trials)
+            count += match.homogenisations
+            if match.error < error[i]:
+                chain[i], found[i - 1], error[i] = match.octant, match.C, match.error
+    return np.stack(chain[1:-1]), found, count
+
+
+def _match(start: Bools, target: Floats, ends: CellSet, tolerance: float, trials: int) -> Match:
+    return match_target(start, target, tolerance=tolerance, iterations=trials, nu=ends.poisson, rtol=1e-4)
 
 
 def straightened(
@@ -382,14 +395,7 @@ def straightened(
     for closer in _CLOSER:
         back = turning(np.concatenate([ends.C[:1], C, ends.C[1:]]))
         for i in np.flatnonzero(back[:-1] | back[1:]).tolist():
-            match = match_target(
-                octants[i],
-                targets[i + 1],
-                tolerance=closer * tolerance,
-                iterations=trials,
-                nu=ends.poisson,
-                rtol=1e-4,
-            )
+            match = _match(octants[i], targets[i + 1], ends, closer * tolerance, trials)
             octants[i], C[i], count = match.octant, match.C, count + match.homogenisations
     return octants, C, count
 

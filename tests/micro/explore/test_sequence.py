@@ -20,6 +20,7 @@ from micro.dataset.dataset import part
 from micro.explore.given import given_cell
 from micro.explore.sequence import (
     Sequence,
+    _moved,
     in_phase,
     interpolate,
     path_of_tensors,
@@ -67,6 +68,18 @@ def test_steps_are_connected_on_the_path_and_alike(sequence: Sequence, ends: Cel
     report = sequence.report()
     assert report["connected"]
     assert_allclose(report["error_worst"], sequence.errors[1:-1].max())
+
+
+def test_a_cell_that_got_stuck_begins_anew_beside_itself(sequence: Sequence, ends: CellSet) -> None:
+    """The solid has no surface to move; its neighbours are one step of the path away."""
+    octants, C = sequence.cells.octants()[1:-1].copy(), sequence.cells.C[1:-1].copy()
+    octants[1], C[1] = True, tensor.isotropic(1.0, 0.3)
+    known, both = np.ones(len(octants), dtype=bool), in_phase(ends)[0]
+    moved, found, count = _moved(octants, known, both, sequence.targets, 2e-3, 30, C)
+    assert tensor.tensor_error(found[1], sequence.targets[2]) < 5e-3
+    assert_allclose(found, homogenize_octants(moved).C, atol=2e-4)
+    assert np.array_equal(moved[[0, 2]], octants[[0, 2]])
+    assert count > 1
 
 
 def test_a_modulus_that_turns_back_is_put_right(sequence: Sequence, ends: CellSet) -> None:
