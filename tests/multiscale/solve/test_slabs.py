@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-#: Random solid in one piece, and the frame with plates that hang by a voxel: pulled, and solved to 1e-7.
+#: Random solid of two materials in one piece, and the frame with plates that hang by a voxel: pulled, and solved to 1e-7.
 SCRIPT = """
 import json, sys
 import cc3d
@@ -33,6 +33,8 @@ out = []
 for voxels, exact in ((solid, False), (frame, False), (frame, True)):
     labels = cc3d.connected_components(voxels, connectivity=6)
     voxels = (labels == np.bincount(labels[labels > 0]).argmax()).astype(np.uint8)
+    if voxels.shape == solid.shape:
+        voxels[:, 12:] *= 2
     cells = np.array(voxels.shape) // V
     held = np.zeros((*(cells + 1), 3), dtype=bool)
     held[:, 0] = True
@@ -41,7 +43,7 @@ for voxels, exact in ((solid, False), (frame, False), (frame, True)):
     fixed = coarse_masks(held[own.start // V : own.stop // V + 1], V)
     if team.size > 1:
         fixed = [*fixed[: team.shared_levels], refine_mask(held, V >> team.shared_levels)]
-    multigrid = Multigrid(voxels[own], SOLID, fixed, team)
+    multigrid = Multigrid(voxels[own], SOLID, fixed, team, (0.0, 1.0, 0.3))
     multigrid.searched = True
     finest = multigrid.levels[0]
     if exact:
