@@ -15,12 +15,12 @@ from micro.runtime import memory
 from micro.runtime.errors import InputError
 from multiscale.case.case import Case, load_case
 from multiscale.case.settings import FILL_SOURCES, GAMUT_SOURCES
+from multiscale.case.voxels import check_full_scale
 from multiscale.design.feasibility import case_gamut
 from multiscale.fill.files import check_source
 from multiscale.problem.given_field import read_field
 from multiscale.problem.problem import Problem, Role, build_problem, parity
 from multiscale.problem.size import predict, sizes
-from multiscale.verify.bodies import check_full_scale
 
 PARITY_WORDS = {1: "even", -1: "odd", None: "-"}
 

@@ -16,6 +16,7 @@ from micro.runtime.files import check_writable
 from micro.runtime.progress import Reporter
 from multiscale.case.case import load_case, parse_case
 from multiscale.case.purpose import Purpose
+from multiscale.case.voxels import check_full_scale
 from multiscale.design import board
 from multiscale.problem.size import require_memory
 from multiscale.run.rounds import full_scale_stage
@@ -23,7 +24,6 @@ from multiscale.run.session import Session
 from multiscale.run.stages import design_stage, evaluate_stage, export_stage, fill_stage
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
-from multiscale.verify.bodies import check_full_scale
 
 
 def run_case(

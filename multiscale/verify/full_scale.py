@@ -27,6 +27,7 @@ from micro.runtime.memory import require, trim
 from micro.runtime.npz import write_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
+from multiscale.case.voxels import check_full_scale
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
 from multiscale.problem.problem import Problem
@@ -39,7 +40,6 @@ from multiscale.solve.slabs import make_team, ranks_beside
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid
 from multiscale.solve.voxel_solve import solve
-from multiscale.verify.bodies import check_full_scale
 from multiscale.verify.coarse_cells import CoarseLattice, Tensors, coarse_lattice
 from multiscale.verify.comparison import Comparison, compare, difference
 from multiscale.verify.solution import FullScale, content, load_solution, save_solution

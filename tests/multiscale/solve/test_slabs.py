@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-#: Random solid of two materials in one piece, and the frame with plates that hang by a voxel: pulled, and solved to 1e-7.
+#: Random solid of two materials in one piece, and the frame with plates that hang by a voxel: pulled, and
+#: solved to 1e-7.
 SCRIPT = """
 import json, sys
 import cc3d

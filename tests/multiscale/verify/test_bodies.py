@@ -9,6 +9,7 @@ from micro.cell.cellset import CellSet
 from micro.cell.tensor import isotropic
 from micro.runtime.errors import InputError
 from multiscale.case.case import parse_case
+from multiscale.case.voxels import check_full_scale, relative_modulus
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.compliance import ComplianceObjective
 from multiscale.problem.problem import build_problem
@@ -16,7 +17,7 @@ from multiscale.problem.reduction import Reduction
 from multiscale.run.run import run_case
 from multiscale.solve.elasticity import SolverOptions
 from multiscale.solve.team import Team
-from multiscale.verify.bodies import check_full_scale, moduli, relative_modulus, with_bodies
+from multiscale.verify.bodies import moduli, with_bodies
 from multiscale.verify.coarse_cells import CoarseLattice
 from multiscale.verify.comparison import compare
 from multiscale.verify.full_scale import solve_full_scale
