@@ -48,6 +48,7 @@ def one(target: tuple[float, float, float], options: argparse.Namespace) -> None
     fine = coarse.octant.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
     found = match_target(fine, target, tolerance=2e-3, iterations=60, rtol=1e-4)
     C = homogenize_octants(found.octant[None], rtol=1e-8).C
+    cell = CellSet.from_octants(found.octant[None], C, family="edge-tensor")
     row = {
         "target": target,
         "target_phi": float(load_gamut("dataset").phi(target)),
@@ -56,12 +57,12 @@ def one(target: tuple[float, float, float], options: argparse.Namespace) -> None
         "found": C[0].tolist(),
         "error": float(tensor_error(C[0], np.array(target))),
         "homogenisations": found.homogenisations,
-        "volume": float(CellSet.from_octants(found.octant[None], C).volume[0]),
+        "volume": float(cell.volume[0]),
         "n": len(found.octant),
     }
     print(row, flush=True)
     if options.cells is not None:
-        CellSet.from_octants(found.octant[None], C, family="edge-tensor").save(options.cells)
+        cell.save(options.cells)
     write_json(options.out, row)
 
 
