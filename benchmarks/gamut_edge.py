@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from micro.cell.cellset import CellSet
+from micro.cell.octant import at_resolution
 from micro.cell.tensor import from_scaled_moduli, scaled_moduli, tensor_error
 from micro.data.packaged import load_gamut
 from micro.homogenize.octants import homogenize_octants
@@ -45,7 +46,7 @@ def one(target: tuple[float, float, float], options: argparse.Namespace) -> None
     """The cell nearest to a tensor: a topology optimisation, its voxels halved, its surface moved."""
     goal = Goal("match", 0.72, target=target)
     coarse = optimise(Settings(goal, n=options.n, start="i-wp", effort=options.effort))
-    fine = coarse.octant.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    fine = at_resolution(coarse.octant, 2 * options.n)
     found = match_target(fine, target, tolerance=2e-3, iterations=60, rtol=1e-4)
     C = homogenize_octants(found.octant[None], rtol=1e-8).C
     cell = CellSet.from_octants(found.octant[None], C, family="edge-tensor")

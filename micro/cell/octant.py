@@ -56,9 +56,17 @@ def is_symmetric(octant: ArrayLike) -> bool:
     return all(np.array_equal(array, _permuted(array, p)) for p in ((1, 0, 2), (1, 2, 0)))
 
 
-def nearest_voxels(m: int, n: int) -> NDArray[np.intp]:
-    """Along an edge of m voxels, those nearest to the centres of n voxels; (n,)."""
-    return np.minimum((np.arange(n) + 0.5) * m / n, m - 0.5).astype(int)
+def at_resolution(octant: NDArray, n: int) -> NDArray:
+    """Octants (..., m, m, m), or fields on them, at n voxels an edge, each that of the nearest centre.
+
+    Parameters
+    ----------
+    octant : array, shape (..., m, m, m)
+    n : int
+    """
+    m = octant.shape[-1]
+    at = np.minimum((np.arange(n) + 0.5) * m / n, m - 0.5).astype(int)
+    return np.asarray(octant[..., at, :, :][..., at, :][..., at])
 
 
 def half_period_shift(octant: ArrayLike) -> NDArray:

@@ -23,7 +23,7 @@ import numpy as np
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
-from micro.cell.octant import nearest_voxels
+from micro.cell.octant import at_resolution
 from micro.cell.tensor import POISSON
 from micro.dataset.build import clean, dataset_directory, distinct
 from micro.dataset.dataset import masks, sources, split, take, thin, with_provenance
@@ -126,10 +126,10 @@ def again(cells: CellSet, n: int, folder: Path) -> list[Run]:
     """
     if n % cells.n:
         raise InputError(f"cells of a resolution that divides {n} are needed", key="--also", value=cells.n)
-    name, at = cells.digest()[:12], nearest_voxels(cells.n, n)
+    name = cells.digest()[:12]
     runs: list[Run] = []
     for number in range(len(cells)):
-        octant = cells.octants(number)[np.ix_(at, at, at)]
+        octant = at_resolution(cells.octants(number), n)
         path = folder / f"given-{name}-{number:04d}.zarr.zip"
         runs.append(Shapes(path, octant[None], "given", cells.poisson))
     return runs

@@ -21,10 +21,10 @@ import torch
 from micro.cell import tensor
 from micro.cell.cellset import CellSet, require_poisson
 from micro.cell.chamber import pack, unpack
+from micro.cell.octant import at_resolution
 from micro.data.packaged import load_dataset
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
-from micro.explore.sequence import at_resolution
 from micro.generator.generator import Generator
 from micro.inverse import Goal, Settings, begin, optimise
 from micro.inverse.binary import binary_cell

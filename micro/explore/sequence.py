@@ -20,7 +20,7 @@ from torch import Tensor
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
-from micro.cell.octant import connectivity, face, half_period_shift, nearest_voxels, similarity
+from micro.cell.octant import at_resolution, connectivity, face, half_period_shift, similarity
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.generator.generator import Generator
@@ -398,9 +398,3 @@ def straightened(
             match = _match(octants[i], targets[i + 1], ends, closer * tolerance, trials)
             octants[i], C[i], count = match.octant, match.C, count + match.homogenisations
     return octants, C, count
-
-
-def at_resolution(octants: Bools, n: int) -> Bools:
-    """Octants (m, k, k, k) at another resolution, each voxel that of the nearest centre."""
-    at = nearest_voxels(octants.shape[-1], n)
-    return octants[:, at][:, :, at][:, :, :, at]

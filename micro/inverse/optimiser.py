@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
-from micro.cell.octant import nearest_voxels
+from micro.cell.octant import at_resolution
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.sensitivity import sensitivities
@@ -384,8 +384,7 @@ def _made_binary(state: State, settings: Settings) -> BinaryCell | None:
 def _resampled(field: Floats, n: int) -> Floats:
     """An octant field (m, m, m) at the voxel centres of another resolution, on the chamber; (q,)."""
     m = len(field)
-    at = nearest_voxels(m, n)
     if n < m and m % n == 0:
         k = m // n
         return chamber(n).fold(field.reshape(n, k, n, k, n, k).mean(axis=(1, 3, 5)))
-    return chamber(n).fold(field[np.ix_(at, at, at)])
+    return chamber(n).fold(at_resolution(field, n))

@@ -225,7 +225,7 @@ class Multigrid:
         nodes = slow_nodes(self.levels, self.stiffness, self.precondition, self.team, room)
         finest = self.levels[0]
         if nodes is not None and len(self.moduli) > 2:
-            nodes &= touching((finest.index > 1).view(np.uint8), self.team) == 0  # factors are the solid's
+            nodes &= touching(finest.index > 1, self.team) == 0  # factors are the solid's
         limit = FACTOR_BYTES * float(finest.index.size)
         if self.team.size > 1:
             active = finest.inverse[:, :, 0] > 0
@@ -374,7 +374,7 @@ def _voxel_diagonal(solid: Bytes, entries: Singles, team: Team) -> Singles:
     return values[touching(solid, team)][:, :, None, :]
 
 
-def touching(solid: Bytes, team: Team) -> Bytes:
+def touching(solid: Bytes | Bools, team: Team) -> Bytes:
     """Solid voxels around each node, uint8 (nx+1, ny+1, nz+1); ``solid`` is what the team holds."""
     return _corner_sums((solid > 0).view(np.uint8), team)
 
