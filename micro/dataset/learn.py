@@ -11,12 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from micro.cell.cellset import CellSet
-from micro.cell.tensor import POISSON
-from micro.dataset.dataset import PARTS, part
+from micro.cell.tensor import POISSON, scaled_moduli
+from micro.dataset.dataset import PARTS, part, sources
+from micro.dataset.widening import SOURCE
 from micro.gamut.gamut import Gamut
 from micro.gamut.least_volume import LeastVolume
+from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
 
 COVERAGE = 0.995
@@ -26,6 +29,9 @@ SMOOTHING = 0.5
 """Of phi, in grid spacings. With 1 the corner at the solid is cut off (phi -0.005 there) and 1.4 % of the
 packaged cells are; with 0.5 the solid has 0.003 and one cell in eight thousand is, at as many infeasible test
 cells."""
+
+ALONE = 1 / 48
+"""Distance in scaled moduli (half of that between v's knots) from which cells beyond the edge count for v."""
 
 
 def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 1 / 96) -> Gamut:
@@ -74,6 +80,11 @@ def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 
 def learn_least_volume(cells: CellSet, **options: Any) -> LeastVolume:
     """v of a data set's training cells; ``attrs`` tell the share of each part's cells that lies below it.
 
+    v is a quantile of volumes, so it rises where heavy cells become many. Those that :func:`~.widening.widen`
+    found were looked for beyond the edge, whatever they weigh: they count where no other cell stands within
+    :data:`ALONE`. (With all of them v rose by 0.008 on average where others do stand, and designs at a mass
+    limit were up to 4 % softer for it.)
+
     Parameters
     ----------
     cells : CellSet
@@ -89,8 +100,18 @@ def learn_least_volume(cells: CellSet, **options: Any) -> LeastVolume:
     cells.require_poisson(POISSON)
     parts = {name: part(cells, name) for name in PARTS}
     train = parts["train"]
-    fitted = LeastVolume.fit(train.C, train.volume, source=cells.digest(), **options)
+    rows = _weighed(train)
+    fitted = LeastVolume.fit(train.C[rows], train.volume[rows], source=cells.digest(), **options)
     below = {
         name: round(float((some.volume < fitted.volume(some.C)).mean()), 4) for name, some in parts.items()
     }
     return LeastVolume(fitted.spline, fitted.source, {**fitted.attrs, "below": below})
+
+
+def _weighed(train: CellSet) -> Bools:
+    """Which training cells v is learned from, (m,)."""
+    beyond = np.char.startswith(sources(train), SOURCE)
+    if beyond.all():
+        return beyond
+    m = scaled_moduli(train.C)
+    return np.asarray(~beyond | (cKDTree(m[~beyond]).query(m)[0] > ALONE))

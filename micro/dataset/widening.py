@@ -6,8 +6,10 @@ file of binary, connected, homogenised cells:
 - **fillings**: the densest cells with their void narrowed step by step until none is left, and the solid with
   straight channels that widen. No formula is drawn above a volume of 0.97, and yet the solid is a cell;
 - **cells from elsewhere**, such as the ends of ``micro extreme``, homogenised again;
-- **marches**: topology optimisation from cells at the edge toward tensors ahead of them, in rounds, each from
-  the edge that the last one left; and a round where a design asked for more than there was.
+- **marches**: topology optimisation toward tensors ahead of the edge, in rounds, each from the edge that the
+  last one left; and a round where a design asked for more than there was. By turns they begin with the cell
+  at the edge, and, as **leaps**, with a minimal surface at half the resolution: what a cell grew from decides
+  where it can go, and neither beats the other everywhere (docs/method.md).
 
 What is found is added behind the cells that were there, which stay as they are, with their parts.
 """
@@ -31,7 +33,7 @@ from micro.dataset.extremes import LEAST, RIM
 from micro.gamut.gamut import Gamut
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants
-from micro.inverse import Goal, Settings, optimise
+from micro.inverse import Goal, Settings, match_target, optimise
 from micro.library.build import choose
 from micro.library.labelling import COARSE_RTOL
 from micro.library.retrieval import nearest
@@ -44,7 +46,7 @@ from micro.shape.distance import signed_distance
 SOURCE = "edge"
 """How the sources of the cells that are found begin."""
 
-MARCHES, ROUNDS = 300, 1
+MARCHES, ROUNDS = 600, 1
 """Marches of a round, and rounds, of the packaged data set."""
 
 _DENSE, _FILLED = 0.88, 40
@@ -60,7 +62,14 @@ _ROOM, _FULLEST = 0.05, 0.98
 """Volume that a march may add, and the largest that it may come to."""
 
 _EFFORT = 0.6
-"""Share of the usual number of evaluations."""
+"""Share of the usual number of evaluations of a march."""
+
+_BEGINNINGS = (None, "i-wp", "schwarz-p")
+"""What marches begin with, by turns: the cell at the edge, or a field of :mod:`micro.inverse.start`."""
+
+_COARSE_EFFORT, _TRIALS, _ENOUGH = 4.0, 40, 2e-3
+"""Of leaps: share of the usual number of evaluations, which are cheap at half the resolution; homogenisations
+after it, and the tensor error (Eq. 4) at which they end."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,38 @@ class March:
         found.save(self.path)
 
 
-Run = Shapes | March
+@dataclass(frozen=True)
+class Leap:
+    """One topology optimisation at half the resolution, its voxels halved and its surface moved on."""
+
+    path: Path
+    settings: Settings
+
+    def make(self) -> None:
+        """Write every cell on the way after the halving; nothing if no connected cell is found."""
+        goal, n = self.settings.goal, 2 * self.settings.n
+        assert goal.target is not None
+        trail: tuple[tuple[Bools, Floats], ...] = ()
+        try:
+            coarse = optimise(self.settings)
+        except NotConverged:
+            pass  # An outcome, not to be tried again on resuming.
+        else:
+            found = match_target(
+                at_resolution(coarse.octant, n),
+                goal.target,
+                tolerance=_ENOUGH,
+                iterations=_TRIALS,
+                nu=goal.nu,
+                keep=True,
+            )
+            trail = found.trail
+        octants = np.array([octant for octant, _ in trail], dtype=bool).reshape(-1, n, n, n)
+        C = np.array([own for _, own in trail]).reshape(-1, 3)
+        CellSet.from_octants(octants, C, family="inverse-match", poisson=goal.nu).save(self.path)
+
+
+Run = Shapes | March | Leap
 
 
 def fillings(cells: CellSet, folder: Path) -> list[Run]:
@@ -136,7 +176,7 @@ def again(cells: CellSet, n: int, folder: Path) -> list[Run]:
 
 
 def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = None) -> list[Run]:
-    """Runs from the edge outwards, ``count`` at most, spread evenly over it by farthest-point sampling.
+    """Runs beyond the edge, ``count`` at most, spread evenly over it by farthest-point sampling.
 
     The way out is the gamut's normal in the metric that the optimiser measures distances in (Eq. 4), so that
     the nearest cell there is to the goal lies straight ahead.
@@ -166,8 +206,11 @@ def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = No
     for number, (row, target) in enumerate(zip(starts.tolist(), goals.tolist(), strict=True)):
         volume = min(_FULLEST, float(cells.volume[row]) + _ROOM)
         goal = Goal("match", volume, target=tuple(target), nu=cells.poisson)
-        settings = Settings(goal, n=cells.n, start=cells.octants(row), effort=_EFFORT)
-        out.append(March(folder / f"march{number:04d}.zarr.zip", settings))
+        path, beginning = folder / f"march{number:04d}.zarr.zip", _BEGINNINGS[number % len(_BEGINNINGS)]
+        if beginning is None or cells.n % 2:
+            out.append(March(path, Settings(goal, n=cells.n, start=cells.octants(row), effort=_EFFORT)))
+        else:
+            out.append(Leap(path, Settings(goal, n=cells.n // 2, start=beginning, effort=_COARSE_EFFORT)))
     return out
 
 

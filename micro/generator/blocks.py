@@ -20,7 +20,7 @@ from micro.diffusion.weights import Model
 from micro.generator.generator import Generator
 from micro.generator.guidance import Wish, raised
 from micro.generator.likeness import Likeness
-from micro.generator.refinement import Refinement
+from micro.generator.refinement import MOVES, Refinement
 from micro.generator.regressor import regressor
 from micro.generator.samples import Samples, generated, joined
 from micro.homogenize.fields import Status
@@ -301,6 +301,7 @@ def make(block: Block) -> Made:
             tolerance=asked.tolerance,
             relative=asked.relative,
             trials=6,
+            moves=MOVES,
             yielding=1.0 if faces is None else 0.0,
         )
         octants, C, trials, good = done.octants, done.C, done.trials, done.known

@@ -29,7 +29,7 @@ from micro.diffusion.weights import Model
 from micro.generator.face_guidance import FaceGuide, face_layer
 from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
 from micro.generator.likeness import YIELDING, Likeness
-from micro.generator.refinement import RELATIVE, Refinement, refine
+from micro.generator.refinement import MOVES, RELATIVE, Refinement, refine
 from micro.generator.samples import CLEAN, Delivery, Samples, generated, joined
 from micro.generator.steering import Predictor, predict, steer
 from micro.runtime.arrays import Floats, Singles
@@ -269,6 +269,7 @@ class Generator:
         tolerance: float = 2e-3,
         relative: float = RELATIVE,
         trials: int = 6,
+        moves: int = MOVES,
         yielding: float = 1.0,
     ) -> CellSet:
         """Cells moved onto their targets (q, 3) by the homogeniser's slopes
@@ -285,12 +286,16 @@ class Generator:
         tolerance, relative : float
             Tensor error (Eq. 4) and relative error at which, both, a cell is left alone.
         trials : int
-            Homogenisations of a cell at most, the first one included.
+            Homogenisations of a cell by slopes at most, the first one included.
+        moves : int
+            Homogenisations of a cell that is still off after these, moved voxel by voxel; none where the outer
+            faces do not yield.
         yielding : float
             How readily the outer faces move, compared with all else; 0 where they continue given ones.
         """
         wanted = np.asarray(targets, dtype=np.float64).reshape(-1, 3)[samples.target]
         settings: dict[str, Any] = {"tolerance": tolerance, "relative": relative, "trials": trials}
+        settings["moves"] = moves
         done = self.refined(samples, wanted, yielding=yielding, **settings)
         return generated(samples, done.octants, done.C, done.trials, done.known)
 
@@ -302,6 +307,8 @@ class Generator:
         tolerance: float,
         relative: float = RELATIVE,
         trials: int,
+        moves: int = 0,
+        stuck: float = 1.0,
         yielding: float = 1.0,
         residual: Residual | None = None,
     ) -> Refinement:
@@ -311,8 +318,10 @@ class Generator:
         ----------
         samples : Samples
         targets : array, shape (m, 3)
-        tolerance, relative, trials, yielding
-            As of :meth:`refine`.
+        tolerance, relative, trials, moves, yielding
+            As of :meth:`refine`; cells that were drawn open stay open.
+        stuck : float
+            Errors, in tolerances, above which a cell is moved voxel by voxel.
         residual : Residual, optional
             What the surrogate misses near these cells: before anything is homogenised they are steered
             once more, by the corrected one.
@@ -330,6 +339,9 @@ class Generator:
             tolerance=tolerance,
             relative=relative,
             trials=trials,
+            moves=moves if yielding > 0 else 0,
+            stuck=stuck,
+            allowed=is_open if samples.open else None,
             nu=self.model.poisson,
             free=free,
         )

@@ -54,7 +54,7 @@ class Match:
     C : array, shape (3,)
         Its own homogenised tensor.
     error : float
-        Tensor error (Eq. 4) against the target.
+        Tensor error (Eq. 4) against the target; the relative one over its bound times the other's, if larger.
     homogenisations : int
         Octants homogenised so far, the given one included.
     trail : tuple of (octant, C)
@@ -77,14 +77,38 @@ class _State:
     few: bool = False  # whether the next trial flips a few orbits instead of moving the whole surface
 
 
+@dataclass(frozen=True)
+class _Aim:
+    """What is wanted of every trial, and how it is homogenised."""
+
+    target: Floats
+    bounds: tensor.Bounds
+    allowed: Callable[[Bools], bool] | None
+    nu: float
+    rtol: float
+    keep: bool
+
+    def error(self, C: Floats) -> float:
+        """How far a tensor is from the target."""
+        return float(self.bounds.error(C, self.target))
+
+    def takes(self, octant: Bools) -> bool:
+        """Whether a trial is worth homogenising."""
+        if not octant.any() or not connectivity(octant).connected:
+            return False
+        return self.allowed is None or self.allowed(octant)
+
+
 def match_target(
     octant: ArrayLike,
     target: ArrayLike,
     *,
     tolerance: float = 3e-3,
+    relative: float = np.inf,
     iterations: int = 20,
     nu: float = 0.3,
     rtol: float = 1e-3,
+    allowed: Callable[[Bools], bool] | None = None,
     keep: bool = False,
     watch: Callable[[Match], None] | None = None,
 ) -> Match:
@@ -96,14 +120,16 @@ def match_target(
         Connected and symmetric.
     target : array_like, shape (3,)
         C11, C12, C44 in units of E_s.
-    tolerance : float
-        Tensor error (Eq. 4) at which to stop.
+    tolerance, relative : float
+        Tensor error (Eq. 4) and relative error at which, both, to stop; by default the relative one is free.
     iterations : int
         Trials at most, each one homogenisation.
     nu : float
         Poisson's ratio of the base material.
     rtol : float
         Relative residual of the solves; the error of C is of the order of its square.
+    allowed : callable, optional
+        Whether an octant on the way will do, besides being connected; asked before it is homogenised.
     keep : bool
         Whether to keep every cell homogenised on the way (``trail``).
     watch : callable, optional
@@ -131,45 +157,46 @@ def match_target(
         raise InputError("a bool octant (n, n, n), symmetric under permutation, is needed", key="octant")
     if not connectivity(start).connected:
         raise InputError("the octant must be connected", key="octant")
+    aim = _Aim(wanted, tensor.Bounds(tolerance, relative), allowed, nu, rtol, keep)
     if start.all():  # without a surface nothing can move
-        return _first(start, sensitivities(start, nu=nu, rtol=rtol).C[0], wanted, keep)
-    state = _begin(start, wanted, nu, rtol, keep)
+        return _first(start, sensitivities(start, nu=nu, rtol=rtol).C[0], aim)
+    state = _begin(start, aim)
     for _ in range(iterations):
         if state.best.error <= tolerance or state.radius == 0:
             break
-        state = _step(state, wanted, nu, rtol, keep)
+        state = _step(state, aim)
         if watch is not None:
             watch(state.best)
     return state.best
 
 
-def _begin(octant: Bools, target: Floats, nu: float, rtol: float, keep: bool) -> _State:
-    result = sensitivities(octant, nu=nu, rtol=rtol)
-    best = _first(octant, result.C[0], target, keep)
+def _begin(octant: Bools, aim: _Aim) -> _State:
+    result = sensitivities(octant, nu=aim.nu, rtol=aim.rtol)
+    best = _first(octant, result.C[0], aim)
     return _State(best, Surface.of(octant, result.gradient[0]), np.hstack([np.eye(3), np.eye(3)]), _LARGEST)
 
 
-def _first(octant: Bools, C: Floats, target: Floats, keep: bool) -> Match:
+def _first(octant: Bools, C: Floats, aim: _Aim) -> Match:
     """What is known before the first trial."""
-    return Match(octant, C, float(tensor.tensor_error(C, target)), 1, ((octant, C),) if keep else ())
+    return Match(octant, C, aim.error(C), 1, ((octant, C),) if aim.keep else ())
 
 
-def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> _State:
+def _step(state: _State, aim: _Aim) -> _State:
     """One trial: move, homogenise, learn, accept if nearer."""
     best, surface = state.best, state.surface
-    displacement, trial, radius = _few_orbits(state, target) if state.few else _trial(state, target)
+    displacement, trial, radius = _few_orbits(state, aim) if state.few else _trial(state, aim)
     if trial is None:
         # Neither way leads on: the end. Otherwise the other way is tried.
         return replace(state, radius=0.0 if state.few else radius, few=not state.few)
-    result = sensitivities(trial, nu=nu, rtol=rtol)
+    result = sensitivities(trial, nu=aim.nu, rtol=aim.rtol)
     C = result.C[0]
     best = replace(best, homogenisations=best.homogenisations + 1)
     if result.status[0] != Status.OK:
         return replace(state, best=best, radius=0.5 * radius, few=not state.few)
-    if keep:
+    if aim.keep:
         best = replace(best, trail=(*best.trail, (trial, C)))
     model = surface.learned(state.model, displacement, C - state.best.C)
-    distance = float(tensor.tensor_error(C, target))
+    distance = aim.error(C)
     if distance < best.error:
         best = replace(best, octant=trial, C=C, error=distance)
         return _State(best, Surface.of(trial, result.gradient[0]), model, min(_LARGEST, 1.5 * radius))
@@ -178,14 +205,14 @@ def _step(state: _State, target: Floats, nu: float, rtol: float, keep: bool) -> 
     return _State(best, surface, model, max(radius, _SMALLEST), not state.few)
 
 
-def _trial(state: _State, target: Floats) -> tuple[Floats, Bools | None, float]:
-    """A displacement, the connected octant that it leads to (None: there is none) and the radius for it."""
+def _trial(state: _State, aim: _Aim) -> tuple[Floats, Bools | None, float]:
+    """A displacement, the octant that it leads to (None: none will do) and the radius for it."""
     radius = state.radius
     for attempt in range(_ATTEMPTS):
         seed = _ATTEMPTS * state.best.homogenisations + attempt
-        displacement = _displacement(state.surface, state.model, target - state.best.C, radius, seed)
+        displacement = _displacement(state.surface, state.model, aim.target - state.best.C, radius, seed)
         trial = state.surface.moved(displacement)
-        if not trial.any() or not connectivity(trial).connected:
+        if not aim.takes(trial):
             radius *= 0.6
         elif not np.array_equal(trial, state.best.octant):
             return displacement, trial, radius
@@ -194,7 +221,7 @@ def _trial(state: _State, target: Floats) -> tuple[Floats, Bools | None, float]:
     return displacement, None, radius
 
 
-def _few_orbits(state: _State, target: Floats) -> tuple[Floats, Bools | None, float]:
+def _few_orbits(state: _State, aim: _Aim) -> tuple[Floats, Bools | None, float]:
     """A few orbits at the surface flipped, as :func:`_trial` returns it.
 
     Where a displacement fails, because it flips too many voxels at once or the wrong ones: matching pursuit
@@ -207,7 +234,7 @@ def _few_orbits(state: _State, target: Floats) -> tuple[Floats, Bools | None, fl
         solid = surface.level[near] > 0
         rate = surface.rate[:, near] / tensor.PAPER_SPAN[:, None]
         effect = np.where(solid, -state.model[:, :3] @ rate, state.model[:, 3:] @ rate)
-        left = (target - state.best.C) / tensor.PAPER_SPAN
+        left = (aim.target - state.best.C) / tensor.PAPER_SPAN
         displacement = np.zeros(len(surface.level))
         for _ in range(_FEW):
             rest = ((left[:, None] - effect) ** 2).sum(axis=0)
@@ -218,8 +245,7 @@ def _few_orbits(state: _State, target: Floats) -> tuple[Floats, Bools | None, fl
             left = left - effect[:, i]
             displacement[near[i]] = -2 * surface.level[near[i]]
         trial = surface.moved(displacement)
-        different = not np.array_equal(trial, state.best.octant)
-        if different and trial.any() and connectivity(trial).connected:
+        if not np.array_equal(trial, state.best.octant) and aim.takes(trial):
             return displacement, trial, radius
     return displacement, None, radius
 

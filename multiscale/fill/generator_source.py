@@ -14,7 +14,7 @@ from micro.diffusion.residual import Residual, most_telling
 from micro.generator import blocks
 from micro.generator.generator import Generator
 from micro.generator.likeness import LATTICE, YIELDING, Likeness
-from micro.generator.refinement import Refinement
+from micro.generator.refinement import MOVES, Refinement
 from micro.generator.samples import Samples, joined
 from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.runtime.jobs import Cache
@@ -29,8 +29,8 @@ from multiscale.fill.source import (
     Neighbours,
 )
 
-_REFINEMENTS = 5
-"""Homogenisations that a generated cell is given, the first one included."""
+_REFINEMENTS = 4
+"""Homogenisations that a generated cell is given, the first one included, before it counts as stuck."""
 
 _FAR_REFINEMENTS = 8
 """The same where no other cell came near: soft tensors, at the edge of what can be built."""
@@ -257,10 +257,19 @@ class GeneratorSource:
         trials: int = _REFINEMENTS,
         **held: Any,
     ) -> Refinement:
-        """To half of what a group's members may be apart: the cell adds little to that."""
+        """To half of what a group's members may be apart: the cell adds little to that.
+
+        One that is farther off than the whole of it got stuck.
+        """
         half = bounds.scaled(0.5)
         settings: dict[str, Any] = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
-        settings |= {"progress": progress, "cache": self.cache, "residual": self._residual()}
+        settings |= {
+            "moves": MOVES,
+            "stuck": 2.0,
+            "residual": self._residual(),
+            "progress": progress,
+            "cache": self.cache,
+        }
         found = blocks.refined(self.generator, samples, targets, **settings, **held)
         moved = (found.z != found.start_z).any(axis=1)
         z, C = (

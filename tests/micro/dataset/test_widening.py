@@ -5,7 +5,7 @@ import pytest
 
 from micro.cell.cellset import CellSet
 from micro.cell.octant import connectivity
-from micro.cell.tensor import isotropic, scaled_moduli
+from micro.cell.tensor import isotropic, scaled_moduli, tensor_error
 from micro.data.packaged import load_dataset, load_gamut, load_library
 from micro.dataset import widening
 from micro.dataset.dataset import masks, sources, with_provenance
@@ -13,7 +13,7 @@ from micro.families.families import family
 from micro.gamut.gamut import Gamut
 from micro.homogenize.octants import homogenize_octants
 from micro.library.labelling import presentable
-from micro.runtime.errors import InputError
+from micro.runtime.errors import InputError, NotConverged
 from micro.shape.channels import is_open
 
 
@@ -97,6 +97,35 @@ def test_a_round_begins_where_a_design_asks_for_more(first, tmp_path):
     assert (near < 0.15).all()
     wide = widening.widen(first, count=1, rounds=0, toward=stiff, folder=tmp_path, workers=1)
     assert set(sources(wide)) == {"made", "edge 0", "edge 1"}
+
+
+def test_marches_begin_in_turn_with_the_cell_at_the_edge_and_with_minimal_surfaces(first, tmp_path):
+    """What a cell grew from decides where it can go."""
+    runs = widening.marches(first, 6, tmp_path)
+    kinds = [(type(run), run.settings.n) for run in runs]
+    assert kinds == [(widening.March, 16), (widening.Leap, 8), (widening.Leap, 8)] * 2
+    assert [run.settings.start for run in runs if isinstance(run, widening.Leap)] == ["i-wp", "schwarz-p"] * 2
+    leap = runs[1]
+    leap.make()
+    found = CellSet.load(leap.path)
+    assert found.n == first.n
+    assert len(found) > 2
+    assert all(connectivity(octant).connected for octant in found.octants())
+    error = tensor_error(found.C, np.array(leap.settings.goal.target))
+    # The first is the coarse design; the surface moves nearer.
+    assert error.min() < error[0]
+    assert found.C == pytest.approx(homogenize_octants(found.octants()).C, abs=1e-5)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_march_that_finds_no_cell_is_not_tried_again(first, tmp_path, monkeypatch, number):
+    def fails(settings, **options):
+        raise NotConverged("in pieces")
+
+    monkeypatch.setattr(widening, "optimise", fails)
+    run = widening.marches(first, 2, tmp_path)[number]
+    run.make()
+    assert len(CellSet.load(run.path)) == 0
 
 
 def test_void_narrows_from_step_to_step(first):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from micro.cell import tensor
 from micro.cell.tensor import from_scaled_moduli, hashin_shtrikman
 from micro.data.packaged import load_dataset, load_least_volume
-from micro.dataset.dataset import part
+from micro.dataset.dataset import part, sources
+from micro.dataset.learn import ALONE, learn_least_volume
+from micro.dataset.widening import SOURCE
 from micro.gamut.least_volume import LeastVolume
 from micro.runtime.errors import InputError
 from micro.runtime.gradient_check import check_gradient
@@ -36,6 +39,28 @@ def test_a_known_lower_envelope_is_found():
     # thousandths, their wasted volume itself being 0.03.
     assert np.abs(v - floor - 0.0015).mean() < 0.004
     assert 0.02 < (volume < v).mean() < 0.12
+
+
+def test_cells_sought_beyond_the_edge_count_only_where_no_others_stand():
+    """They may weigh what they like: v is a quantile, and many heavy cells would raise it."""
+    cells = load_dataset()
+    train = part(cells, "train")
+    beyond = np.char.startswith(sources(train), SOURCE)
+    m = tensor.scaled_moduli(train.C)
+    away = cKDTree(m[~beyond]).query(m)[0]
+    without = LeastVolume.fit(train.C[~beyond], train.volume[~beyond])
+    with_all = LeastVolume.fit(train.C, train.volume)
+    learned = learn_least_volume(cells)
+
+    def raised(v, rows):
+        return (v.volume(train.C[rows]) - without.volume(train.C[rows])).mean()
+
+    beside = beyond & (away < ALONE)
+    assert raised(learned, ~beyond) < 0.0005
+    assert raised(learned, beside) < 0.6 * raised(with_all, beside)
+    # Where nothing else is known, v is that of these cells.
+    alone = away > ALONE
+    assert raised(learned, alone) > 0.02
 
 
 def test_derivatives():

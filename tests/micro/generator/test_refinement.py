@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from micro.cell import octant as cell
-from micro.cell.tensor import PAPER_SPAN, tensor_error
+from micro.cell.tensor import PAPER_SPAN, Bounds, tensor_error
 from micro.data.packaged import load_dataset
 from micro.generator import refinement
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
+from micro.shape.channels import is_open
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,33 @@ def test_steps_are_corrected_by_what_the_flipping_voxels_do(drawn, monkeypatch):
         (left[aims],) = seen
     assert (left[6] <= left[1] + 1e-12).mean() > 0.8  # the bound is on another norm
     assert left[6].mean() < 0.6 * left[1].mean()
+
+
+def test_what_gets_stuck_in_the_shape_space_moves_on_voxel_by_voxel(drawn):
+    """One homogenisation in the shape space leaves most cells off; open ones stay open."""
+    generator, _, targets = drawn
+    soft = load_dataset()
+    soft = soft.C[(soft.C[:, 0] > 0.02) & (soft.C[:, 0] < 0.08)][::40][:6]
+    asked = np.concatenate([targets[:4], soft])
+    samples = generator.sample(asked, 1, seed=1, open=True)
+    bounds = Bounds(2e-3, 0.02)
+
+    def done(moves, **options):
+        return generator.refined(
+            samples, asked, tolerance=2e-3, relative=0.02, trials=1, moves=moves, **options
+        )
+
+    before, after = done(0), done(12)
+    stuck = bounds.error(before.C, asked) > bounds.tolerance
+    assert stuck.sum() > 4
+    assert np.array_equal(after.C[~stuck], before.C[~stuck])
+    error = bounds.error(after.C, asked) / bounds.tolerance
+    assert (error[stuck] <= bounds.error(before.C, asked)[stuck] / bounds.tolerance).all()
+    assert np.median(error[stuck]) <= 1
+    assert (after.trials[stuck] > 1).all()
+    assert all(is_open(octant) for octant in after.octants)
+    np.testing.assert_allclose(homogenize_octants(after.octants).C, after.C, rtol=1e-3, atol=1e-5)
+    # Nothing is stuck below so many tolerances, and faces that are held are not moved.
+    assert np.array_equal(done(12, stuck=1e3).octants, before.octants)
+    held = done(0, yielding=0.0)
+    assert np.array_equal(done(12, yielding=0.0).octants, held.octants)
