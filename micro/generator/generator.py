@@ -288,8 +288,8 @@ class Generator:
         trials : int
             Homogenisations of a cell by slopes at most, the first one included.
         moves : int
-            Homogenisations of a cell that is still off after these, moved voxel by voxel; none where the outer
-            faces do not yield.
+            Homogenisations of a cell that is still off after these, moved voxel by voxel; none where the
+            outer faces do not yield.
         yielding : float
             How readily the outer faces move, compared with all else; 0 where they continue given ones.
         """

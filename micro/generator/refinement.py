@@ -7,8 +7,8 @@ rates, do what is missing. Each trial is delivered as it would be (binary, large
 replaces the cell only if it is nearer to its target; one that is not shortens the next step, and all correct
 what is expected of the rates by Broyden's update (1965).
 
-A few cells get stuck, mostly soft ones that hang by little: the shape space has no step that takes a voxel here
-and puts another there. They leave it, and their surface moves voxel by voxel
+A few cells get stuck, mostly soft ones that hang by little: the shape space has no step that takes a voxel
+here and puts another there. They leave it, and their surface moves voxel by voxel
 (:func:`micro.inverse.matching.match_target`).
 """
 
