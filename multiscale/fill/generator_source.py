@@ -20,7 +20,7 @@ from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.runtime.jobs import Cache
 from micro.runtime.progress import Progress
 from micro.shape.space import distance_at
-from multiscale.fill.set_source import SetSource, solid_cell
+from multiscale.fill.set_source import FAR, SetSource, solid_cell
 from multiscale.fill.source import (
     GENERATED,
     Candidates,
@@ -259,13 +259,13 @@ class GeneratorSource:
     ) -> Refinement:
         """To half of what a group's members may be apart: the cell adds little to that.
 
-        One that is farther off than the whole of it got stuck.
+        One from which another would have to be made (:data:`FAR`) got stuck.
         """
         half = bounds.scaled(0.5)
         settings: dict[str, Any] = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
         settings |= {
             "moves": MOVES,
-            "stuck": 2.0,
+            "stuck": 2 * FAR,
             "residual": self._residual(),
             "progress": progress,
             "cache": self.cache,
