@@ -128,7 +128,7 @@ def widen(
     out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
     file: DatasetOption = None,
     marches: Annotated[
-        int | None, typer.Option(help="Topology optimisations from the edge outwards, in each round.")
+        int | None, typer.Option(help="Topology optimisations beyond the edge, in each round.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds, each from the last one's edge.")] = None,
     also: Annotated[

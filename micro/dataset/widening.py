@@ -6,10 +6,10 @@ file of binary, connected, homogenised cells:
 - **fillings**: the densest cells with their void narrowed step by step until none is left, and the solid with
   straight channels that widen. No formula is drawn above a volume of 0.97, and yet the solid is a cell;
 - **cells from elsewhere**, such as the ends of ``micro extreme``, homogenised again;
-- **marches**: topology optimisation toward tensors ahead of the edge, in rounds, each from the edge that the
-  last one left; and a round where a design asked for more than there was. By turns they begin with the cell
-  at the edge, and, as **leaps**, with a minimal surface at half the resolution: what a cell grew from decides
-  where it can go, and neither beats the other everywhere (docs/method.md).
+- **marches**: topology optimisation toward tensors ahead of the edge, in rounds, each beyond the edge that
+  the last one left; and a round where a design asked for more than there was. They begin with one minimal
+  surface or another, at half the resolution: what a cell grew from decides where it can go. (From the cell at
+  the edge they get hardly anywhere: docs/method.md.)
 
 What is found is added behind the cells that were there, which stay as they are, with their parts.
 """
@@ -39,14 +39,14 @@ from micro.library.labelling import COARSE_RTOL
 from micro.library.retrieval import nearest
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import InputError, NotConverged
-from micro.runtime.jobs import Workers
+from micro.runtime.jobs import Workers, fingerprint
 from micro.runtime.progress import Progress, unheard
 from micro.shape.distance import signed_distance
 
 SOURCE = "edge"
 """How the sources of the cells that are found begin."""
 
-MARCHES, ROUNDS = 600, 1
+MARCHES, ROUNDS = 450, 1
 """Marches of a round, and rounds, of the packaged data set."""
 
 _DENSE, _FILLED = 0.88, 40
@@ -61,15 +61,12 @@ _AHEAD = 0.08
 _ROOM, _FULLEST = 0.05, 0.98
 """Volume that a march may add, and the largest that it may come to."""
 
-_EFFORT = 0.6
-"""Share of the usual number of evaluations of a march."""
+_BEGINNINGS = ("neovius", "i-wp", "schwarz-p")
+"""Fields of :mod:`micro.inverse.start` that marches begin with, by turns: each leads farthest somewhere."""
 
-_BEGINNINGS = (None, "i-wp", "schwarz-p")
-"""What marches begin with, by turns: the cell at the edge, or a field of :mod:`micro.inverse.start`."""
-
-_COARSE_EFFORT, _TRIALS, _ENOUGH = 4.0, 40, 2e-3
-"""Of leaps: share of the usual number of evaluations, which are cheap at half the resolution; homogenisations
-after it, and the tensor error (Eq. 4) at which they end."""
+_EFFORT, _TRIALS, _ENOUGH = 4.0, 40, 2e-3
+"""Factor on the usual number of evaluations, which are cheap at half the resolution (with 1 marches end less
+far out); homogenisations after them, and the tensor error (Eq. 4) at which these end."""
 
 
 @dataclass(frozen=True)
@@ -91,25 +88,6 @@ class Shapes:
 
 @dataclass(frozen=True)
 class March:
-    """One topology optimisation toward a tensor ahead of a cell."""
-
-    path: Path
-    settings: Settings
-
-    def make(self) -> None:
-        """Write the result and the designs of the last stages; nothing if it does not converge."""
-        n, family, nu = self.settings.n, "inverse-match", self.settings.nu
-        try:
-            found = optimise(self.settings, keep=True).cells(family=family)
-        except NotConverged:
-            # An outcome, not to be tried again on resuming.
-            nothing = np.empty((0, n, n, n), dtype=bool)
-            found = CellSet.from_octants(nothing, np.empty((0, 3)), family=family, poisson=nu)
-        found.save(self.path)
-
-
-@dataclass(frozen=True)
-class Leap:
     """One topology optimisation at half the resolution, its voxels halved and its surface moved on."""
 
     path: Path
@@ -139,7 +117,7 @@ class Leap:
         CellSet.from_octants(octants, C, family="inverse-match", poisson=goal.nu).save(self.path)
 
 
-Run = Shapes | March | Leap
+Run = Shapes | March
 
 
 def fillings(cells: CellSet, folder: Path) -> list[Run]:
@@ -195,7 +173,7 @@ def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = No
     places = cells.C[void] if toward is None else np.asarray(toward, dtype=np.float64)
     edge = places[gamut.phi(places) < RIM]
     edge = edge[choose(edge, count)]
-    starts = void[nearest(cells.subset(void), edge)[0][:, 0]]
+    near = void[nearest(cells.subset(void), edge)[0][:, 0]]
     inward = gamut.gradient(edge) * tensor.PAPER_SPAN
     inward /= np.linalg.norm(inward, axis=1, keepdims=True)
     moduli = tensor.to_moduli(edge)
@@ -203,14 +181,13 @@ def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = No
     top = tensor.to_moduli(tensor.isotropic(1.0, cells.poisson))
     goals = tensor.from_moduli(np.clip(ahead, LEAST * moduli, top))
     out: list[Run] = []
-    for number, (row, target) in enumerate(zip(starts.tolist(), goals.tolist(), strict=True)):
-        volume = min(_FULLEST, float(cells.volume[row]) + _ROOM)
+    volumes = np.minimum(_FULLEST, cells.volume[near] + _ROOM)
+    for number, (volume, target) in enumerate(zip(volumes.tolist(), goals.tolist(), strict=True)):
         goal = Goal("match", volume, target=tuple(target), nu=cells.poisson)
-        path, beginning = folder / f"march{number:04d}.zarr.zip", _BEGINNINGS[number % len(_BEGINNINGS)]
-        if beginning is None or cells.n % 2:
-            out.append(March(path, Settings(goal, n=cells.n, start=cells.octants(row), effort=_EFFORT)))
-        else:
-            out.append(Leap(path, Settings(goal, n=cells.n // 2, start=beginning, effort=_COARSE_EFFORT)))
+        start = _BEGINNINGS[number % len(_BEGINNINGS)]
+        name = fingerprint([cells.n, start, volume, target, cells.poisson])
+        settings = Settings(goal, n=cells.n // 2, start=start, effort=_EFFORT)
+        out.append(March(folder / f"march-{name}.zarr.zip", settings))
     return out
 
 
@@ -258,12 +235,17 @@ def widen(
     Raises
     ------
     InputError
-        If the first set has no parts, ``count`` or ``rounds`` is negative, or other cells are too fine.
+        If the first set has no parts, its resolution is odd, ``count`` or ``rounds`` is negative, or other
+        cells are too fine.
     """
     for key, value in (("--marches", count), ("--rounds", rounds)):
         if value < 0:
             raise InputError("must not be negative", key=key, value=value)
     base = without_edge(first)
+    if base.n % 2 and count > 0:
+        raise InputError(
+            "marches begin at half the resolution: an even n is needed", key="--data", value=base.n
+        )
     work = dataset_directory() / f"edge-{base.digest()[:16]}" if folder is None else Path(folder)
     work.mkdir(parents=True, exist_ok=True)
     found: list[tuple[str, CellSet]] = []

@@ -99,33 +99,48 @@ def test_a_round_begins_where_a_design_asks_for_more(first, tmp_path):
     assert set(sources(wide)) == {"made", "edge 0", "edge 1"}
 
 
-def test_marches_begin_in_turn_with_the_cell_at_the_edge_and_with_minimal_surfaces(first, tmp_path):
-    """What a cell grew from decides where it can go."""
+def test_a_march_begins_coarse_with_a_minimal_surface_and_moves_on_voxel_by_voxel(first, tmp_path):
+    """What a cell grew from decides where it can go: the fields take turns."""
     runs = widening.marches(first, 6, tmp_path)
-    kinds = [(type(run), run.settings.n) for run in runs]
-    assert kinds == [(widening.March, 16), (widening.Leap, 8), (widening.Leap, 8)] * 2
-    assert [run.settings.start for run in runs if isinstance(run, widening.Leap)] == ["i-wp", "schwarz-p"] * 2
-    leap = runs[1]
-    leap.make()
-    found = CellSet.load(leap.path)
+    assert [run.settings.n for run in runs] == [8] * 6
+    assert [run.settings.start for run in runs] == ["neovius", "i-wp", "schwarz-p"] * 2
+    march = runs[1]
+    march.make()
+    found = CellSet.load(march.path)
     assert found.n == first.n
     assert len(found) > 2
     assert all(connectivity(octant).connected for octant in found.octants())
-    error = tensor_error(found.C, np.array(leap.settings.goal.target))
+    error = tensor_error(found.C, np.array(march.settings.goal.target))
     # The first is the coarse design; the surface moves nearer.
     assert error.min() < error[0]
     np.testing.assert_allclose(found.C, homogenize_octants(found.octants()).C, atol=1e-5)
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_march_that_finds_no_cell_is_not_tried_again(first, tmp_path, monkeypatch, number):
+def test_a_march_that_finds_no_cell_is_not_tried_again(first, tmp_path, monkeypatch):
     def fails(settings, **options):
         raise NotConverged("in pieces")
 
     monkeypatch.setattr(widening, "optimise", fails)
-    run = widening.marches(first, 2, tmp_path)[number]
+    (run,) = widening.marches(first, 1, tmp_path)
     run.make()
     assert len(CellSet.load(run.path)) == 0
+
+
+def test_what_was_finished_for_other_tensors_is_not_taken_for_these(first, tmp_path):
+    """Marches used to be known by their number alone: `--toward` another design found those of the first."""
+    stiff, soft = (first.C[np.argsort(sign * first.C[:, 0])[:4]] for sign in (-1, 1))
+    names = [{run.path.name for run in widening.marches(first, 3, tmp_path, some)} for some in (stiff, soft)]
+    assert names[0]
+    assert names[1]
+    assert not names[0] & names[1]
+
+
+def test_marches_need_an_even_resolution(first, tmp_path):
+    some = first.subset(slice(0, 60))
+    odd = CellSet.from_octants(some.octants()[:, :15, :15, :15], some.C)
+    with pytest.raises(InputError, match="even n"):
+        widening.widen(odd, count=1, folder=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 def test_void_narrows_from_step_to_step(first):
