@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from micro.cell import tensor
 from micro.cell.chamber import chamber
@@ -72,6 +73,7 @@ class Match:
 class _State:
     best: Match
     surface: Surface
+    solution: Tensor  # the best cell's fluctuations, from which its neighbours' are not far
     model: Floats  # (3, 6): actual change of C per change predicted, by removals and by additions
     radius: float  # largest displacement of the next trial, in voxels
     few: bool = False  # whether the next trial flips a few orbits instead of moving the whole surface
@@ -173,7 +175,8 @@ def match_target(
 def _begin(octant: Bools, aim: _Aim) -> _State:
     result = sensitivities(octant, nu=aim.nu, rtol=aim.rtol)
     best = _first(octant, result.C[0], aim)
-    return _State(best, Surface.of(octant, result.gradient[0]), np.hstack([np.eye(3), np.eye(3)]), _LARGEST)
+    model = np.hstack([np.eye(3), np.eye(3)])
+    return _State(best, Surface.of(octant, result.gradient[0]), result.fluctuation, model, _LARGEST)
 
 
 def _first(octant: Bools, C: Floats, aim: _Aim) -> Match:
@@ -188,7 +191,13 @@ def _step(state: _State, aim: _Aim) -> _State:
     if trial is None:
         # Neither way leads on: the end. Otherwise the other way is tried.
         return replace(state, radius=0.0 if state.few else radius, few=not state.few)
-    result = sensitivities(trial, nu=aim.nu, rtol=aim.rtol)
+    result = sensitivities(
+        trial,
+        nu=aim.nu,
+        rtol=aim.rtol,
+        start=state.solution,
+        needed=lambda found: np.array([aim.error(found[0]) < state.best.error]),
+    )
     C = result.C[0]
     best = replace(best, homogenisations=best.homogenisations + 1)
     if result.status[0] != Status.OK:
@@ -199,10 +208,11 @@ def _step(state: _State, aim: _Aim) -> _State:
     distance = aim.error(C)
     if distance < best.error:
         best = replace(best, octant=trial, C=C, error=distance)
-        return _State(best, Surface.of(trial, result.gradient[0]), model, min(_LARGEST, 1.5 * radius))
+        onward = Surface.of(trial, result.gradient[0])
+        return _State(best, onward, result.fluctuation, model, min(_LARGEST, 1.5 * radius))
     if not state.few:
         radius = 0.5 * min(radius, float(surface.size(displacement)))
-    return _State(best, surface, model, max(radius, _SMALLEST), not state.few)
+    return _State(best, surface, state.solution, model, max(radius, _SMALLEST), not state.few)
 
 
 def _trial(state: _State, aim: _Aim) -> tuple[Floats, Bools | None, float]:
