@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import json
 import re
 import runpy
 import subprocess
@@ -33,6 +34,20 @@ def reference():
     made = runpy.run_path(str(DOCS / "extensions" / "case_reference.py"))["page"](case_schema())
     pieces = re.split(r"^##+ (.*)$", made, flags=re.MULTILINE)
     return dict(zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    "name", ["grid", "optimizer", "solver", "fill", "full_scale", "gamut", "filter", "export"]
+)
+def test_the_case_format_names_the_keys_that_there_are(name):
+    """It had a key `seed` of the optimiser, which a case file is refused for."""
+    text = (DOCS / "case-format.md").read_text(encoding="utf-8")
+    section = re.split(rf"^#+ `\[{name}\]`$", text, flags=re.MULTILINE)[1].split("\n#")[0]
+    told = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+    schema = case_schema()
+    reference = json.dumps(schema["properties"][name])
+    (definition,) = re.findall(r"#/\$defs/(\w+)", reference)
+    assert sorted(told) == sorted(schema["$defs"][definition]["properties"])
 
 
 def _sections(schema):

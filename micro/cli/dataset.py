@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from micro.cell import tensor
-from micro.cli.options import DatasetOption, PoissonOption, ProcessesOption
+from micro.cli.options import DatasetOption, PoissonOption, ProcessesOption, WorkOption
 from micro.runtime.errors import InputError
 from micro.runtime.executor import among
 from micro.runtime.progress import stage_bar
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from micro.runtime.arrays import Floats
 
 app = typer.Typer(help="The data set that generators learn from: build it, describe it.")
-
-WorkOption = Annotated[
-    Path | None, typer.Option(help="Directory of finished work, kept to resume (default: in ~/.cache).")
-]
 
 
 @app.command()
@@ -39,7 +35,7 @@ def build(
     extremes: Annotated[
         int, typer.Option(help="Cells pushed over the edge by inverse homogenisation; 0: no extremes.")
     ] = 42,
-    workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
+    workers: ProcessesOption = None,
     work: WorkOption = None,
     finished: Annotated[
         bool, typer.Option("--finished", help="Only assemble what is finished; make nothing new.")
@@ -128,9 +124,9 @@ def widen(
     out: Annotated[Path, typer.Option(help="File to write (a Zarr group; .zip for one file).")],
     file: DatasetOption = None,
     marches: Annotated[
-        int | None, typer.Option(help="Topology optimisations beyond the edge, in each round.")
-    ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds, each from the last one's edge.")] = None,
+        int, typer.Option(help="Topology optimisations beyond the edge, in each round.")
+    ] = 450,
+    rounds: Annotated[int, typer.Option(help="Rounds, each from the last one's edge.")] = 1,
     also: Annotated[
         list[Path] | None, typer.Option(help="Cells found elsewhere, as by micro extreme; may be repeated.")
     ] = None,
@@ -148,18 +144,17 @@ def widen(
     `[gamut] source`.
     """
     from micro.cell.cellset import CellSet
-    from micro.dataset.widening import MARCHES, ROUNDS, widen as widen_dataset
+    from micro.dataset.widening import widen as widen_dataset
 
-    count = MARCHES if marches is None else marches
-    times = ROUNDS if rounds is None else rounds
     first, files = _cells(file), also or []
-    command = ["micro dataset widen", f"--marches={count}", f"--rounds={times}"]
-    command += [f"--also={path}" for path in files] + ([] if toward is None else [f"--toward={toward}"])
+    command = ["micro dataset widen", *([] if file is None else [f"--data={file}"])]
+    command += [f"--marches={marches}", f"--rounds={rounds}", *(f"--also={path}" for path in files)]
+    command += [] if toward is None else [f"--toward={toward}"]
     with stage_bar() as progress:
         cells = widen_dataset(
             first,
-            count=count,
-            rounds=times,
+            count=marches,
+            rounds=rounds,
             also=[CellSet.load(path) for path in files],
             toward=None if toward is None else _tensors(toward),
             folder=work,

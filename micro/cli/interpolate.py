@@ -52,7 +52,7 @@ def interpolate(
 
     The folder gets `cells.zarr.zip` (the sequence in order), `sequence.json` (tensors, errors to the path,
     similarity of neighbours and overlap of their faces, beside what volume and area alone allow) and
-    `sequence.png`. `multiscale bar sequence/cells.zarr.zip --out bar` makes a graded lattice of it, which
+    `sequence.png`. `multiscale bar sequence/cells.zarr.zip --out bar.zarr` makes a graded lattice of it, that
     `multiscale export` takes. Nine cells of n = 32 take five to ten seconds of one processor core.
     """
     from micro.cell.cellset import CellSet

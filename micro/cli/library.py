@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from micro.cell import tensor
-from micro.cli.options import PoissonOption
+from micro.cli.options import PoissonOption, ProcessesOption, WorkOption
 from micro.runtime.executor import among
 from micro.runtime.files import cache_path
 from micro.runtime.progress import stage_bar
@@ -39,8 +39,8 @@ def build(
     focus: Annotated[float, typer.Option(help="How much denser cells stand where designs need them.")] = 2.0,
     nu: PoissonOption = 0.3,
     gamut: Annotated[Path | None, typer.Option(help="Also write the library's gamut to this file.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes (default: all cores).")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Work directory; kept to resume.")] = None,
+    workers: ProcessesOption = None,
+    work: WorkOption = None,
 ) -> None:
     """Draw, homogenise and choose cells; the same command resumes where a killed one stopped."""
     from micro.gamut.gamut import Gamut
@@ -49,7 +49,7 @@ def build(
     recipe = Recipe(n, count, seed, coarse, pool, round_size, reach, focus, nu)
     recipe.check()
     workers = among(workers)
-    folder = cache_directory() if cache is None else cache
+    folder = cache_directory() if work is None else work
     with stage_bar() as progress:
         command = " ".join(["micro library build", *recipe_arguments(recipe)])
         cells = build_library(recipe, folder, workers=workers, progress=progress, command=command)

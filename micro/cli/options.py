@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,14 @@ PoissonOption = Annotated[float, typer.Option(help="Poisson's ratio of the base 
 ProcessesOption = Annotated[
     int | None, typer.Option(min=1, help="Processes.", show_default="one a processor core")
 ]
+WorkOption = Annotated[
+    Path | None, typer.Option(help="Directory of finished work, kept to resume (default: in ~/.cache).")
+]
+
+
+def times(numbers: Iterable[object]) -> str:
+    """Numbers as a grid's: 40 x 40 x 2."""
+    return " x ".join(str(n) for n in numbers)
 
 
 def three_numbers(text: str, key: str, named: str) -> tuple[float, float, float]:

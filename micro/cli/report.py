@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from micro.cell.anisotropy import distance, engineering_constants, nearest_cubic
 from micro.cell.contacts import contacts, pieces
 from micro.cell.octant import cell_from_octant, octant_from_cell
 from micro.cell.tensor import stiffness_matrix, zener
+from micro.cli.options import times
 from micro.homogenize.fields import Status
 from micro.homogenize.octants import homogenize_octants, homogenize_shared
 from micro.homogenize.periodic import brick, homogenize_cell
@@ -34,10 +34,6 @@ _BYTES_BRICKS = 1500.0
 _BYTES_OCTANT = 850.0
 
 
-def _times(numbers: Iterable[object]) -> str:
-    return " x ".join(str(n) for n in numbers)
-
-
 def cell_report(
     voxels: NDArray,
     *,
@@ -53,7 +49,7 @@ def cell_report(
         if octant is not None
         else (_BYTES_GENERAL if brick(edges) == CUBE else _BYTES_BRICKS) * voxels.size
     )
-    memory.require(need, f"a cell of {_times(voxels.shape)} voxels", "one of fewer voxels needs less")
+    memory.require(need, f"a cell of {times(voxels.shape)} voxels", "one of fewer voxels needs less")
     if octant is None:
         with stage_bar("load cases", quiet=quiet) as progress:
             result = homogenize_cell(voxels, edges=edges, progress=progress, **settings)
@@ -154,7 +150,7 @@ def print_report(report: Report, name: str) -> None:
     console.print("stiffness, Voigt order 11 22 33 23 13 12", markup=False)
     for row in report["C"]:
         console.print(" ".join(f"{v:10.6f}" for v in row), soft_wrap=True)
-    shape = _times(report["shape"])
+    shape = times(report["shape"])
     brick_of = "" if len(set(report.get("voxel_edges", CUBE))) == 1 else _bricks(report["voxel_edges"])
     console.print(f"{shape} voxels{brick_of}, volume fraction {report['volume_fraction']:.4f}")
     if report["engineering"] is None:
@@ -177,7 +173,7 @@ def print_report(report: Report, name: str) -> None:
 
 
 def _bricks(edges: list[float]) -> str:
-    return f" of {_times(f'{v:.5g}' for v in edges)}"
+    return f" of {times(f'{v:.5g}' for v in edges)}"
 
 
 def _warnings_of_several(contacts: list[Report]) -> list[str]:

@@ -46,9 +46,6 @@ from micro.shape.distance import signed_distance
 SOURCE = "edge"
 """How the sources of the cells that are found begin."""
 
-MARCHES, ROUNDS = 450, 1
-"""Marches of a round, and rounds, of the packaged data set."""
-
 _DENSE, _FILLED = 0.88, 40
 """Cells of at least this volume are filled; so many of them."""
 
@@ -194,8 +191,8 @@ def marches(cells: CellSet, count: int, folder: Path, toward: Floats | None = No
 def widen(
     first: CellSet,
     *,
-    count: int = MARCHES,
-    rounds: int = ROUNDS,
+    count: int = 450,
+    rounds: int = 1,
     also: Sequence[CellSet] = (),
     toward: Floats | None = None,
     folder: Path | None = None,

@@ -31,7 +31,7 @@ _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 """Variables by which Open MPI, MPICH and its descendants, and srun tell a process how many it is one of."""
 
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
-
+"""The same for which of them it is."""
 
 _HELPER = 1.5e9
 """Memory of a process that refines cells, in bytes: 1.0 GB measured at n = 32."""
@@ -149,7 +149,7 @@ def on_ranks(command: Callable[[], int]) -> int:
     try:
         comm = _world(size)
     except InputError as error:
-        if _first(_RANKS) != 0:
+        if rank() != 0:
             return error.exit_code
         raise
     _one_thread()
@@ -263,6 +263,11 @@ def _without_main() -> Iterator[None]:
 def started() -> int:
     """Number of processes that an mpiexec or srun started together with this one."""
     return max(1, _first(_SIZES) or 1)
+
+
+def rank() -> int:
+    """Number of this process among them, known from the launcher, without importing MPI."""
+    return _first(_RANKS) or 0
 
 
 def _first(names: Sequence[str]) -> int | None:

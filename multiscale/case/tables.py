@@ -223,7 +223,7 @@ class Objective(Table):
     """Largest mean volume fraction of the design regions; compliance needs one."""
     combine: Literal["mean_square", "sum", "worst"] = "mean_square"
     """How the loads' values, with their weights w, make one number: "mean_square" (sum w v^2 / sum w)^(1/2),
-    "sum" sum w v / sum w, "worst" the smooth maximum (sum (w v)^12)^(1/12), w relative to the largest.
+    "sum" sum w v / sum w, "worst" the smooth maximum (sum (w v)^36)^(1/36), w relative to the largest.
     any_load: "worst" the worst combination of all, "mean_square" the root mean square over them."""
 
     def _check(self) -> None:

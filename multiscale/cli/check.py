@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from micro.cell import tensor
+from micro.cli.options import times
 from micro.runtime import memory
 from micro.runtime.errors import InputError
 from multiscale.case.case import Case, load_case
@@ -95,12 +95,12 @@ def _grid_table(problem: Problem, edge: float) -> Table:
     table.add_column()
     table.add_row(
         "grid",
-        f"{_times(problem.shape)} elements of {edge:g} mm "
-        f"({_times(f'{n * edge:g}' for n in problem.shape)} mm)",
+        f"{times(problem.shape)} elements of {edge:g} mm "
+        f"({times(f'{n * edge:g}' for n in problem.shape)} mm)",
     )
     planes = ", ".join(f"{'xyz'[a]} = {problem.shape[a] // 2}" for a in problem.mirror_axes)
     table.add_row("mirror planes", planes or "none")
-    table.add_row("solved grid", f"{_times(problem.solved_shape)} elements")
+    table.add_row("solved grid", f"{times(problem.solved_shape)} elements")
     shrunk = (
         "" if count["unknowns"] == count["unknowns_full"] else f" (full grid: {count['unknowns_full']:,})"
     )
@@ -176,7 +176,3 @@ def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
     for heading in right:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
-
-
-def _times(numbers: Iterable[object]) -> str:
-    return " x ".join(str(n) for n in numbers)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,9 @@ def _mpi(library: str | None, missing: list[Missing]) -> dict[str, str | None]:
             "apt-get install openmpi-bin" if kind == "Open MPI" else f"{sys.executable} -m pip install mpich"
         )
         missing.append(Missing(f"mpiexec of {kind}: runs on several ranks", mend, needed=False))
+    if find_spec("mpi4py") is None:
+        what = "mpi4py: ranks that share cells and voxels"
+        missing.append(Missing(what, f"{sys.executable} -m pip install mpi4py", needed=False))
     return {"version": version, "library": library, "mpiexec": None if mpiexec is None else str(mpiexec)}
 
 

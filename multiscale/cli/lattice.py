@@ -31,7 +31,7 @@ def export(
         typer.Option(
             metavar="NAME",
             show_default="by FILE's ending",
-            help="stl, ply, obj, 3mf, glb, slices, svx, vti, vtu, inp, msh or vdb.",
+            help="stl, ply, obj, 3mf, glb, slices, sl1, svx, vti, vtu, inp, msh or vdb.",
         ),
     ] = None,
     region: Annotated[
@@ -90,9 +90,9 @@ def export(
 
     stl, ply, obj: the watertight surface of a region. 3mf: the whole lattice for a slicer, one mesh
     per unique cell. glb: the same for viewers. slices, sl1, svx: the voxels as pictures; slices and sl1
-    with --pixel and --layer: a printer's own grid. vti, vdb: the voxels of a region. vtu, inp: one element
-    per cell with its tensor. The size is printed before the work starts; docs/export.md says more. For
-    example
+    with --pixel and --layer: a printer's own grid. vti, vdb: the voxels of a region. vtu, inp, msh: one
+    element per cell with its tensor. The size is printed before the work starts; docs/export.md says more.
+    For example
 
         multiscale export runs/cloak --region 20:24,26:32,20:23 --out part.stl
 
@@ -133,10 +133,12 @@ def bar(
     cell_size: Annotated[float, typer.Option(metavar="MM", help="Edge of a cell.")] = 10.0,
     young: Annotated[float, typer.Option(metavar="MPA", help="Of the base material.")] = 1000.0,
 ) -> None:
-    """A graded bar of a sequence of cells, as a lattice that `export` and `printability` take.
+    """A graded bar of a sequence of cells, as a lattice that `export` and `printability` take. For example
 
     micro interpolate dataset:100 dataset:2000 --out sequence
+
     multiscale bar sequence/cells.zarr.zip --out bar.zarr
+
     multiscale export bar.zarr --out bar.stl
     """
     from micro.cell.cellset import CellSet
@@ -144,12 +146,14 @@ def bar(
 
     if first_rank():
         check_writable(out.parent, "--out")
+        sequence = CellSet.load(cells)
         lattice = graded_bar(
-            CellSet.load(cells),
+            sequence,
             across=across,
             repeat=repeat,
             cell_size_m=cell_size / 1000,
             young_pa=young * 1e6,
+            poisson=sequence.poisson,
         )
         lattice.save(out)
         contacts, pieces = lattice.contacts(), lattice.components()
@@ -254,7 +258,7 @@ def verify(
     A cloak is solved beside the same without a cloak and the reference lattice without a hole, a stiff part
     beside the best uniform cell, under the case's own loads; distortions, compliances or mismatches go into
     metrics.json under "verify", by resolution. Memory is announced first. Where so few voxels make cells
-    that are off by more than 10 %, the result is marked as not of this lattice.
+    that are off by more than 5 % on average, the result is marked as not of this lattice.
     """
     from multiscale.verify.full_scale import verify as work
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from micro.runtime.errors import InputError, NotConverged, file_error
+from micro.runtime.executor import rank
 from multiscale.solve.errors import RankFailed
 
 if TYPE_CHECKING:
@@ -62,11 +62,8 @@ def reporting(command: Callable[[], str]) -> Iterator[None]:
 
 
 def first_rank() -> bool:
-    """Whether this process does the talking; known from the launcher, without importing MPI."""
-    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"):
-        if name in os.environ:
-            return os.environ[name] == "0"
-    return True
+    """Whether this process does the talking."""
+    return rank() == 0
 
 
 def _say(text: str) -> None:

@@ -174,7 +174,7 @@ def test_library(tmp_path):
     out, gamut = tmp_path / "library.zarr.zip", tmp_path / "gamut.safetensors"
     line = ["library", "build", "--n", "8", "--count", "60", "--seed", "2", "--coarse", "8", "--pool", "100"]
     line += ["--round-size", "100", "--reach", "1", "--focus", "1.5", "--nu", "0.25", "--workers", "1"]
-    run(*line, "--gamut", gamut, "--cache", tmp_path / "work", "--out", out)
+    run(*line, "--gamut", gamut, "--work", tmp_path / "work", "--out", out)
     made = CellSet.load(out)
     assert made.poisson == Gamut.load(gamut).poisson == 0.25
     assert (Gamut.load(gamut).phi(made.C) > -0.01).all()
@@ -216,7 +216,8 @@ def test_widened_data_set(tmp_path, cells):
     first, wide = CellSet.load(cells), CellSet.load(out)
     assert np.array_equal(wide.packed[: len(first)], first.packed)
     assert wide.volume.max() == 1.0
-    said = f"micro dataset widen --marches=2 --rounds=1 --also={cells} --toward={tmp_path / 'design.npz'}"
+    said = f"micro dataset widen --data={cells} --marches=2 --rounds=1 --also={cells}"
+    said += f" --toward={tmp_path / 'design.npz'}"
     assert wide.attrs["command"].endswith(said)
     np.savez(tmp_path / "void.npz", C11=np.zeros(2), C12=np.zeros(2), C44=np.zeros(2))
     with pytest.raises(InputError, match="--toward"):

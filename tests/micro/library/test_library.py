@@ -243,7 +243,7 @@ def test_commands(small, tmp_path):
     cells, work = small
     out = tmp_path / "lib.zarr.zip"
     options = [f"--{k.replace('_', '-')}={getattr(SMALL, k)}" for k in SMALL.__dataclass_fields__]
-    run = CliRunner().invoke(app, ["build", f"--out={out}", *options, f"--cache={work}", "--workers=1"])
+    run = CliRunner().invoke(app, ["build", f"--out={out}", *options, f"--work={work}", "--workers=1"])
     assert run.exit_code == 0, run.output
     assert CellSet.load(out).digest() == cells.digest()
     run = CliRunner().invoke(app, ["show", f"--library={out}"])
