@@ -1,9 +1,11 @@
 """The gamut of a data set, with phi calibrated on cells that it was not learned from.
 
-The slack is found with distances from the training cells alone: it makes the share :data:`COVERAGE` of the
-validation cells feasible, rather than of the training cells, which are feasible too easily; the test cells
-then tell how well that holds. With this slack the distances are taken from all cells: what is known can be
-built, whichever part it belongs to.
+The closing radius is that of the training cells from all over, and the slack is found with distances from these
+alone: it makes the share :data:`COVERAGE` of the validation cells feasible, rather than of the training cells,
+which are feasible too easily; the test cells then tell how well that holds. Cells sought beyond the edge
+(:mod:`micro.dataset.widening`) take no part in it: they lie in rows, close behind each other and far from the
+next row, and say nothing of how far from a known cell unknown ones can be expected. With this radius and slack
+the distances are taken from all cells: what is known can be built, whichever part it belongs to.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from micro.cell.cellset import CellSet
 from micro.cell.tensor import POISSON, scaled_moduli
 from micro.dataset.dataset import PARTS, part, sources
 from micro.dataset.widening import SOURCE
-from micro.gamut.gamut import Gamut
+from micro.gamut.gamut import Gamut, closing_radius
 from micro.gamut.least_volume import LeastVolume
 from micro.runtime.arrays import Bools
 from micro.runtime.errors import InputError
@@ -50,7 +52,7 @@ def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 
     -------
     Gamut
         Its ``attrs`` hold ``feasible``: the shares of training, validation and test cells with phi >= 0 by
-        distances from the training cells alone.
+        distances from the training cells from all over alone.
 
     Raises
     ------
@@ -59,10 +61,12 @@ def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 
     """
     if not 0 < coverage <= 1:
         raise InputError("lies between 0 and 1", key="coverage", value=coverage)
-    tensors = {name: part(cells, name).C for name in PARTS}
+    parts = {name: part(cells, name) for name in PARTS}
+    tensors = {name: some.C[~_beyond(some)] for name, some in parts.items()}
     if min(len(C) for C in tensors.values()) == 0:
         raise InputError("training, validation and test cells are needed to learn and check a gamut")
-    bare = Gamut.fit(tensors["train"], slack=0.0, spacing=spacing, smoothing=SMOOTHING)
+    radius = closing_radius(tensors["train"])
+    bare = Gamut.fit(tensors["train"], radius=radius, slack=0.0, spacing=spacing, smoothing=SMOOTHING)
     slack = max(0.0, float(-np.quantile(bare.phi(tensors["validation"]), 1 - coverage)))
     feasible = {name: round(float((bare.phi(C) + slack >= 0).mean()), 4) for name, C in tensors.items()}
     fitted = Gamut.fit(
@@ -110,8 +114,12 @@ def learn_least_volume(cells: CellSet, **options: Any) -> LeastVolume:
 
 def _weighed(train: CellSet) -> Bools:
     """Which training cells v is learned from, (m,)."""
-    beyond = np.char.startswith(sources(train), SOURCE)
-    if beyond.all():
-        return beyond
+    beyond = _beyond(train)
     m = scaled_moduli(train.C)
     return np.asarray(~beyond | (cKDTree(m[~beyond]).query(m)[0] > ALONE))
+
+
+def _beyond(cells: CellSet) -> Bools:
+    """Which cells were sought beyond the edge of the others, (m,); none if there are no others."""
+    found = np.char.startswith(sources(cells), SOURCE)
+    return np.asarray(found & ~found.all())

@@ -17,7 +17,7 @@ What is found is added behind the cells that were there, which stay as they are,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,9 @@ from micro.shape.distance import signed_distance
 
 SOURCE = "edge"
 """How the sources of the cells that are found begin."""
+
+_FIRST = "first"
+"""Attribute of a widened set: how the set was made that it was made from."""
 
 _DENSE, _FILLED = 0.88, 40
 """Cells of at least this volume are filled; so many of them."""
@@ -292,6 +295,7 @@ def extended(base: CellSet, found: list[tuple[str, CellSet]], command: str) -> C
         "poisson": base.poisson,
         "command": f"{base.attrs.get('command')}; {command}",
         "gathered": int(base.attrs.get("gathered", own)) + sum(len(cells) for _, cells in found),
+        _FIRST: {key: base.attrs.get(key) for key in ("command", "gathered")},
     }
     return with_provenance(new, source[rows].tolist(), part, attrs)
 
@@ -301,7 +305,12 @@ def without_edge(cells: CellSet) -> CellSet:
     if "source" not in cells.attrs:
         return cells
     old = ~np.char.startswith(sources(cells), SOURCE)
-    return cells if old.all() else take(cells, np.flatnonzero(old))
+    if old.all():
+        return cells
+    first = take(cells, np.flatnonzero(old))
+    attrs = dict(first.attrs)
+    attrs |= {key: value for key, value in attrs.pop(_FIRST, {}).items() if value is not None}
+    return replace(first, attrs=attrs)
 
 
 def _finished(runs: Sequence[Run]) -> CellSet:

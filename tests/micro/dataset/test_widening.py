@@ -47,6 +47,9 @@ def test_what_was_there_stays_as_it_was(first, wide):
         assert np.array_equal(masks(cells)[name][:own], rows)
     assert widening.without_edge(cells).digest() == first.digest()
     assert cells.attrs["title"] == "small"
+    # Not that of a widening whose cells are gone.
+    twice = widening.extended(widening.without_edge(cells), [], "again")
+    assert twice.attrs["command"] == f"{first.attrs.get('command')}; again"
 
 
 def test_a_second_call_finds_all_done_and_replaces_what_was_added(first, wide):
