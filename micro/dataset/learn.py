@@ -1,11 +1,11 @@
 """The gamut of a data set, with phi calibrated on cells that it was not learned from.
 
-The closing radius is that of the training cells from all over, and the slack is found with distances from these
-alone: it makes the share :data:`COVERAGE` of the validation cells feasible, rather than of the training cells,
-which are feasible too easily; the test cells then tell how well that holds. Cells sought beyond the edge
-(:mod:`micro.dataset.widening`) take no part in it: they lie in rows, close behind each other and far from the
-next row, and say nothing of how far from a known cell unknown ones can be expected. With this radius and slack
-the distances are taken from all cells: what is known can be built, whichever part it belongs to.
+The closing radius is that of the training cells from all over, and the slack is found with distances from
+these alone: it makes the share :data:`COVERAGE` of the validation cells feasible, rather than of the training
+cells, which are feasible too easily; the test cells then tell how well that holds. Cells sought beyond the
+edge (:mod:`micro.dataset.widening`) take no part in it: they lie in rows, close behind each other and far
+from the next row, and say nothing of how far from a known cell unknown ones can be expected. With this radius
+and slack the distances are taken from all cells: what is known can be built, whichever part it belongs to.
 """
 
 from __future__ import annotations
