@@ -37,10 +37,10 @@ ALONE = 1 / 48
 """Distance in scaled moduli (half of that between v's knots) from which cells beyond the edge count for v."""
 
 ROWS = 2.0
-"""Closing radius of a set with cells beyond its edge, over that of its cells from all over. With 1 the packaged
-set's gamut is all ridges: the cantilever's search stays at its best uniform cell (430 N mm) where it comes to
-310 with 1.5 and 304 with 2. What lies between the rows can be built, all but: of 60 tensors just within the
-edge 59 are met within 1 % by the nearest cell when its surface moves, 60 with 1.5 (docs/method.md)."""
+"""Closing radius of a set with cells beyond its edge, over that of its cells from all over. With 1 the
+packaged set's gamut is all ridges: the cantilever's search stays at its best uniform cell (430 N mm), where
+it comes to 310 with 1.5 and 304 with 2. What lies between the rows can be built, all but: of 60 tensors just
+within the edge 59 are met within 1 % by the nearest cell when its surface moves, 60 with 1.5."""
 
 
 def learn_gamut(cells: CellSet, *, coverage: float = COVERAGE, spacing: float = 1 / 96) -> Gamut:

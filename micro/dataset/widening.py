@@ -308,9 +308,9 @@ def without_edge(cells: CellSet) -> CellSet:
     if old.all():
         return cells
     first = take(cells, np.flatnonzero(old))
-    attrs = dict(first.attrs)
-    attrs |= {key: value for key, value in attrs.pop(_FIRST, {}).items() if value is not None}
-    return replace(first, attrs=attrs)
+    made = first.attrs.get(_FIRST, {})
+    attrs = {key: value for key, value in first.attrs.items() if key != _FIRST and key not in made}
+    return replace(first, attrs=attrs | {key: value for key, value in made.items() if value is not None})
 
 
 def _finished(runs: Sequence[Run]) -> CellSet:
