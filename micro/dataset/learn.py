@@ -6,7 +6,7 @@ easily; the test cells then tell how well that holds. Cells sought beyond the ed
 (:mod:`micro.dataset.widening`) take no part in it: they lie in rows, close behind each other and far from the
 next row, and say nothing of how far from a known cell unknown ones can be expected. With this slack the
 distances are taken from all cells, since what is known can be built, whichever part it belongs to (the slack
-is raised until phi is nowhere negative at one of them), and closed by a larger radius (:data:`ROWS`), since no
+is raised until phi is nowhere negative at one of them), and closed by a larger radius (:data:`ROWS`): no
 search gets along an edge of rows with gaps between them.
 """
 

@@ -43,6 +43,9 @@ iterations = 3
 [filter]
 radius = 1.0
 
+[gamut]
+source = "library"
+
 [fill]
 source = "library"
 tolerance = 0.04
