@@ -45,9 +45,10 @@ _RTOL = 3e-3
 _LONGER = 2.0
 """What a longest step that led nearer lengthens the next one by: cells far off are soft ones."""
 
-_LONGEST, _SHORTEST = 0.19, 0.0006
-"""Longest step at first, over a cell's norm (the root of the number of coordinates, whose root mean square is
-one), and that at which a cell is given up."""
+_LONGEST, _SHORTEST, _LEAST_LONGEST = 0.19, 0.0006, 3.0
+"""Longest step at first and that at which a cell is given up, over a cell's norm (the root of the number of
+coordinates, whose root mean square is one); and the least that the first is: models of few coordinates need it
+to get anywhere in a few trials."""
 
 
 _AIMS = 6
@@ -221,7 +222,7 @@ def _refined(
     start_z, start, start_C = z.copy(), now.octants.copy(), now.C.copy()
     used = np.ones(len(z), dtype=np.int64)
     norm = z.shape[1] ** 0.5
-    longest = np.full(len(z), _LONGEST * norm)
+    longest = np.full(len(z), max(_LEAST_LONGEST, _LONGEST * norm))
     model = np.tile(_EXPECTED * np.hstack([np.eye(3), np.eye(3)]), (len(z), 1, 1))
     for _ in range(1, trials):
         error: Floats = np.asarray(bounds.error(now.C, targets))
