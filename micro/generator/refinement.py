@@ -47,8 +47,8 @@ _LONGER = 2.0
 
 _LONGEST, _SHORTEST, _LEAST_LONGEST = 0.19, 0.0006, 3.0
 """Longest step at first and that at which a cell is given up, over a cell's norm (the root of the number of
-coordinates, whose root mean square is one); and the least that the first is: models of few coordinates need it
-to get anywhere in a few trials."""
+coordinates, whose root mean square is one); and the least that the first is: models of few coordinates need
+it to get anywhere in a few trials."""
 
 
 _AIMS = 6
