@@ -19,8 +19,8 @@ from scipy.spatial import cKDTree
 
 from micro.cell.cellset import CellSet
 from micro.cell.tensor import POISSON, scaled_moduli
-from micro.dataset.dataset import PARTS, part, sources
-from micro.dataset.widening import SOURCE
+from micro.dataset.dataset import PARTS, part
+from micro.dataset.widening import beyond_edge
 from micro.gamut.gamut import Gamut, closing_radius
 from micro.gamut.least_volume import LeastVolume
 from micro.runtime.arrays import Bools
@@ -136,5 +136,5 @@ def _weighed(train: CellSet) -> Bools:
 
 def _beyond(cells: CellSet) -> Bools:
     """Which cells were sought beyond the edge of the others, (m,); none if there are no others."""
-    found = np.char.startswith(sources(cells), SOURCE)
-    return np.asarray(found & ~found.all())
+    found = beyond_edge(cells)
+    return found & ~found.all()

@@ -300,14 +300,19 @@ def extended(base: CellSet, found: list[tuple[str, CellSet]], command: str) -> C
     return with_provenance(new, source[rows].tolist(), part, attrs)
 
 
+def beyond_edge(cells: CellSet) -> Bools:
+    """Which cells of a data set :func:`widen` added, (m,)."""
+    return np.asarray(np.char.startswith(sources(cells), SOURCE))
+
+
 def without_edge(cells: CellSet) -> CellSet:
     """A data set without the cells that :func:`widen` added: the very set it was given."""
     if "source" not in cells.attrs:
         return cells
-    old = ~np.char.startswith(sources(cells), SOURCE)
-    if old.all():
+    found = beyond_edge(cells)
+    if not found.any():
         return cells
-    first = take(cells, np.flatnonzero(old))
+    first = take(cells, np.flatnonzero(~found))
     made = first.attrs.get(_FIRST, {})
     attrs = {key: value for key, value in first.attrs.items() if key != _FIRST and key not in made}
     return replace(first, attrs=attrs | {key: value for key, value in made.items() if value is not None})

@@ -9,9 +9,9 @@ from scipy.spatial import cKDTree
 from micro.cell import tensor
 from micro.cell.tensor import from_scaled_moduli, hashin_shtrikman
 from micro.data.packaged import load_dataset, load_least_volume
-from micro.dataset.dataset import part, sources
+from micro.dataset.dataset import part
 from micro.dataset.learn import ALONE, learn_least_volume
-from micro.dataset.widening import SOURCE
+from micro.dataset.widening import beyond_edge
 from micro.gamut.least_volume import LeastVolume
 from micro.runtime.errors import InputError
 from micro.runtime.gradient_check import check_gradient
@@ -45,7 +45,7 @@ def test_cells_sought_beyond_the_edge_count_only_where_no_others_stand():
     """They may weigh what they like: v is a quantile, and many heavy cells would raise it."""
     cells = load_dataset()
     train = part(cells, "train")
-    beyond = np.char.startswith(sources(train), SOURCE)
+    beyond = beyond_edge(train)
     m = tensor.scaled_moduli(train.C)
     away = cKDTree(m[~beyond]).query(m)[0]
     without = LeastVolume.fit(train.C[~beyond], train.volume[~beyond])
