@@ -81,11 +81,11 @@ class Surrogate(nn.Module):
         return _tensors(self.logarithms(z))
 
     def loss(self, z: Tensor, C: Tensor) -> Tensor:
-        """Mean of Eq. 4, with a hundredth of the logarithms' error, which matters for soft cells."""
+        """Mean of Eq. 4 and a tenth of the logarithms' absolute error, the relative one, for soft cells."""
         low = self.logarithms(z)
         moduli = torch.stack([(C[:, 0] + 2 * C[:, 1]) / 3, (C[:, 0] - C[:, 1]) / 2, C[:, 2]], dim=-1)
         wanted = (moduli / _SOLID.to(z)).clamp_min(_SOFTEST).log()
-        return error(_tensors(low), C).mean() + 0.01 * functional.smooth_l1_loss(low, wanted)
+        return error(_tensors(low), C).mean() + 0.1 * functional.l1_loss(low, wanted)
 
     def slope_loss(self, z: Tensor, slopes: Tensor, mix: Tensor) -> Tensor:
         """Square error of the derivative of a mix (m, 3) of the scaled constants, relative to its size.

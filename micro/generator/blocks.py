@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from micro.cell.cellset import CellSet
+from micro.cell.tensor import Bounds
 from micro.diffusion.weights import Model
 from micro.generator.generator import Generator
 from micro.generator.guidance import Wish, raised
 from micro.generator.likeness import Likeness
-from micro.generator.refinement import MOVES, Refinement
+from micro.generator.refinement import MOVES, Moved, Refinement, move
 from micro.generator.regressor import regressor
 from micro.generator.samples import Samples, generated, joined
 from micro.homogenize.fields import Status
@@ -39,6 +40,12 @@ Part = TypeVar("Part", bound=_Sized)
 
 _CELLS = 32
 """Cells of a block: what the sampler takes at once, few enough for processes to share the work evenly."""
+
+_REFINED = 16
+"""Cells of a block that are refined, some of which need much longer than others."""
+
+_MOVED = 4
+"""Cells of a block that are moved voxel by voxel, one after the other, which takes long."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +247,43 @@ def refined(
     """
     jobs = [
         (generator, samples.rows(np.arange(span.start, span.stop)), targets[span], settings)
-        for _, span in _spans(len(samples), _CELLS)
+        for _, span in _spans(len(samples), _REFINED)
     ]
     return Refinement.joined(_done(_refined, jobs, Refinement, cache, progress, len(samples)))
+
+
+def moved(
+    octants: Bools,
+    targets: Floats,
+    bounds: Bounds,
+    *,
+    progress: Progress = unheard,
+    cache: Cache | None = None,
+    **settings: Any,
+) -> Moved:
+    """As :func:`micro.generator.refinement.move`.
+
+    Parameters
+    ----------
+    octants : bool array, shape (m, n, n, n)
+    targets : array, shape (m, 3)
+    bounds : Bounds
+        Errors at which a cell is left alone.
+    progress : Progress
+        Told how many cells are done.
+    cache : Cache, optional
+        Of what was made before.
+    **settings
+        Further arguments of that function.
+    """
+    jobs = [(octants[s], targets[s], bounds, settings) for _, s in _spans(len(octants), _MOVED)]
+    parts = _done(_moved, jobs, Moved, cache, progress, len(octants))
+    return Moved(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Moved)))
+
+
+def _moved(job: tuple[Bools, Floats, Bounds, dict[str, Any]]) -> Moved:
+    octants, targets, bounds, settings = job
+    return move(octants, targets, bounds, **settings)
 
 
 def _refined(job: tuple[Generator, Samples, Floats, dict[str, Any]]) -> Refinement:

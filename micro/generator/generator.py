@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
@@ -31,7 +30,7 @@ from micro.generator.guidance import Decoder, Function, Guidance, Wish, as_wish
 from micro.generator.likeness import YIELDING, Likeness
 from micro.generator.refinement import MOVES, RELATIVE, Refinement, refine
 from micro.generator.samples import CLEAN, Delivery, Samples, generated, joined
-from micro.generator.steering import Predictor, predict, steer
+from micro.generator.steering import NEAR, Predictor, predict, steer
 from micro.runtime.arrays import Floats, Singles
 from micro.runtime.errors import InputError
 from micro.runtime.jobs import fingerprint
@@ -308,7 +307,6 @@ class Generator:
         relative: float = RELATIVE,
         trials: int,
         moves: int = 0,
-        stuck: float = 1.0,
         yielding: float = 1.0,
         residual: Residual | None = None,
     ) -> Refinement:
@@ -320,8 +318,6 @@ class Generator:
         targets : array, shape (m, 3)
         tolerance, relative, trials, moves, yielding
             As of :meth:`refine`; cells that were drawn open stay open.
-        stuck : float
-            Errors, in tolerances, above which a cell is moved voxel by voxel.
         residual : Residual, optional
             What the surrogate misses near these cells: before anything is homogenised they are steered
             once more, by the corrected one.
@@ -340,8 +336,7 @@ class Generator:
             relative=relative,
             trials=trials,
             moves=moves if yielding > 0 else 0,
-            stuck=stuck,
-            allowed=is_open if samples.open else None,
+            open=samples.open,
             nu=self.model.poisson,
             free=free,
         )
@@ -396,7 +391,7 @@ class Generator:
         )
         aim = np.repeat(C, draws, axis=0)
         given = np.isfinite(aim).all(axis=1)
-        cost[given] += tensor.tensor_error(predict(self.model.surrogate, found.z[given]), aim[given])
+        cost[given] += NEAR.error(predict(self.model.surrogate, found.z[given]), aim[given])
         part = np.repeat(volume, draws)
         cost += np.where(np.isfinite(part), np.abs(kept.mean(axis=(1, 2, 3)) - part), 0.0)
         if open:

@@ -34,7 +34,7 @@ from micro.diffusion.process import Pull
 from micro.diffusion.surrogate import Surrogate
 from micro.generator.face_guidance import FaceGuide
 from micro.generator.steering import Beside
-from micro.runtime.arrays import Floats, Singles
+from micro.runtime.arrays import Floats, Ints, Singles
 from micro.runtime.errors import InputError
 from micro.shape.channels import closed_pockets, drain
 from micro.shape.space import ShapeSpace, in_blocks
@@ -253,11 +253,12 @@ class Guidance:
         if not self._wishes and not np.isfinite(volume).any():
             return None
 
-        def beside(z: Singles) -> tuple[Floats, Floats, Floats]:
-            found = self._evaluated(z, self._rows)
+        def beside(z: Singles, rows: Ints) -> tuple[Floats, Floats, Floats]:
+            some = self.rows(rows)
+            found = some._evaluated(z, some._rows)
             value, slope = found[:, :, 0], found[:, :, 1:]
             missing = np.zeros_like(value)
-            off = np.nan_to_num(volume - value[:, 0])
+            off = np.nan_to_num(volume[rows] - value[:, 0])
             missing[:, 0] = np.sign(off) * np.maximum(np.abs(off) - VOLUME, 0.0)
             slope[missing[:, 0] == 0, 0] = 0.0
             return slope, missing, np.abs(missing[:, 0])

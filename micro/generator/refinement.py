@@ -30,6 +30,7 @@ from micro.inverse import match_target
 from micro.runtime import memory
 from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.shape import slopes as shape_slopes
+from micro.shape.channels import is_open
 from micro.shape.derivative import voxel_rates
 from micro.shape.space import ShapeSpace, distance_at
 
@@ -111,6 +112,30 @@ class Refinement:
         """Some of them, in the order of ``rows``."""
         return Refinement(*(getattr(self, f.name)[rows] for f in fields(Refinement)))
 
+    def take(
+        self, space: ShapeSpace, rows: Ints, moved: Moved, targets: Floats, bounds: tensor.Bounds
+    ) -> None:
+        """Put cells moved voxel by voxel in the place of some, where they are nearer to their targets.
+
+        Parameters
+        ----------
+        space : ShapeSpace
+        rows : int array, shape (k,)
+            Whose place.
+        moved : Moved
+            The k others.
+        targets : array, shape (m, 3)
+            Of all.
+        bounds : Bounds
+            By which near is meant.
+        """
+        self.trials[rows] += moved.trials
+        nearer = ~(bounds.error(self.C[rows], targets[rows]) <= bounds.error(moved.C, targets[rows]))
+        rows, octants = rows[nearer], moved.octants[nearer]
+        self.octants[rows], self.C[rows] = octants, moved.C[nearer]
+        if len(rows):
+            self.z[rows] = space.encode(distance_at(octants, space.n))
+
     @property
     def known(self) -> NDArray[np.bool_]:
         """Which cells have a tensor, (m,)."""
@@ -133,8 +158,7 @@ def refine(
     relative: float = RELATIVE,
     trials: int = 6,
     moves: int = 0,
-    stuck: float = 1.0,
-    allowed: Callable[[Bools], bool] | None = None,
+    open: bool = False,
     nu: float = tensor.POISSON,
     free: Floats | None = None,
 ) -> Refinement:
@@ -157,10 +181,8 @@ def refine(
     moves : int
         Homogenisations after these of a cell that got stuck, moved voxel by voxel; its coordinates are then
         those of its signed distance.
-    stuck : float
-        Errors, in tolerances, above which a cell got stuck.
-    allowed : callable, optional
-        Whether an octant will do that was moved voxel by voxel, besides being connected.
+    open : bool
+        Whether those are to enclose no void.
     nu : float
         Poisson's ratio of the base material.
     free : array, shape (d, d), optional
@@ -174,38 +196,69 @@ def refine(
         parts.append(_refined(space, z[some], targets[some], homogenised, trials, free))
         memory.trim()
     found = Refinement.joined(parts)
-    if moves > 0:
-        _move(space, found, targets, homogenised, moves, stuck, allowed)
+    # Not NaN: those have no tensor.
+    stuck = np.flatnonzero(homogenised.bounds.error(found.C, targets) > tolerance)
+    if moves > 0 and len(stuck):
+        bounds = homogenised.bounds
+        there = move(found.octants[stuck], targets[stuck], bounds, moves=moves, open=open, nu=nu)
+        found.take(space, stuck, there, targets, bounds)
     return found
 
 
-def _move(
-    space: ShapeSpace,
-    found: Refinement,
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Cells moved voxel by voxel: octants (m, n, n, n), tensors (m, 3), homogenisations spent (m,)."""
+
+    octants: Bools
+    C: Floats
+    trials: Ints
+
+    def __len__(self) -> int:
+        return len(self.C)
+
+
+def move(
+    octants: Bools,
     targets: Floats,
-    homogenised: _Homogenised,
-    moves: int,
-    stuck: float,
-    allowed: Callable[[Bools], bool] | None,
-) -> None:
-    """Move the cells that got stuck voxel by voxel, in place."""
-    bounds = homogenised.bounds
-    # Not NaN: those have no tensor.
-    for i in np.flatnonzero(bounds.error(found.C, targets) > stuck * bounds.tolerance):
-        match = match_target(
-            found.octants[i],
-            targets[i],
+    bounds: tensor.Bounds,
+    *,
+    moves: int = MOVES,
+    open: bool = False,
+    nu: float = tensor.POISSON,
+) -> Moved:
+    """Move connected cells voxel by voxel toward target tensors.
+
+    Parameters
+    ----------
+    octants : bool array, shape (m, n, n, n)
+    targets : array, shape (m, 3)
+    bounds : Bounds
+        Errors at which a cell is left alone.
+    moves : int
+        Homogenisations of a cell at most, besides the first one.
+    open : bool
+        Whether cells are to enclose no void all the way.
+    nu : float
+        Poisson's ratio of the base material.
+    """
+    found = [
+        match_target(
+            octant,
+            target,
             tolerance=bounds.tolerance,
             relative=bounds.relative,
             iterations=moves,
-            nu=homogenised.nu,
+            nu=nu,
             rtol=_RTOL,
-            allowed=allowed,
+            allowed=is_open if open else None,
         )
-        found.trials[i] += match.homogenisations
-        if match.error < bounds.error(found.C[i], targets[i]):
-            found.octants[i], found.C[i] = match.octant, match.C
-            found.z[i] = space.encode(distance_at(match.octant[None], space.n))[0]
+        for octant, target in zip(octants, targets, strict=True)
+    ]
+    return Moved(
+        np.reshape([match.octant for match in found], octants.shape),
+        np.reshape([match.C for match in found], (len(found), 3)),
+        np.array([match.homogenisations for match in found], dtype=np.int64),
+    )
 
 
 def _refined(

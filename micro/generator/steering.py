@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,19 +12,25 @@ from micro.cell import tensor
 from micro.diffusion.residual import Corrected
 from micro.diffusion.surrogate import Surrogate, by_rows
 from micro.homogenize.secant import cut, least_norm
-from micro.runtime.arrays import Bools, Floats, Singles
+from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.shape.space import in_blocks
 
 Redistance = Callable[[Singles], tuple[Singles, Bools]]
 """Coordinates (m, d) to those of the signed distance of their solid, and whether it is in one piece."""
-Beside = Callable[[Singles], tuple[Floats, Floats, Floats]]
-"""Of coordinates (m, d): slopes (m, k, d) of what steps mind besides the tensor, changes (m, k) that are
-missing, and what the cells' values cost (m,) beside the tensor error."""
+Beside = Callable[[Singles, Ints], tuple[Floats, Floats, Floats]]
+"""Of coordinates (m, d) of cells ``rows`` (m,): slopes (m, k, d) of what steps mind besides the tensor,
+changes (m, k) that are missing, and what the cells' values cost (m,) beside the tensor error."""
 Predictor = Surrogate | Corrected
 """Maps coordinates (m, d) to tensors (m, 3)."""
 
 _STEERED = 2.0
 """Longest step that trusts the surrogate."""
+
+_SHORTEST = 0.01
+"""Length of steps at which a cell is given up."""
+
+NEAR = tensor.Bounds(1e-3, 0.01)
+"""Errors, as the surrogate sees them, at which a cell is left alone."""
 
 
 def predict(surrogate: Predictor, z: Singles) -> Floats:
@@ -75,34 +82,46 @@ def steer(
         What steps mind besides the tensor.
     """
 
-    def seen(z: Singles) -> tuple[Floats, Floats, Floats, Floats]:
-        """The surrogate's tensors, the whole error, and slopes and changes of what is beside."""
+    def seen(z: Singles, rows: Ints) -> _Seen:
         C = predict(surrogate, z)
-        error = np.asarray(tensor.tensor_error(C, targets))
+        error: Floats = np.asarray(NEAR.error(C, targets[rows]))
+        missing = (targets[rows] - C) / tensor.PAPER_SPAN
         if beside is None:
-            return C, error, np.empty((len(z), 0, z.shape[1])), np.empty((len(z), 0))
-        rows, missing, cost = beside(z)
-        return C, error + cost, rows, missing
+            return _Seen(C, error, np.empty((len(z), 0, z.shape[1])), missing)
+        slope, lacking, cost = beside(z, rows)
+        return _Seen(C, error + cost, slope, np.concatenate([missing, lacking], axis=1))
 
-    now = seen(z)
+    z = z.copy()
+    now = seen(z, np.arange(len(z)))
     longest = np.full(len(z), _STEERED)
     for _ in range(rounds):
-        C, error, rows, lacking = now
-        slope = np.concatenate([slopes(surrogate, z), rows], axis=1)
-        missing = np.concatenate([(targets - C) / tensor.PAPER_SPAN, lacking], axis=1)
-        step = cut(least_norm(slope, missing, free=free), longest)
-        tried, whole = redistance((z + step).astype(np.float32))
-        there = seen(tried)
-        better = whole & (there[1] < error)
-        z = np.where(better[:, None], tried, z)
-        now = _chosen(better, there, now)
-        longest = np.where(better, longest, 0.4 * np.minimum(longest, np.linalg.norm(step, axis=1)))
-    return z, now[0]
+        rows = np.flatnonzero((now.error > NEAR.tolerance) & (longest > _SHORTEST))
+        if len(rows) == 0:
+            break
+        slope = np.concatenate([slopes(surrogate, z[rows]), now.slope[rows]], axis=1)
+        step = cut(least_norm(slope, now.missing[rows], free=free), longest[rows])
+        tried, whole = redistance((z[rows] + step).astype(np.float32))
+        there = seen(tried, rows)
+        better = whole & (there.error < now.error[rows])
+        length = np.linalg.norm(step, axis=1)
+        longest[rows] = np.where(better, longest[rows], 0.4 * np.minimum(longest[rows], length))
+        z[rows[better]] = tried[better]
+        now.replace(rows[better], there, better)
+    return z, now.C
 
 
-def _chosen(
-    first: Bools, a: tuple[Floats, Floats, Floats, Floats], b: tuple[Floats, Floats, Floats, Floats]
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Of two states of m cells those of the one where ``first`` (m,), else of the other."""
-    pick = [np.where(first.reshape(-1, *[1] * (x.ndim - 1)), x, y) for x, y in zip(a, b, strict=True)]
-    return pick[0], pick[1], pick[2], pick[3]
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is known of cells: the surrogate's tensors (m, 3), the whole error (m,), slopes (m, k, d) of what
+    is beside the tensor, and what is missing of tensor and that (m, 3 + k).
+    """
+
+    C: Floats
+    error: Floats
+    slope: Floats
+    missing: Floats
+
+    def replace(self, rows: Ints, by: _Seen, some: Bools) -> None:
+        """Put some of others in the place of ``rows``."""
+        self.C[rows], self.error[rows] = by.C[some], by.error[some]
+        self.slope[rows], self.missing[rows] = by.slope[some], by.missing[some]

@@ -35,6 +35,9 @@ _CHUNK = 50
 _AROUND = 0.05
 """Relative standard deviation of targets about the tensors of known cells."""
 
+_BANDS = 20
+"""Into which the logarithm of their norm is divided."""
+
 _NEAR = 0.01
 """Tensor error (Eq. 4) at which a cell of a round has arrived: holes are wider."""
 
@@ -49,10 +52,19 @@ def aims(C: Floats, count: int, rng: np.random.Generator) -> Floats:
 
 
 def around(C: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """Target tensors (count, 3) near known ones (m, 3), all positive definite."""
+    """Target tensors (count, 3) near known ones (m, 3), all positive definite, as many soft as stiff ones.
+
+    Half are near any of the known ones. The others are spread evenly over the logarithm of their norm: of
+    the data's cells one in fifty has less than a tenth of the typical stiffness, of a cloak's one in fifteen.
+    """
+    size = np.log(tensor.frobenius(C))
+    band = np.floor(_BANDS * (size - size.min()) / max(float(np.ptp(size)), 1e-12)).astype(np.int64)
+    _, band, members = np.unique(band, return_inverse=True, return_counts=True)
+    even = 1.0 / members[band]
+    share = 0.5 / len(C) + 0.5 * even / even.sum()
     found: list[Floats] = []
     while sum(map(len, found)) < count:
-        near = C[rng.integers(len(C), size=count)] * (1 + _AROUND * rng.standard_normal((count, 3)))
+        near = C[rng.choice(len(C), size=count, p=share)] * (1 + _AROUND * rng.standard_normal((count, 3)))
         found.append(near[tensor.is_definite(near)])
     return np.concatenate(found)[:count]
 

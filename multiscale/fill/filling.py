@@ -114,6 +114,9 @@ class Filling:
     earlier : CellSet, optional
         Cells of an earlier lattice, with tensors of their own: the nearest ones are candidates too, and what
         was made for that lattice need not be made again.
+    draft : bool
+        Whether the lattice is about to be replaced: then cells are made anew for groups that lack a contact
+        alone, not for those that come off worst.
     """
 
     def __init__(
@@ -125,7 +128,9 @@ class Filling:
         settings: FillSettings,
         progress: Progress = unheard,
         earlier: CellSet | None = None,
+        draft: bool = False,
     ):
+        self.draft = draft
         self.problem, self.reduction, self.wanted = problem, reduction, wanted
         self.source, self.settings = source, settings
         self._progress = progress
@@ -147,7 +152,7 @@ class Filling:
         self.weights = Weights(settings.overlap, settings.min_contact, self.bounds, settings.hold)
 
         self._show(self.total, "cells for the fixed regions")
-        source.begin(earlier)
+        source.begin(earlier, draft)
         self._earlier = earlier
         special = [self._material(target) for target in materials.target]
         offered = self._asked_for(joined(special) if special else source.known.subset(slice(0, 0)))
@@ -174,27 +179,24 @@ class Filling:
         assert self.selection is not None
         return self.pool.index[np.arange(self.total), self.selection.choice]
 
-    def choose(self, model: Influence | None, draft: bool = False) -> None:
+    def choose(self, model: Influence | None) -> None:
         """Choose for all groups, finish what was chosen, and choose again.
 
         Parameters
         ----------
         model : Influence or None
             What tensor errors do to the objective; without one they count alike.
-        draft : bool
-            Whether the lattice is about to be replaced: then cells are made anew for groups that lack a
-            contact alone, not for those that come off worst.
         """
         self._show(self.total - self.fixed, "choosing cells that fit")
         self.selection = select(self.pool, self.groups, self.weights, model)
-        self._finish(draft)
+        self._finish()
         self.selection = select(self.pool, self.groups, self.weights, model)
         for _ in range(_ROUNDS):
             before = self.selection
-            if not self._grow(draft):
+            if not self._grow():
                 break
             self.selection = select(self.pool, self.groups, self.weights, model, before.choice)
-            if not draft and self.selection.cost > (1 - _WORTH) * before.cost:
+            if not self.draft and self.selection.cost > (1 - _WORTH) * before.cost:
                 break
         self._show(0, "done")
 
@@ -254,7 +256,7 @@ class Filling:
         )
 
     # ------------------------------------------------------------------- steps
-    def _finish(self, draft: bool) -> None:
+    def _finish(self) -> None:
         """Bring the chosen cells onto their targets; only what is exact stays in the pool.
 
         A cell of an earlier lattice stays as it is; where it is far off, the source's nearest candidate is
@@ -279,12 +281,12 @@ class Filling:
         self._add(finished.before.subset(~known), everyone[~known])
         self._add(finished.after.subset(new), everyone[new])
         left = np.flatnonzero(self.bounds.error(finished.after.C, targets) > FAR * self.bounds.tolerance)
-        if len(left) and not draft:
+        if len(left) and not self.draft:
             faces = self.pool.faces[chosen[left]]  # on which the neighbours agree
             for made in self.source.nearer(faces, targets[left], self.bounds, self._progress):
                 self._add(made.cells, everyone[left[made.rows]])
 
-    def _grow(self, draft: bool) -> bool:
+    def _grow(self) -> bool:
         """Offer groups cells made for their neighbours' faces; whether there is anything new to choose from.
 
         A twentieth of the groups, those that weigh most in the sum, and those that lack a contact (of a draft
@@ -298,7 +300,7 @@ class Filling:
         error = self.bounds.error(self.pool.C[self.rows], self.groups.target)
         missed += self.groups.size * error**2 / (2 * self.bounds.tolerance)
         weak = np.isin(np.arange(self.total), self.selection.weak)
-        bad = weak if draft else weak | (error > FAR * self.bounds.tolerance) | (found > _FITS)
+        bad = weak if self.draft else weak | (error > FAR * self.bounds.tolerance) | (found > _FITS)
         order = np.lexsort((-missed, ~weak))
         order = order[(order >= self.fixed) & bad[order]]
         faces = common_faces(self.pool, self.groups, choice, order)

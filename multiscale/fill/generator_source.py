@@ -14,13 +14,13 @@ from micro.diffusion.residual import Residual, most_telling
 from micro.generator import blocks
 from micro.generator.generator import Generator
 from micro.generator.likeness import LATTICE, YIELDING, Likeness
-from micro.generator.refinement import MOVES, Refinement
+from micro.generator.refinement import Refinement
 from micro.generator.samples import Samples, joined
 from micro.runtime.arrays import Bools, Floats, Ints, Singles
 from micro.runtime.jobs import Cache
 from micro.runtime.progress import Progress
 from micro.shape.space import distance_at
-from multiscale.fill.set_source import FAR, SetSource, solid_cell
+from multiscale.fill.set_source import SetSource, solid_cell
 from multiscale.fill.source import (
     GENERATED,
     Candidates,
@@ -38,7 +38,7 @@ _FAR_REFINEMENTS = 8
 _GUIDED_DRAWS = 4
 """Candidates drawn for each cell that continues a given face."""
 
-_STEERING = 4
+_STEERING = 8
 """Steps that a candidate is moved by the surrogate; the homogeniser does the rest."""
 
 _WAVES = (0.08, 0.3)
@@ -46,6 +46,12 @@ _WAVES = (0.08, 0.3)
 
 _TELLING = 32
 """Homogenised cells from which on they say something about others."""
+
+_STUCK = 4.0
+"""Error, over what a cell is refined to, from which it got stuck."""
+
+_CONTINUED = 2
+"""Times that cells which got stuck begin with others, which may have got farther meanwhile."""
 
 _MATERIAL_SAMPLES, _MATERIAL_TRIALS = 6, 10
 """Generated cells for a material, and homogenisations of each: their error repeats in a whole region."""
@@ -90,8 +96,12 @@ class GeneratorSource:
         self.name = "the generator"
         self.begin(None)
 
-    def begin(self, earlier: CellSet | None) -> None:
-        """As :class:`CellSource`: what cells of an earlier lattice show of the surrogate is learned."""
+    def begin(self, earlier: CellSet | None, draft: bool = False) -> None:
+        """As :class:`CellSource`: what cells of an earlier lattice show of the surrogate is learned.
+
+        A draft has one candidate for each group, and is refined half as far.
+        """
+        self._draft = draft
         self._earlier = earlier if earlier is not None and len(earlier) else None
         self._shown: list[tuple[Singles, Floats]] = []
         self._learned: Residual | None = None
@@ -134,7 +144,7 @@ class GeneratorSource:
 
     def candidates(self, targets: Floats, neighbours: Neighbours, progress: Progress) -> Candidates:
         """As :class:`CellSource`; tensors are the surrogate's."""
-        m, count = len(targets), self.count
+        m, count = len(targets), 1 if self._draft else self.count
         space = self.generator.model.space
         likeness = Likeness(
             space,
@@ -187,8 +197,9 @@ class GeneratorSource:
         samples: Samples = offered.origin
         found = self._in_waves(samples.rows(chosen), targets, bounds, progress)
         octants, C = found.octants.copy(), found.C.copy()
-        generated = found.known & found.start_known
-        before, C_before = found.start_octants.copy(), found.start_C.copy()
+        generated, began = found.known, found.start_known[:, None]
+        before = np.where(began[..., None, None], found.start_octants, octants)
+        C_before = np.where(began, found.start_C, C)
         lost = np.flatnonzero(~generated)
         if len(lost):
             near = self.spare.candidates(targets[lost], None, progress)
@@ -218,6 +229,7 @@ class GeneratorSource:
         samples = self._drawn(targets, self.seed, faces=faces, draws=_GUIDED_DRAWS, steering=_STEERING)
         continuing = partial(progress, what="cells that continue their neighbours")
         found = self._refined(samples, targets, bounds, continuing, trials, yielding=YIELDING)
+        self._continued(found, targets, bounds, progress, keep=True)
         rows = np.flatnonzero(found.known)  # the others came out in pieces
         return Matched(self._generated(found, rows), rows)
 
@@ -241,7 +253,39 @@ class GeneratorSource:
                 self._refined(samples.rows(rows), targets[rows], bounds, refining, yielding=YIELDING)
             )
             start = end
-        return Refinement.joined(parts).rows(np.argsort(order))
+        found = Refinement.joined(parts).rows(np.argsort(order))
+        self._continued(found, targets, bounds, progress)
+        return found
+
+    def _continued(
+        self, found: Refinement, targets: Floats, bounds: Bounds, progress: Progress, keep: bool = False
+    ) -> None:
+        """Cells that got stuck go on voxel by voxel, in place.
+
+        Each begins with whichever cell is nearest to its target: what gets stuck is mostly soft, and so are
+        its neighbours in the space of tensors, some of which are not stuck. Where it is to ``keep`` its face,
+        it begins with itself.
+        """
+        aim = self._aim(bounds)
+        for _ in range(1 if keep else _CONTINUED):
+            known = np.flatnonzero(found.known)
+            stuck = np.flatnonzero(~(aim.error(found.C, targets) <= _STUCK * aim.tolerance))
+            if keep:
+                stuck = np.intersect1d(stuck, known)
+            if len(stuck) == 0 or len(known) == 0:
+                return
+            near = [np.argmin(aim.error(found.C[known], target)) for target in targets[stuck]]
+            there = blocks.moved(
+                found.octants[stuck if keep else known[near]],
+                targets[stuck],
+                aim,
+                open=self.open,
+                nu=self.poisson,
+                progress=partial(progress, what="moving cells that got stuck"),
+                cache=self.cache,
+            )
+            found.take(self.generator.model.space, stuck, there, targets, aim)
+            self._learn(found.z[stuck], found.C[stuck])
 
     def _drawn(self, targets: Floats, seed: int, count: int = 1, **settings: Any) -> Samples:
         """Samples for each target."""
@@ -257,19 +301,9 @@ class GeneratorSource:
         trials: int = _REFINEMENTS,
         **held: Any,
     ) -> Refinement:
-        """To half of what a group's members may be apart: the cell adds little to that.
-
-        One from which another would have to be made (:data:`FAR`) got stuck.
-        """
-        half = bounds.scaled(0.5)
-        settings: dict[str, Any] = {"tolerance": half.tolerance, "relative": half.relative, "trials": trials}
-        settings |= {
-            "moves": MOVES,
-            "stuck": 2 * FAR,
-            "residual": self._residual(),
-            "progress": progress,
-            "cache": self.cache,
-        }
+        aim = self._aim(bounds)
+        settings: dict[str, Any] = {"tolerance": aim.tolerance, "relative": aim.relative, "trials": trials}
+        settings |= {"residual": self._residual(), "progress": progress, "cache": self.cache}
         found = blocks.refined(self.generator, samples, targets, **settings, **held)
         moved = (found.z != found.start_z).any(axis=1)
         z, C = (
@@ -278,6 +312,10 @@ class GeneratorSource:
         )
         self._learn(z, C)
         return found
+
+    def _aim(self, bounds: Bounds) -> Bounds:
+        """Half of what a group's members may be apart: the cell adds little to that. All of it in a draft."""
+        return bounds if self._draft else bounds.scaled(0.5)
 
     def _generated(self, found: Refinement, rows: Ints) -> CellSet:
         return CellSet.from_octants(
@@ -290,6 +328,7 @@ class GeneratorSource:
         samples = self._drawn(targets, self.seed)
         refining = partial(progress, what="refining cells")
         found = self._refined(samples, targets, bounds, refining, trials=_FAR_REFINEMENTS)
+        self._continued(found, targets, bounds, progress)
         good = found.known
         if self.spare.avoid_cavities:
             good = good & ~encloses(found.octants)
@@ -315,9 +354,9 @@ class JoinedSource(SetSource):
         self.generator = generator
         self.name += " and the generator"
 
-    def begin(self, earlier: CellSet | None) -> None:
+    def begin(self, earlier: CellSet | None, draft: bool = False) -> None:
         """As :class:`CellSource`."""
-        self.generator.begin(earlier)
+        self.generator.begin(earlier, draft)
 
     def nearer(self, faces: Bools, targets: Floats, bounds: Bounds, progress: Progress) -> list[Matched]:
         """As :class:`CellSource`: generated ones."""

@@ -63,7 +63,7 @@ class SetSource:
         self.avoid_cavities = avoid_cavities
         self.name = f"a set of {len(cells)}"
 
-    def begin(self, earlier: CellSet | None) -> None:
+    def begin(self, earlier: CellSet | None, draft: bool = False) -> None:
         """As :class:`CellSource`: cells of a set have no past."""
 
     def material(self, target: Floats) -> CellSet:

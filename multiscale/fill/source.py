@@ -117,8 +117,11 @@ class CellSource(Protocol):
     @property
     def known(self) -> CellSet: ...  # noqa: D102
 
-    def begin(self, earlier: CellSet | None) -> None:
-        """A new lattice, of which there may be an earlier one: nothing else of the past is to count."""
+    def begin(self, earlier: CellSet | None, draft: bool = False) -> None:
+        """A new lattice, of which there may be an earlier one: nothing else of the past is to count.
+
+        Of a ``draft``, which another lattice is to follow, less is expected.
+        """
 
     def material(self, target: Floats) -> CellSet:
         """One cell, as near to a tensor (3,) as can be."""

@@ -90,8 +90,8 @@ def fill_lattice(
         model = influence(objective, wanted, design, seed=settings.seed)
 
     def first() -> Filling:
-        filling = Filling(problem, reduction, wanted, source(), settings, progress, earlier)
-        filling.choose(model, draft)
+        filling = Filling(problem, reduction, wanted, source(), settings, progress, earlier, draft)
+        filling.choose(model)
         return filling
 
     if parallel.ranks() > 1 and not parallel.shares_jobs():

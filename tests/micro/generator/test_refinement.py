@@ -96,7 +96,6 @@ def test_what_gets_stuck_in_the_shape_space_moves_on_voxel_by_voxel(drawn):
     assert (after.trials[stuck] > 1).all()
     assert all(is_open(octant) for octant in after.octants)
     np.testing.assert_allclose(homogenize_octants(after.octants).C, after.C, rtol=1e-3, atol=1e-5)
-    # Nothing is stuck below so many tolerances, and faces that are held are not moved.
-    assert np.array_equal(done(12, stuck=1e3).octants, before.octants)
+    # Faces that are held are not moved.
     held = done(0, yielding=0.0)
     assert np.array_equal(done(12, yielding=0.0).octants, held.octants)

@@ -11,6 +11,7 @@ from micro.cell.tensor import Bounds, relative_error, tensor_error
 from micro.data.packaged import load_library
 from micro.diffusion.residual import Corrected
 from micro.generator.generator import Generator
+from micro.generator.refinement import Refinement
 from micro.generator.steering import predict
 from micro.homogenize.octants import homogenize_octants
 from micro.library.retrieval import nearest as library_nearest
@@ -115,20 +116,22 @@ def encoded(source, cells):
     return space.encode(distance_at(cells.octants(), space.n))
 
 
-def test_lost_cells_come_from_the_library(generated, monkeypatch):
+def test_a_cell_in_pieces_goes_on_from_another_and_only_without_any_from_the_library(generated, monkeypatch):
     source, offered = generated
     whole = source.generator.refined
+    lost = [1]
 
     def losing(samples, targets, **settings):
         done = whole(samples, targets, **settings)
-        done.start_C[1] = np.nan
+        done.start_C[lost] = done.C[lost] = np.nan
         return done
 
     monkeypatch.setattr(source.generator, "refined", losing)
-    finished = source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.05), unheard)
-    assert finished.after.family.tolist() == [GENERATED, "spare", GENERATED]
-    assert cell.connectivity(finished.after.octants(1)).connected
-    assert tensor_error(finished.after.C[1], TARGETS[1]) < 0.05
+    for lost, family in (([1], GENERATED), ([0, 1, 2], "spare")):  # noqa: B007 (losing reads it)
+        finished = source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.05), unheard)
+        assert finished.after.family.tolist() == [family] * 3
+        assert cell.connectivity(finished.after.octants(1)).connected
+        assert tensor_error(finished.after.C[1], TARGETS[1]) < 0.05
 
 
 def test_cells_that_enclose_void_are_passed_over():
@@ -195,6 +198,53 @@ def test_a_soft_target_gets_a_generated_cell_where_none_of_the_set_is_near():
     assert not encloses(made.octants()).any()
     # Trials are solved to a residual of 3e-3: constants are right to about 1e-3 of the largest at worst.
     np.testing.assert_allclose(homogenize_octants(made.octants()).C, made.C, atol=1.5e-3 * made.C.max())
+
+
+def test_a_cell_that_got_stuck_goes_on_from_the_nearest_one(generated):
+    """Of two cells for nearly the same soft tensor one is off by half, and begins where the other stands."""
+    plain, _ = generated
+    source = GeneratorSource(plain.generator, plain.spare)
+    wanted = np.array([[0.05, 0.02, 0.02], [0.08, 0.03, 0.03]])
+    near, _ = library_nearest(load_library(), wanted, 20)
+    some = [load_library().subset(rows) for rows in near]
+    cells = joined([c.subset(np.flatnonzero(~encloses(c.octants()))[:1]) for c in some])
+    octants, C = cells.octants(), cells.C
+    z = source.generator.model.space.encode(distance_at(octants, 32))
+    trials = np.ones(2, dtype=np.int64)
+    targets = np.stack([C[0], 1.04 * C[0]])
+    for keep in (True, False):
+        found = Refinement(z.copy(), octants.copy(), C.copy(), z, octants, C, trials.copy())
+        source._continued(found, targets, Bounds(0.01, 0.05), unheard, keep=keep)
+        assert np.array_equal(found.octants[0], octants[0])
+        assert found.trials[0] == 1
+        if keep:
+            # From itself it gets nearer, and stays what it is.
+            assert relative_error(found.C[1], targets[1]) < relative_error(C[1], targets[1])
+            assert (found.octants[1] != octants[1]).sum() < (found.octants[1] != octants[0]).sum()
+        else:
+            assert relative_error(found.C[1], targets[1]) < 0.025
+            assert (found.octants[1] != octants[0]).sum() < (found.octants[1] != octants[1]).sum()
+            assert found.trials[1] <= 8
+    np.testing.assert_allclose(homogenize_octants(found.octants).C, found.C, rtol=2e-3, atol=1e-5)
+
+
+def test_a_draft_has_one_candidate_and_is_refined_half_as_far(generated, monkeypatch):
+    plain, _ = generated
+    source = GeneratorSource(plain.generator, plain.spare, count=2, seed=1)
+    asked = []
+    refined = Generator.refined
+
+    def watched(self, samples, targets, **settings):
+        asked.append((settings["tolerance"], settings["relative"]))
+        return refined(self, samples, targets, **settings)
+
+    monkeypatch.setattr(Generator, "refined", watched)
+    for draft in (False, True):
+        source.begin(None, draft)
+        offered = source.candidates(TARGETS, in_a_row(3), unheard)
+        assert offered.index.shape == (3, 1 if draft else 2)
+        source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.01, 0.05), unheard)
+    assert asked == [(0.005, 0.025), (0.01, 0.05)]
 
 
 def test_joined_keeps_parameters_only_if_all_have_them():

@@ -118,8 +118,8 @@ def test_a_draft_makes_nothing_anew(setting, monkeypatch):
     def asked(draft):
         source = Offering()
         source.nearer = lambda faces, targets, bounds, progress: source.asked.append(len(targets)) or []
-        filling = fill.Filling(problem, reduction, wanted, source, settings)
-        filling.choose(None, draft)
+        filling = fill.Filling(problem, reduction, wanted, source, settings, draft=draft)
+        filling.choose(None)
         assert filling.filled().lattice.components() >= 1
         return source.asked
 
