@@ -19,6 +19,7 @@ from typing import Any
 from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.files import atomic_path, write_json
 from micro.runtime.npz import read_arrays
+from multiscale.case.purpose import UNIFORM
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.correction import Correction
 from multiscale.run.correction import design_model, fill_design, keep_design, redesign
@@ -227,11 +228,16 @@ class _Work:
         assert settings.voxels_per_cell is not None
         limit = settings.max_memory_gb
         parallel.on_root(lambda: self.kept.mkdir(parents=True, exist_ok=True))
+        lattice = Lattice.load(self.place("lattice.zarr"))
+        uniform = None
+        if session.purpose.baseline == UNIFORM:
+            _, told = session.best_uniform(lattice if parallel.is_root() else None)
+            uniform = told["uniform"]["tensor"]
         return measure(
             session.case,
             session.problem,
-            Lattice.load(self.place("lattice.zarr")),
-            None,
+            lattice,
+            uniform,
             voxels_per_cell=settings.voxels_per_cell,
             max_memory=None if limit is None else 1e9 * limit,
             rtol=_RTOL,

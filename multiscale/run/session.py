@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from micro.data.packaged import load_least_volume
+from micro.cell import tensor
+from micro.data.packaged import load_dataset, load_least_volume
 from micro.gamut.gamut import Gamut
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.progress import Reporter
@@ -20,11 +21,13 @@ from multiscale.design.filter import cone_filter
 from multiscale.design.mass import MassLimit
 from multiscale.design.optimize import Settings
 from multiscale.design.space import DesignSpace
+from multiscale.design.uniform import best_uniform
 from multiscale.fill.make_source import make_source
 from multiscale.fill.set_source import lightened
 from multiscale.fill.source import CellSource
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.combination import Value
+from multiscale.objective.compliance import ComplianceObjective
 from multiscale.objective.objective import Objective
 from multiscale.objective.purpose import make_objective
 from multiscale.problem.problem import Problem, build_problem
@@ -51,6 +54,7 @@ class Session:
         self.reporter = reporter
         self.tensorboard = tensorboard
         self.started = time.monotonic()
+        self._uniform: dict[float, tuple[Floats, dict[str, Any]]] = {}
 
     @cached_property
     def problem(self) -> Problem:
@@ -150,6 +154,32 @@ class Session:
         cells = from_root(own, (*reduction.shape, 3))
         filled = reduction.elements(self.problem.filled)[..., None]
         return np.where(filled, cells, reduction.elements(self.problem.tensor))
+
+    def best_uniform(self, lattice: Lattice | None) -> tuple[Floats, dict[str, Any]]:
+        """Of a compliance: the field of the best uniform cell as heavy as a lattice, and metrics of both.
+
+        The lattice is None on ranks but 0.
+        """
+        own = None if lattice is None else np.array([lattice.densities()[self.problem.design].mean()])
+        density = float(from_root(own, (1,))[0])
+        if density not in self._uniform:
+            self._uniform[density] = self._searched(density)
+        C, metrics = self._uniform[density]
+        space = self.space()
+        return space.field(np.broadcast_to(C, (space.size, 3))), {"mass": {"lattice": density}, **metrics}
+
+    def _searched(self, density: float) -> tuple[Floats, dict[str, Any]]:
+        """The tensor (3,) of the data set's best cell of a density, and metrics of it."""
+        assert isinstance(self.objective, ComplianceObjective)
+        cells = load_dataset()
+        best = best_uniform(self.objective, cells, density, self.space().field, self.design_mask)
+        C = cells.C[best.row]
+        self.reporter.say(
+            f"best uniform cell of the data set at density {density:.4f}: {cells.family[best.row]}, "
+            f"E = {float(tensor.young(C)):.3f} E_s, {best.solved} solved"
+        )
+        volume = float(cells.volume[best.row])
+        return C, {"uniform": {"volume": volume, "tensor": C.tolist(), "solved": best.solved}}
 
     def evaluate(self, field: Floats) -> tuple[Value, list[Floats]]:
         """Value and displacements of a reduced field at the reporting tolerance."""

@@ -8,19 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from micro.cell import tensor
-from micro.data.packaged import load_dataset
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
 from micro.runtime.npz import write_arrays
 from multiscale.case.load_space import WORST_LOAD
 from multiscale.case.purpose import START, UNIFORM
 from multiscale.design.stage import find_design
-from multiscale.design.uniform import best_uniform
 from multiscale.lattice.lattice import Lattice
 from multiscale.objective.any_load import AnyLoadObjective
 from multiscale.objective.combination import Value
-from multiscale.objective.compliance import ComplianceObjective
 from multiscale.problem.tensor_field import load_tensors
 from multiscale.run.correction import correct_by_mesh, design_model, fill_design, keep_design, require_mesh
 from multiscale.run.given import given_design
@@ -122,7 +118,7 @@ def evaluate_stage(session: Session, directory: RunDirectory) -> None:
     metrics: dict[str, Any] = {}
     baseline = session.purpose.baseline
     if baseline == UNIFORM:
-        fields[baseline.name], metrics = _best_uniform(session, lattice)
+        fields[baseline.name], metrics = session.best_uniform(lattice)
     else:
         fields = {baseline.name: session.plain_field, **fields}
     results: dict[str, Value] = {}
@@ -155,25 +151,6 @@ def evaluate_stage(session: Session, directory: RunDirectory) -> None:
         files=("displacements.npz",),
         reads=("design.npz", "lattice.zarr"),
     )
-
-
-def _best_uniform(session: Session, lattice: Lattice | None) -> tuple[Floats, dict[str, Any]]:
-    """The field of the best uniform cell as heavy as the lattice, and the metrics of both masses."""
-    objective = session.objective
-    assert isinstance(objective, ComplianceObjective)
-    own = None if lattice is None else np.array([lattice.densities()[session.problem.design].mean()])
-    density = float(parallel.from_root(own, (1,))[0])
-    space = session.space()
-    best = best_uniform(objective, load_dataset(), density, space.field, session.design_mask)
-    cells = load_dataset()
-    C = cells.C[best.row]
-    session.reporter.say(
-        f"evaluate: best uniform cell of the data set at density {density:.4f}: {cells.family[best.row]}, "
-        f"E = {float(tensor.young(C)):.3f} E_s, {best.solved} solved"
-    )
-    uniform = {"volume": float(cells.volume[best.row]), "tensor": C.tolist(), "solved": best.solved}
-    field = space.field(np.broadcast_to(C, (space.size, 3)))
-    return field, {"mass": {"lattice": density}, "uniform": uniform}
 
 
 def export_stage(session: Session, directory: RunDirectory) -> None:
