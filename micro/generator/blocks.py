@@ -44,6 +44,9 @@ _CELLS = 32
 _REFINED = 16
 """Cells of a block that are refined, some of which need much longer than others."""
 
+_SHARED = 4
+"""Blocks that there are to be, however few the cells."""
+
 _MOVED = 4
 """Cells of a block that are moved voxel by voxel, one after the other, which takes long."""
 
@@ -152,7 +155,7 @@ def sample(
     """
     jobs = [
         (generator, first, targets[span], n, None if faces is None else faces[span], settings)
-        for first, span in _spans(len(targets), max(1, _CELLS // n))
+        for first, span in _shared(len(targets), max(1, _CELLS // n))
     ]
     parts = _done(_sample, jobs, Samples, cache, progress, len(targets) * n)
     return joined(parts, parts[0].n)
@@ -196,7 +199,7 @@ def sample_together(
     (drawn,) = _done(_drawn, [(generator, targets, likeness, asked)], Drawn, cache)
     z = drawn.z
     settings["open"] = open
-    jobs = [(generator, first, z[span], targets[span], settings) for first, span in _spans(len(z), _CELLS)]
+    jobs = [(generator, first, z[span], targets[span], settings) for first, span in _shared(len(z), _CELLS)]
     parts = _done(_settled, jobs, Samples, cache, progress, len(z))
     return joined(parts, parts[0].n)
 
@@ -247,7 +250,7 @@ def refined(
     """
     jobs = [
         (generator, samples.rows(np.arange(span.start, span.stop)), targets[span], settings)
-        for _, span in _spans(len(samples), _REFINED)
+        for _, span in _shared(len(samples), _REFINED)
     ]
     return Refinement.joined(_done(_refined, jobs, Refinement, cache, progress, len(samples)))
 
@@ -276,7 +279,7 @@ def moved(
     **settings
         Further arguments of that function.
     """
-    jobs = [(octants[s], targets[s], bounds, settings) for _, s in _spans(len(octants), _MOVED)]
+    jobs = [(octants[s], targets[s], bounds, settings) for _, s in _shared(len(octants), _MOVED)]
     parts = _done(_moved, jobs, Moved, cache, progress, len(octants))
     return Moved(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Moved)))
 
@@ -309,8 +312,14 @@ def _done(
 
 
 def _spans(count: int, size: int) -> Iterator[tuple[int, slice]]:
+    """Of so many cells those of each block, ``size`` at most."""
     for first in range(0, max(count, 1), size):
         yield first, slice(first, min(first + size, count))
+
+
+def _shared(count: int, size: int) -> Iterator[tuple[int, slice]]:
+    """The same, in several blocks for processes to share."""
+    return _spans(count, max(1, min(size, -(-count // _SHARED))))
 
 
 def blocks(request: Request, targets: Floats, volume: Floats) -> Iterator[Block]:

@@ -271,13 +271,13 @@ def _displacement(surface: Surface, model: Floats, change: Floats, radius: float
     waves = chamber(len(surface.octant)).waves
     mixed = rng.standard_normal((_WAVES, len(waves))) @ waves / np.sqrt(len(waves))
     basis, wanted = np.concatenate([surface.velocities, mixed]), change / tensor.PAPER_SPAN
-
-    def cut(weights: Floats) -> Floats:
-        return np.clip(weights @ basis, -radius, radius)
+    reached = surface.within(radius)  # a fifth of the voxels; the others stay what they are
+    there = basis[:, np.abs(surface.level) <= radius]
 
     def missing(weights: Floats) -> Floats:
         """What weights (c, b) leave to be done; (c, 3)."""
-        return wanted - (surface.predicted(cut(weights)) / tensor.PAPER_SPAN).reshape(-1, 6) @ model.T
+        displacement = np.clip(weights @ there, -radius, radius)
+        return wanted - (reached.predicted(displacement) / tensor.PAPER_SPAN).reshape(-1, 6) @ model.T
 
     A = (model[:, :3] + model[:, 3:]) / 2 @ (surface.slope(basis[:3]) / tensor.PAPER_SPAN[:, None])
     best, left = np.zeros(len(basis)), wanted
@@ -295,4 +295,4 @@ def _displacement(surface: Surface, model: Floats, change: Floats, radius: float
         i = int(np.argmin((rests**2).sum(axis=1)))
         if rests[i] @ rests[i] < left @ left:
             best, left = cloud[i], rests[i]
-    return cut(best)
+    return np.clip(best @ basis, -radius, radius)

@@ -9,7 +9,7 @@ about the density of the solid next to them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,13 @@ class Surface:
         """The octant after a displacement (q,) of its surface in voxels, loose pieces left out."""
         solid = chamber(len(self.octant)).unfold(self.level + displacement > 0)
         return cell.largest_component(solid)
+
+    def within(self, radius: float) -> Surface:
+        """What of it displacements up to a radius can reach: the voxels that may change sides."""
+        near = np.abs(self.level) <= radius
+        return replace(
+            self, level=self.level[near], rate=self.rate[:, near], velocities=self.velocities[:, near]
+        )
 
     def predicted(self, displacement: Floats) -> Floats:
         """Changes of (C11, C12, C44) by what displacements (..., q) remove, and add; (..., 2, 3)."""

@@ -241,11 +241,9 @@ def _finished(work: Callable[[Job], Result], job: Job) -> Future[Result]:
 
 
 def _on_one_thread(work: Callable[[Job], Result], job: Job) -> Result:
-    import torch
+    from micro.runtime.threads import one_core
 
-    from micro.runtime.threads import one_thread
-
-    with one_thread(torch.device("cpu")):
+    with one_core():
         return work(job)
 
 
@@ -297,15 +295,15 @@ def _world(size: int) -> Any:
 def _one_thread() -> None:
     """One thread a process, unless the user has said how many."""
     if "OMP_NUM_THREADS" not in os.environ:
-        import torch
+        from micro.runtime.threads import stay_on_one_core
 
-        torch.set_num_threads(1)
+        stay_on_one_core()
 
 
 def _start_worker() -> None:
-    import torch
+    from micro.runtime.threads import stay_on_one_core
 
-    torch.set_num_threads(1)
+    stay_on_one_core()
     # A killed parent cannot tell its workers: each one watches for its end.
     parent = multiprocessing.parent_process()
     if parent is not None:

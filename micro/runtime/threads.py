@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 
@@ -29,6 +31,30 @@ def one_thread(device: torch.device) -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Let this process compute on one core, as one of several that share a machine: torch and BLAS.
+
+    A BLAS that parts a small product between cores waits, busily, for the one that another process has: a
+    fifth of a fill's time.
+    """
+    with one_thread(torch.device("cpu")), _blas().limit(limits=1, user_api="blas"):
+        yield
+
+
+def stay_on_one_core() -> None:
+    """The same from now on."""
+    torch.set_num_threads(1)
+    _blas().limit(limits=1, user_api="blas")
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401 (it and numpy bring a BLAS each, which has to be there to be found)
+
+    return ThreadpoolController()
 
 
 def run(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:

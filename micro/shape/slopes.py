@@ -56,11 +56,12 @@ def of_rates(space: ShapeSpace, z: Singles, rates: NDArray[np.floating]) -> Floa
     rates : array, shape (m, 3, n, n, n)
         On the scale of Eq. 4.
     """
-    density = np.empty((len(z), 3, len(chamber(space.n).weights)))
+    density = np.empty((len(z), 3, len(chamber(space.n).weights)), dtype=np.float32)
     for row, level in enumerate(space.levels(z, rates.shape[-1])):
         near, speed = _displacement(level)
         density[row] = _on_chamber(rates[row] * (near * speed), space.n)
-    return density @ space.basis.T.astype(np.float64)
+    found = space.slopes(density.reshape(-1, density.shape[-1]))
+    return found.reshape(len(z), 3, space.dimension).astype(np.float64)
 
 
 def _displacement(level: Singles) -> tuple[Floats, Floats]:

@@ -78,7 +78,7 @@ def _averaging(source: int, target: int) -> csr_array:
 def _product(rows: Singles, matrix: Singles) -> Singles:
     """Rows (m, a) times a matrix (a, b), each row rounded alike wherever it stands."""
     # By torch: in numpy's BLAS the rounding depends on a row's place in the block (measured).
-    right = torch.from_numpy(np.ascontiguousarray(matrix))
+    right = torch.from_numpy(matrix)
     return in_blocks(lambda block: (torch.from_numpy(block) @ right).numpy(), rows)
 
 
@@ -199,7 +199,11 @@ class ShapeSpace:
     @cached_property
     def _encoder(self) -> Singles:
         weighted = self.basis * chamber(self.n).weights.astype(np.float32)
-        return (weighted / (weighted * self.basis).sum(axis=1, keepdims=True)).T
+        return np.ascontiguousarray((weighted / (weighted * self.basis).sum(axis=1, keepdims=True)).T)
+
+    @cached_property
+    def _across(self) -> Singles:
+        return np.ascontiguousarray(self.basis.T)
 
     def encode(self, distance: ArrayLike) -> Singles:
         """Coordinates (m, d) of signed distances (m, q): the nearest level set in the mean square."""
@@ -209,6 +213,10 @@ class ShapeSpace:
     def decode(self, z: ArrayLike) -> Singles:
         """Level sets (m, q) on the chamber, of coordinates (m, d)."""
         return _product(np.asarray(z, dtype=np.float32), self.basis) + self.mean
+
+    def slopes(self, rates: ArrayLike) -> Singles:
+        """Derivatives (m, d) by the coordinates of what has the rates (m, q) by the levels."""
+        return _product(np.asarray(rates, dtype=np.float32), self._across)
 
     def levels(self, z: ArrayLike, n: int) -> Singles:
         """Level sets on whole octants of any resolution; (m, d) to (m, n, n, n)."""
