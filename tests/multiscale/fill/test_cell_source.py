@@ -83,7 +83,7 @@ def test_later_cells_learn_from_the_first(generated, monkeypatch):
     starts = []
 
     def watched(samples, targets, **settings):
-        done = plain(samples, targets, **settings)
+        done = plain(samples, targets, **settings | {"trials": 8})  # as many as the farthest one needs
         starts.append((settings["residual"] is not None, tensor_error(done.start_C, targets)[0]))
         return done
 
@@ -123,7 +123,8 @@ def test_a_cell_in_pieces_goes_on_from_another_and_only_without_any_from_the_lib
 
     def losing(samples, targets, **settings):
         done = whole(samples, targets, **settings)
-        done.start_C[lost] = done.C[lost] = np.nan
+        gone = np.isin(targets[:, 0], TARGETS[lost, 0])
+        done.start_C[gone] = done.C[gone] = np.nan
         return done
 
     monkeypatch.setattr(source.generator, "refined", losing)
@@ -244,7 +245,9 @@ def test_a_draft_has_one_candidate_and_is_refined_half_as_far(generated, monkeyp
         offered = source.candidates(TARGETS, in_a_row(3), unheard)
         assert offered.index.shape == (3, 1 if draft else 2)
         source.finish(offered, offered.index[:, 0], TARGETS, Bounds(0.01, 0.05), unheard)
-    assert asked == [(0.005, 0.025), (0.01, 0.05)]
+    # The cells of a lattice are refined in several jobs.
+    assert sorted(set(asked[:3])) == [(0.005, 0.025)]
+    assert sorted(set(asked[3:])) == [(0.01, 0.05)]
 
 
 def test_joined_keeps_parameters_only_if_all_have_them():
