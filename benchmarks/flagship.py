@@ -72,7 +72,8 @@ def quotes(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "docs/full-scale.md", f"The flagship's run takes {time} on two idle cores, and {memory}"
     yield (
         "docs/gallery.md",
-        f"hole, 40³, shear | distortion {void}, voxel by voxel | {predicted[1]} | {built}",
+        f"hole, 40³, shear | distortion {percent(d['void'], 1)} ({void} voxel by voxel) | "
+        f"{percent(d['design'], 2)} | {percent(d['lattice'], 2)} | {built} at 8 |",
     )
     yield (
         "docs/choosing.md",
