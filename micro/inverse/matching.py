@@ -271,8 +271,8 @@ def _displacement(surface: Surface, model: Floats, change: Floats, radius: float
     waves = chamber(len(surface.octant)).waves
     mixed = rng.standard_normal((_WAVES, len(waves))) @ waves / np.sqrt(len(waves))
     basis, wanted = np.concatenate([surface.velocities, mixed]), change / tensor.PAPER_SPAN
-    reached = surface.within(radius)  # a fifth of the voxels; the others stay what they are
-    there = basis[:, np.abs(surface.level) <= radius]
+    near = np.abs(surface.level) <= radius  # a fifth of the voxels; the others stay what they are
+    reached, there = surface.part(near), basis[:, near]
 
     def missing(weights: Floats) -> Floats:
         """What weights (c, b) leave to be done; (c, 3)."""

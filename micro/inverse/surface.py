@@ -73,11 +73,10 @@ class Surface:
         solid = chamber(len(self.octant)).unfold(self.level + displacement > 0)
         return cell.largest_component(solid)
 
-    def within(self, radius: float) -> Surface:
-        """What of it displacements up to a radius can reach: the voxels that may change sides."""
-        near = np.abs(self.level) <= radius
+    def part(self, some: Bools) -> Surface:
+        """Some of its voxels (q,), such as those that a displacement may take to the other side."""
         return replace(
-            self, level=self.level[near], rate=self.rate[:, near], velocities=self.velocities[:, near]
+            self, level=self.level[some], rate=self.rate[:, some], velocities=self.velocities[:, some]
         )
 
     def predicted(self, displacement: Floats) -> Floats:

@@ -38,7 +38,7 @@ def one_core() -> Iterator[None]:
     """Let this process compute on one core, as one of several that share a machine: torch and BLAS.
 
     A BLAS that parts a small product between cores waits, busily, for the one that another process has: a
-    fifth of a fill's time.
+    quarter of a fill's time.
     """
     with one_thread(torch.device("cpu")), _blas().limit(limits=1, user_api="blas"):
         yield
