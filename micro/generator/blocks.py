@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
@@ -280,8 +280,7 @@ def moved(
         Further arguments of that function.
     """
     jobs = [(octants[s], targets[s], bounds, settings) for _, s in _shared(len(octants), _MOVED)]
-    parts = _done(_moved, jobs, Moved, cache, progress, len(octants))
-    return Moved(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Moved)))
+    return Moved.joined(_done(_moved, jobs, Moved, cache, progress, len(octants)))
 
 
 def _moved(job: tuple[Bools, Floats, Bounds, dict[str, Any]]) -> Moved:

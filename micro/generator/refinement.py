@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import torch
@@ -78,8 +79,17 @@ _VOXELS = 2**20
 """Of the cells refined at once, which keep their solutions: 9 MB each at n = 32."""
 
 
+class _Rows:
+    """A dataclass of arrays with a row for each cell."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Several as one, in their order."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, eq=False)
-class Refinement:
+class Refinement(_Rows):
     """Refined cells, and what they were.
 
     Attributes
@@ -102,11 +112,6 @@ class Refinement:
 
     def __len__(self) -> int:
         return len(self.z)
-
-    @staticmethod
-    def joined(parts: Sequence[Refinement]) -> Refinement:
-        """Several as one, in their order."""
-        return Refinement(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refinement)))
 
     def rows(self, rows: Ints) -> Refinement:
         """Some of them, in the order of ``rows``."""
@@ -206,7 +211,7 @@ def refine(
 
 
 @dataclass(frozen=True, eq=False)
-class Moved:
+class Moved(_Rows):
     """Cells moved voxel by voxel: octants (m, n, n, n), tensors (m, 3), homogenisations spent (m,)."""
 
     octants: Bools

@@ -274,9 +274,11 @@ class GeneratorSource:
                 stuck = np.intersect1d(stuck, known)
             if len(stuck) == 0 or len(known) == 0:
                 return
-            near = [np.argmin(aim.error(found.C[known], target)) for target in targets[stuck]]
+            start = stuck
+            if not keep:
+                start = known[[np.argmin(aim.error(found.C[known], target)) for target in targets[stuck]]]
             there = blocks.moved(
-                found.octants[stuck if keep else known[near]],
+                found.octants[start],
                 targets[stuck],
                 aim,
                 open=self.open,
@@ -301,6 +303,7 @@ class GeneratorSource:
         trials: int = _REFINEMENTS,
         **held: Any,
     ) -> Refinement:
+        """Samples refined in the shape space, as far as is aimed at; what they show is learned."""
         aim = self._aim(bounds)
         settings: dict[str, Any] = {"tolerance": aim.tolerance, "relative": aim.relative, "trials": trials}
         settings |= {"residual": self._residual(), "progress": progress, "cache": self.cache}
