@@ -42,14 +42,15 @@ def measure(voxels: int, threads: int, rtol: float) -> dict[str, Any]:
     index, _ = nearest(cells, np.array([TENSOR]), 1)
     count = voxels // PER_CELL
     whole = Lattice(cells.subset(index[0]), np.zeros((count, count, count), dtype=np.int32), 1e-3, 1e9, 0.3)
-    solid = coarse_lattice(whole, PER_CELL).lattice.voxels(per_cell=PER_CELL).view(np.uint8)
+    voxels_of = coarse_lattice(whole, PER_CELL).lattice
+    solid = voxels_of.materials(voxels_of.index)
     fixed = np.zeros((count + 1, count + 1, count + 1, 3), dtype=bool)
     fixed[:, 0] = True
     tensor = isotropic(1.0, 0.3)
     team = Team(threads)
     solve_small(team)  # compiled and warm
     start, used = time.perf_counter(), time.process_time()
-    multigrid = Multigrid(solid, tensor, coarse_masks(fixed, PER_CELL), team)
+    multigrid = Multigrid(solid, tensor, coarse_masks(fixed, PER_CELL), team, voxels_of.moduli)
     setup, setup_used = time.perf_counter() - start, time.process_time() - used
     force = np.zeros(multigrid.levels[0].nodes)
     force[:, -1, 0] = 1e-3 * (touching(solid, team) > 0)[:, -1]
@@ -64,7 +65,7 @@ def measure(voxels: int, threads: int, rtol: float) -> dict[str, Any]:
     return {
         "voxels": voxels**3,
         "edge": voxels,
-        "solid_fraction": float(solid.mean()),
+        "solid_fraction": float((solid > 0).mean()),
         "iterations": solution.iterations,
         "residual": solution.residual,
         "setup_seconds": setup,

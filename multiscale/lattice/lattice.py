@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -129,12 +129,22 @@ class Lattice:
         """Volume of base material in the whole lattice, in cubic metres."""
         return float(self.densities().sum() * self.cell_size_m**3)
 
-    def compact(self) -> Lattice:
+    def compact(self) -> Self:
         """The same lattice without the cells that no element uses."""
         used, index = np.unique(self.index, return_inverse=True)
         offset = int(used[0] == VOID)
         renumbered = (np.reshape(index, self.index.shape) - offset).astype(np.int32)
-        return replace(self, cells=self.cells.subset(used[offset:]), index=renumbered)
+        return self.of_rows(used[offset:], renumbered)
+
+    def of_rows(self, rows: NDArray[np.integer], index: NDArray[np.int32]) -> Self:
+        """The same with some rows of its unique cells only, and an index map into those.
+
+        Parameters
+        ----------
+        rows : int array
+        index : int array (nx, ny, nz)
+        """
+        return replace(self, cells=self.cells.subset(rows), index=index)
 
     # -- voxels ---------------------------------------------------------------------------------
 

@@ -132,13 +132,13 @@ def solve_factored(factor, b, room):
 
 
 @njit(nogil=True, cache=True)
-def finish(r, z, origin, dofs, bases, places, corners, stiffness, factor, subtract, b, room):
+def finish(r, z, origin, dofs, bases, places, moduli, corners, stiffness, factor, subtract, b, room):
     """z += A_RR^-1 (r - A z)_R on one region R; ``subtract`` false: A z is taken as zero.
 
     ``r``, ``z`` are flat fields, ``origin`` the region's place in them; ``dofs`` (n,) the offsets of its
     unknowns in the factor's order, ``bases`` (e,) those of its elements' first corners, ``places`` (e, 24)
-    the unknowns of an element (-1: none), ``corners`` (24,) an element's offsets, ``stiffness`` (576,). ``b``
-    and ``room`` are working space, n float64.
+    the unknowns of an element (-1: none), ``moduli`` (e,) what its stiffness is multiplied by, ``corners``
+    (24,) an element's offsets, ``stiffness`` (576,). ``b`` and ``room`` are working space, n float64.
 
     Parameters
     ----------
@@ -148,6 +148,7 @@ def finish(r, z, origin, dofs, bases, places, corners, stiffness, factor, subtra
     dofs : int array (n,)
     bases : int array (e,)
     places : int array (e, 24)
+    moduli : array (e,)
     corners : int array (24,)
     stiffness : array (576,)
     factor : Factor
@@ -167,14 +168,14 @@ def finish(r, z, origin, dofs, bases, places, corners, stiffness, factor, subtra
             for q in range(24):
                 p = places[e, q]
                 if p >= 0:
-                    b[p] -= f[q]
+                    b[p] -= moduli[e] * f[q]
     solve_factored(factor, b[:n], room)
     for p in range(n):
         z[origin + dofs[p]] += b[p]
 
 
 @njit(nogil=True, cache=True)
-def block_motion(u, solid, stiffness, edge, energy, motion, first, last):
+def block_motion(u, solid, moduli, stiffness, edge, energy, motion, first, last):
     """Strain energy (twice) of blocks of ``edge`` voxels, and the mean square of what a voxel's corners move.
 
     Blocks ``first:last`` along x. The energy is that of displacements relative to a voxel's first corner:
@@ -185,6 +186,9 @@ def block_motion(u, solid, stiffness, edge, energy, motion, first, last):
     u : array (X, Y, 3, Z)
         Displacements of the nodes.
     solid : uint8 array (nx, ny, nz)
+        Voxels by material.
+    moduli : array (materials + 1,)
+        Of each material.
     stiffness : array (24, 24)
     edge : int
         Voxels.
@@ -212,7 +216,7 @@ def block_motion(u, solid, stiffness, edge, energy, motion, first, last):
                         row += stiffness[a, b] * v[b]
                     total += row * v[a]
                 block = i // edge, j // edge, k // edge
-                energy[block] += total
+                energy[block] += moduli[solid[i, j, k]] * total
                 motion[block] += moved
                 count[block[0] - first, block[1], block[2]] += 1
     for i in range(first, last):

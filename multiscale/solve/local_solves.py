@@ -21,6 +21,7 @@ each keeps what lies on its planes (:class:`SlabSolves`). All other regions are 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,18 +80,21 @@ class Region:
         Offsets of the first corners of the voxels around them.
     places : int32 (e, 24)
         Positions of a voxel's degrees of freedom in ``dofs``; -1 where it isn't one.
+    moduli : array (e,)
+        Of the voxels.
     factor : Factor
     """
 
     dofs: Ints
     bases: Ints
     places: NDArray[np.int32]
+    moduli: Floats
     factor: local_kernels.Factor
 
     @property
     def nbytes(self) -> int:
         """Memory taken."""
-        return sum(a.nbytes for a in (self.dofs, self.bases, self.places, *self.factor))
+        return sum(a.nbytes for a in (self.dofs, self.bases, self.places, self.moduli, *self.factor))
 
 
 class LocalSolves:
@@ -101,9 +105,13 @@ class LocalSolves:
     nodes : bool (X, Y, Z)
         Nodes to be solved exactly; large sets are cut apart.
     solid : uint8 (nx, ny, nz)
+        Voxels by material.
     fixed : int64 array
         Constrained degrees of freedom, flat in (X, Y, 3, Z).
     stiffness : float64 (24, 24)
+        Of a voxel of modulus one.
+    moduli : float64 (materials + 1,)
+        Of each material; 0 for the void comes first.
     team : Team
     limit : float, optional
         Bytes that factors may take. Where all would take more, regions are cut smaller, and those of most
@@ -111,9 +119,17 @@ class LocalSolves:
     """
 
     def __init__(
-        self, nodes: Bools, solid: Bytes, fixed: Ints, stiffness: Any, team: Any, limit: float = np.inf
+        self,
+        nodes: Bools,
+        solid: Bytes,
+        fixed: Ints,
+        stiffness: Any,
+        moduli: Floats,
+        team: Any,
+        limit: float = np.inf,
     ):
         self.team = team
+        self._moduli = moduli
         shape = nodes.shape
         self._stride = np.array([shape[1] * 3 * shape[2], 3 * shape[2], 1], dtype=np.int64)
         self._component = shape[2]
@@ -143,10 +159,10 @@ class LocalSolves:
             bound = held[low[0] : high[0], low[1] : high[1], :, low[2] : high[2]]
             bound = bound.transpose(0, 1, 3, 2) & mask[..., None]
             around = around * nodes_of(mask)  # voxels with a marked corner, one more an axis than nodes
-            key = b"".join(
-                [np.array(mask.shape).tobytes(), *(np.packbits(a).tobytes() for a in (mask, around, bound))]
-            )
-            kinds.setdefault(key, [mask, around, bound, []])[3].append(int(low @ self._stride))
+            key = hashlib.sha256(np.array(mask.shape).tobytes())
+            for part in (mask, around, bound):
+                key.update(part.tobytes())
+            kinds.setdefault(key.digest(), [mask, around, bound, []])[3].append(int(low @ self._stride))
         return sorted(kinds.values(), key=lambda job: np.count_nonzero(job[0]) / len(job[3]))
 
     def _make(self, jobs: list[Any], stiffness: Any, limit: float, hopeless: float = np.inf) -> None:
@@ -183,7 +199,8 @@ class LocalSolves:
         dof = np.where(corner[..., None] >= 0, 3 * corner[..., None] + np.arange(3), -1).reshape(-1, 24)
         place = np.where(dof >= 0, number[dof], -1)
         row, column = np.repeat(place, 24, axis=1).reshape(-1), np.tile(place, (1, 24)).reshape(-1)
-        value = np.broadcast_to(stiffness.reshape(-1), (len(place), 576)).reshape(-1)
+        moduli = self._moduli[around[tuple(element.T)]]
+        value = np.multiply.outer(moduli, stiffness.reshape(-1)).reshape(-1)
         inside = (row >= 0) & (column >= 0)
         count = int(free.sum())
         a = sparse.coo_array((value[inside], (row[inside], column[inside])), shape=(count, count)).tocsc()
@@ -207,6 +224,7 @@ class LocalSolves:
             offsets[order],
             (element - 1) @ self._stride,
             position[place],
+            moduli,
             local_kernels.Factor._make([*panel, (1 / pivot).astype(np.float32)]),
         )
 
@@ -221,8 +239,8 @@ class LocalSolves:
             for kind, origin in self._order[first:last]:
                 region = self.regions[kind]
                 local_kernels.finish(
-                    flat_r, flat_z, origin, region.dofs, region.bases, region.places, self._corners,
-                    self._stiffness, region.factor, subtract, b, room,
+                    flat_r, flat_z, origin, region.dofs, region.bases, region.places, region.moduli,
+                    self._corners, self._stiffness, region.factor, subtract, b, room,
                 )  # fmt: skip
 
         self.team.run(work, len(self._order))
@@ -253,15 +271,25 @@ class SlabSolves:
     fixed : int64 array
         Constrained degrees of freedom, flat in (X, Y, 3, Z).
     stiffness : float64 (24, 24)
+    moduli : float64 (materials + 1,)
     team : Team
     limit : float
         Bytes that factors may take.
     """
 
     def __init__(
-        self, nodes: Bools, active: Bools, solid: Bytes, fixed: Ints, stiffness: Any, team: Team, limit: float
+        self,
+        nodes: Bools,
+        active: Bools,
+        solid: Bytes,
+        fixed: Ints,
+        stiffness: Any,
+        moduli: Floats,
+        team: Team,
+        limit: float,
     ):
         self.team = team
+        self._stiffness, self._moduli = stiffness, moduli
         layers = len(solid)
         self.depth = min(_WINDOW, int(-team.largest(-layers)) // 2 - 1)
         most = -team.largest(-limit) / 2  # of a window: the same on both of its ranks, whatever their slabs
@@ -274,13 +302,13 @@ class SlabSolves:
             seen = [self._around(a, len(a) - layers) for a in (marks, active.astype(np.uint8), held, solid)]
             for side, (mark, there, bound, voxels) in enumerate(zip(*seen, strict=True)):
                 if mark is not None:
-                    window = self._window(side, mark > 0, there > 0, bound, voxels, stiffness, most)
+                    window = self._window(side, mark > 0, there > 0, bound, voxels, most)
                     near = ndimage.binary_dilation(window.nodes, np.ones((3, 3, 3)))
                     nodes[window.own] &= ~near[window.mine]  # regions do not touch
                     self._windows.append(window)
         nodes[list(team.ends(len(nodes)))] = False
         rest = limit - sum(window.solves.nbytes for window in self._windows)
-        self.own = LocalSolves(nodes, solid, fixed, stiffness, team.alone, rest)
+        self.own = LocalSolves(nodes, solid, fixed, stiffness, moduli, team.alone, rest)
 
     @property
     def regions(self) -> list[Region]:
@@ -309,16 +337,14 @@ class SlabSolves:
             None if above is None else np.concatenate([field[end - d :], above]),
         ]
 
-    def _window(
-        self, side: int, nodes: Bools, active: Bools, held: Any, solid: Any, stiffness: Any, limit: float
-    ) -> _Window:
+    def _window(self, side: int, nodes: Bools, active: Bools, held: Any, solid: Any, limit: float) -> _Window:
         """The regions across a cut, of the marked ``nodes`` around it: the same on both ranks."""
         d = self.depth
         labels = cc3d.connected_components((nodes & active).astype(np.uint8), connectivity=26)
         across = np.isin(labels, np.setdiff1d(labels[d], 0))
         across[[0, -1]] = False
         fixed = np.flatnonzero(held)
-        solves = LocalSolves(across, solid, fixed, stiffness, self.team.alone, limit)
+        solves = LocalSolves(across, solid, fixed, self._stiffness, self._moduli, self.team.alone, limit)
         if side == 0:
             return _Window(side, solves, across, slice(d, None), slice(0, d + 1))
         return _Window(side, solves, across, slice(0, d + 1), slice(-d - 1, None))
@@ -327,6 +353,7 @@ class SlabSolves:
 def slow_nodes(
     levels: list[Any],
     stiffness: Floats,
+    moduli: Floats,
     precondition: Callable[[Field, Field], None],
     team: Any,
     room: Sequence[Field],
@@ -344,6 +371,7 @@ def slow_nodes(
     ----------
     levels : list of Level
     stiffness : array (24, 24)
+    moduli : array (materials + 1,)
     precondition : callable
         One cycle: from a residual to a correction, in place.
     team : Team
@@ -375,7 +403,9 @@ def slow_nodes(
     solid = levels[2].index > 0
     energy, motion = np.zeros(solid.shape), np.zeros(solid.shape)
     team.run(
-        lambda i, j: local_kernels.block_motion(e, finest.index, stiffness, _EDGE, energy, motion, i, j),
+        lambda i, j: local_kernels.block_motion(
+            e, finest.index, moduli, stiffness, _EDGE, energy, motion, i, j
+        ),
         len(energy),
     )
     marked = np.zeros(solid.shape, dtype=bool)

@@ -222,19 +222,19 @@ class Multigrid:
         self.local, self.searched = None, True
         if 0 < self.team.shared_levels < 3:
             return  # the blocks of voxels that are judged are not held in slabs
-        nodes = slow_nodes(self.levels, self.stiffness, self.precondition, self.team, room)
+        nodes = slow_nodes(self.levels, self.stiffness, self.moduli, self.precondition, self.team, room)
         finest = self.levels[0]
-        if nodes is not None and len(self.moduli) > 2:
-            nodes &= touching(finest.index > 1, self.team) == 0  # factors are the solid's
         limit = FACTOR_BYTES * float(finest.index.size)
         if self.team.size > 1:
             active = finest.inverse[:, :, 0] > 0
             nodes = np.zeros_like(active) if nodes is None else nodes  # all ranks go on in the same way
             self.local = SlabSolves(
-                nodes, active, finest.index, finest.fixed, self.stiffness, self.team, limit
+                nodes, active, finest.index, finest.fixed, self.stiffness, self.moduli, self.team, limit
             )
         elif nodes is not None:
-            self.local = LocalSolves(nodes, finest.index, finest.fixed, self.stiffness, self.team, limit)
+            self.local = LocalSolves(
+                nodes, finest.index, finest.fixed, self.stiffness, self.moduli, self.team, limit
+            )
 
     def precondition(self, r: Field, out: Field) -> None:
         """``out`` = one V-cycle from zero for the residual r, which is kept."""

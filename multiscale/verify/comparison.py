@@ -28,6 +28,7 @@ from multiscale.problem.problem import Problem, Role
 from multiscale.problem.reduction import Reduction
 from multiscale.verify.bodies import with_bodies
 from multiscale.verify.coarse_cells import CoarseLattice, coarse_lattice
+from multiscale.verify.materials import VoxelLattice
 
 
 def reference_cell(problem: Problem, lattice: Lattice) -> int:
@@ -47,7 +48,7 @@ def reference_cell(problem: Problem, lattice: Lattice) -> int:
     return int(np.bincount(lattice.index[same]).argmax())
 
 
-def structures(problem: Problem, lattice: Lattice) -> dict[str, Lattice]:
+def structures(problem: Problem, lattice: VoxelLattice) -> dict[str, VoxelLattice]:
     """The reference lattice without holes, the lattice without a design, and the lattice."""
     cell = reference_cell(problem, lattice)
     void = lattice.index.copy()
@@ -85,7 +86,7 @@ class Comparison:
     ----------
     objective : Objective
         Of the case, its reference that of ``lattices["reference"]``.
-    lattices : dict of str to Lattice
+    lattices : dict of str to VoxelLattice
         At the voxels that are solved, in the order they are solved.
     predicted : dict of str to list of arrays
         Homogenised displacements from the cells' own tensors, reduced grid, one a load.
@@ -94,7 +95,7 @@ class Comparison:
     """
 
     objective: Objective
-    lattices: dict[str, Lattice]
+    lattices: dict[str, VoxelLattice]
     predicted: dict[str, list[Floats]]
     wanted: Bools
 
@@ -143,7 +144,7 @@ def compare(
     coarse : CoarseLattice
     uniform : list of three floats or None
     """
-    lattice, per_cell = with_bodies(coarse.lattice, problem), coarse.lattice.voxels_per_cell
+    lattice, per_cell = with_bodies(coarse.lattice, problem), coarse.lattice.per_cell
     purpose = case.objective.purpose
     rtol = case.solver.rtol_evaluate
     lattices = {"lattice": lattice}

@@ -20,14 +20,13 @@ from micro.runtime.arrays import Bools, Bytes, Floats, Ints
 from micro.runtime.errors import InputError
 from micro.voxels.corners import CORNERS
 from multiscale.case.case import Case
-from multiscale.lattice.lattice import Lattice
 from multiscale.problem import grid
 from multiscale.problem.loads import face_loads, volume_loads
 from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import ReducedLoad, Reduction
 from multiscale.solve.team import Sparse, Team
 from multiscale.solve.voxel_multigrid import coarse_masks, refine_mask, touching
-from multiscale.verify.bodies import moduli
+from multiscale.verify.materials import VoxelLattice
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +36,9 @@ class VoxelModel:
     Attributes
     ----------
     solid : uint8 (nx, ny, nz)
-        Those that ``team`` holds here: 1 for the base material, 0 for the void, others for bodies.
+        Those that ``team`` holds here: 0 for the void, 1 for the base material, others for multiples of it.
     moduli : array (materials + 1,)
-        Stiffness of each by the base material's (:mod:`multiscale.verify.bodies`).
+        Stiffness of each by the base material's (:mod:`multiscale.verify.materials`).
     per_cell : int
     team : Team
     removed : int
@@ -56,28 +55,20 @@ class VoxelModel:
     unknowns: int
 
 
-def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int, team: Team) -> VoxelModel:
+def voxel_model(lattice: VoxelLattice, reduction: Reduction, team: Team) -> VoxelModel:
     """The part of a lattice that the reduction keeps and the team holds, without unheld pieces.
 
     Parameters
     ----------
-    lattice : Lattice
-        With ``per_cell`` voxels along a cell's edge already.
+    lattice : VoxelLattice
     reduction : Reduction
-    per_cell : int
     team : Team
     """
+    per_cell = lattice.per_cell
     cells = _cells(reduction.shape[0], per_cell, team)
     index = reduction.elements(lattice.index)[cells]
-    part = Lattice(lattice.cells, index, lattice.cell_size_m, lattice.young_pa, lattice.poisson)
-    solid = part.voxels(per_cell=per_cell).view(np.uint8)
-    labels = cc3d.connected_components(solid, connectivity=6)
-    material, factors = moduli(part)
-    body = np.append(material, 0)[index]
-    elements = np.nonzero(body > 1)
-    i, j, k = elements
-    blocks = solid.reshape([n for count in index.shape for n in (count, per_cell)])
-    blocks[i, :, j, :, k, :] = body[elements][:, None, None, None]
+    solid = lattice.materials(index)
+    labels = cc3d.connected_components(solid > 0, connectivity=6)
     piece, count = team.pieces(labels)
     held = np.ones(count, dtype=bool)
     if any(load.free for load in reduction.problem.loads):
@@ -104,7 +95,7 @@ def voxel_model(lattice: Lattice, reduction: Reduction, per_cell: int, team: Tea
         solid[loose] = 0
     touched = touching(solid, team)
     unknowns = 3 * int(team.total(float(np.count_nonzero(touched[: team.owned(len(touched))]))))
-    return VoxelModel(solid, factors, per_cell, team, removed, unknowns)
+    return VoxelModel(solid, lattice.moduli, per_cell, team, removed, unknowns)
 
 
 def _cells(count: int, per_cell: int, team: Team) -> slice:
@@ -151,7 +142,8 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     """Nodal forces of the case's load ``number``.
 
     A traction or pressure on a cell's outer face is carried by that face's solid voxels, a body force by all
-    solid voxels of the cell, in equal shares: every cell receives what the homogenised model gives it.
+    solid voxels of the cell, in shares like their moduli: every cell receives what the homogenised model
+    gives it.
 
     Parameters
     ----------
@@ -180,7 +172,7 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
             quads = quads[cells]
         elif side * shape[0] in team.ends(shape[0] + 1):
             quads = np.zeros_like(quads)  # another rank's face
-        share = _shares(grid.on_face(model.solid > 0, face), quads, model, case, key)
+        share = _shares(grid.on_face(model.solid, face), quads, model, case, key)
         nodal = np.zeros([n + 1 for n in share.shape])
         for da, db in product((0, 1), repeat=2):
             nodal[da : da + share.shape[0], db : db + share.shape[1]] += share / 4
@@ -190,7 +182,7 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
         node = np.insert(place, axis, shape[axis] * side, axis=1)
         found += _by_component(node, nodal[tuple(place.T)], vector, shape)
     for key, loaded, density in volume_loads(case, number, problem.solid):
-        nodal = grid.spread(_shares(model.solid > 0, reduction.elements(loaded)[cells], model, case, key))
+        nodal = grid.spread(_shares(model.solid, reduction.elements(loaded)[cells], model, case, key))
         team.add_shared(nodal)
         node = np.argwhere(nodal)
         found += _by_component(node, nodal[tuple(node.T)], density / v, shape)
@@ -199,23 +191,24 @@ def forces(case: Case, number: int, problem: Problem, reduction: Reduction, mode
     return np.concatenate([index for index, _ in found]), np.concatenate([value for _, value in found])
 
 
-def _shares(solid: Bools, loaded: NDArray, model: VoxelModel, case: Case, key: str) -> Floats:
+def _shares(solid: Bytes, loaded: NDArray, model: VoxelModel, case: Case, key: str) -> Floats:
     """What each solid voxel carries of a load of ``loaded`` a voxel on its whole cell; two or three axes."""
     v = model.per_cell
     blocks = [size for count in loaded.shape for size in (count, v)]
     within = tuple(range(1, 2 * loaded.ndim, 2))
-    count = solid.reshape(blocks).sum(axis=within, dtype=np.int64)
-    empty = int(model.team.total(float(np.count_nonzero((loaded != 0) & (count == 0)))))
+    weight = model.moduli[solid]
+    total = weight.reshape(blocks).sum(axis=within)
+    empty = int(model.team.total(float(np.count_nonzero((loaded != 0) & (total == 0)))))
     if empty:  # on any rank
         raise case.error(
             key,
             f"{empty} loaded cells have no solid where they are loaded at {v} voxels an edge: "
             "take more --voxels-per-cell",
         )
-    share = loaded * (v**loaded.ndim / np.maximum(count, 1))
+    share = loaded * (v**loaded.ndim / np.where(total > 0, total, 1.0))
     for axis in range(loaded.ndim):
         share = share.repeat(v, axis=axis)
-    return share * solid
+    return share * weight
 
 
 def _by_component(node: Ints, values: Floats, vector: Floats, shape: tuple[int, ...]) -> list[Sparse]:

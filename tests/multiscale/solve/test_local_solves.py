@@ -17,13 +17,15 @@ from multiscale.solve.voxel_solve import solve
 
 @pytest.fixture(scope="module")
 def hierarchy():
-    """Random voxels held at one end, in one piece by a solid plate along them."""
-    solid = (np.random.default_rng(0).random((13, 10, 21)) < 0.6).astype(np.uint8)
+    """Random voxels of two materials held at one end, in one piece by a solid plate along them."""
+    rng = np.random.default_rng(0)
+    solid = (rng.random((13, 10, 21)) < 0.6).astype(np.uint8)
+    solid *= rng.integers(1, 3, solid.shape, dtype=np.uint8)
     solid[:, 0] = 1
     fixed = np.zeros((14, 11, 22, 3), dtype=bool)
     fixed[0] = True
     fixed[..., 0, 2] = True
-    return Multigrid(solid, SOLID, [fixed], Team(1))
+    return Multigrid(solid, SOLID, [fixed], Team(1), (0.0, 1.0, 0.3))
 
 
 def marked(level, *boxes):
@@ -52,7 +54,7 @@ def test_nothing_is_left_in_the_regions(hierarchy, monkeypatch, largest):
     r, found = noise(finest, 1), []
     for threads in (1, 2):
         team = Team(threads)
-        local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, team)
+        local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, team)
         z = noise(finest, 2)
         local.finish(r, z)
         found.append(z)
@@ -82,7 +84,7 @@ def test_like_regions_share_a_factor():
     finest = hierarchy.levels[0]
     boxes = [((i, i + 4), (1, 6), (k, k + 4)) for i in (1, 7, 13) for k in (1, 7)]
     nodes = marked(finest, *boxes)
-    local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, Team(1))
+    local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1))
     assert len(local.regions) == 1
     assert local.unknowns == 6 * len(local.regions[0].dofs)
 
@@ -90,7 +92,7 @@ def test_like_regions_share_a_factor():
 def test_factors_keep_to_their_memory(hierarchy, monkeypatch):
     """With less than all of them need, they are cut smaller; those of most places for their size stay."""
     finest = hierarchy.levels[0]
-    args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, Team(1)
+    args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1)
     whole = LocalSolves(*args)
     assert len(whole.regions) == 3
     sizes = [region.nbytes for region in whole.regions]
@@ -111,7 +113,7 @@ def test_factors_keep_to_their_memory(hierarchy, monkeypatch):
 def test_few_large_regions_are_made_before_memory_is_looked_at(hierarchy, monkeypatch):
     """Where factors may take nothing, no more are made at once than have the nodes for it."""
     finest = hierarchy.levels[0]
-    args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, Team(1)
+    args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1)
     nodes = sorted(np.count_nonzero(marked(finest, box)) for box in BOXES)
     made = []
     region = LocalSolves._region
@@ -131,7 +133,7 @@ def test_making_factors_leaves_little_but_the_factors():
     process, nodes = psutil.Process(), marked(finest, ((0, 17), (0, 17), (0, 17)))
     trim()
     before = process.memory_info().rss
-    local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, Team(1))
+    local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1))
     assert len(local.regions) == 1
     assert process.memory_info().rss - before < 1.3 * local.nbytes + 10e6
 
@@ -140,7 +142,9 @@ def test_the_cycle_stays_symmetric_and_positive(hierarchy):
     """For residuals that vanish in the regions, which is all that the iteration meets."""
     finest = hierarchy.levels[0]
     nodes = marked(finest, *BOXES)
-    hierarchy.local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, Team(1))
+    hierarchy.local = LocalSolves(
+        nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1)
+    )
     a, b = (noise(finest, seed) * ~nodes[:, :, None] for seed in (3, 4))
     ma, mb = np.zeros_like(a), np.zeros_like(b)
     hierarchy.precondition(a, ma)

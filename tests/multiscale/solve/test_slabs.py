@@ -50,7 +50,7 @@ for voxels, exact in ((solid, False), (frame, False), (frame, True)):
     if exact:
         active = finest.inverse[:, :, 0] > 0
         nodes = slow[team.span(0)] & active
-        arguments = finest.index, finest.fixed, multigrid.stiffness, team
+        arguments = finest.index, finest.fixed, multigrid.stiffness, multigrid.moduli, team
         if team.size > 1:
             multigrid.local = SlabSolves(nodes, active, *arguments, np.inf)
         else:

@@ -1,25 +1,17 @@
-"""The compiled kernels against the batched ones, Galerkin operators, and coarse cells."""
+"""The compiled kernels against the batched ones, and Galerkin operators."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from micro.cell.cellset import CellSet
-from micro.cell.octant import connectivity, is_symmetric
-from micro.cell.tensor import SOLID, tensor_error
-from micro.homogenize.octants import homogenize_octants
+from micro.cell.tensor import SOLID
 from micro.voxels.hexahedron import unit_stiffness
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
-from multiscale.lattice.contact import neighbours
-from multiscale.lattice.lattice import Lattice, coarsen
 from multiscale.solve import voxel_kernels as kernels
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks, refine_mask
-from multiscale.verify.coarse_cells import Tensors, bridge, coarse_lattice, fitted, kept_contacts
 
 
 @pytest.fixture(scope="module")
@@ -104,90 +96,3 @@ def test_masks_of_faces_lines_and_points():
     assert fine[:, 0].all()
     assert fine.sum() == 81 + 1
     assert [m.shape[0] for m in coarse_masks(mask, 12)] == [25, 13, 7]
-
-
-# ---------------------------------------------------------------- coarse cells
-def diagonal_plate(n=16, thickness=4):
-    """A plate along x = y and its images: coarse thresholds cut it into voxels that meet at edges."""
-    i, j, k = np.indices((n, n, n))
-    near = [np.abs(a - b) < thickness for a, b in ((i, j), (j, k), (i, k))]
-    return near[0] | near[1] | near[2]
-
-
-def fractions_of(octant, size):
-    step = octant.shape[0] // size
-    return octant.reshape(size, step, size, step, size, step).mean(axis=(1, 3, 5))
-
-
-def test_coarse_octants_keep_what_they_must_and_come_near_the_tensor():
-    octant = diagonal_plate(thickness=3)
-    fraction = fractions_of(octant, 4)[None]
-    target = homogenize_octants(octant[None]).C
-    levels = np.stack([fraction[0] >= t for t in np.unique(fraction[fraction > 0])])
-    levels = levels[[connectivity(o).connected for o in levels]]
-    thresholded = tensor_error(homogenize_octants(levels).C, target).min()
-    kept = np.zeros((1, 4, 4, 4), dtype=bool)
-    # A voxel of the face that no level set but the fullest would have, with its images.
-    for place in ((0, 0, 3), (0, 3, 0), (3, 0, 0)):
-        kept[(0, *place)] = True
-    for must in (np.zeros_like(kept), kept):
-        found, C = fitted(fraction, must, target, 6, Tensors(0.3))
-        assert connectivity(found[0]).connected
-        assert is_symmetric(found)
-        assert (found >= must).all()
-        # Solved to a residual of 3e-3, whose square is the error of C.
-        assert pytest.approx(homogenize_octants(found).C, rel=1e-3) == C
-        if not must.any():
-            assert tensor_error(C, target)[0] <= thresholded * (1 + 1e-3)
-
-
-def test_neighbours_that_touch_do_so_at_coarse_voxels():
-    rng = np.random.default_rng(1)
-    low, mid, high = np.sort(np.indices((8, 8, 8)), axis=0)
-    # Sparse faces, which thresholds lose: a few patterns on a common solid core.
-    octants = (rng.random((12, 8, 8, 8)) < 0.25)[:, low, mid, high]
-    octants[:, 2:, 2:, 2:] = True
-    cells = CellSet.from_octants(octants, np.tile([0.5, 0.2, 0.15], (12, 1)))
-    lattice = Lattice(cells, rng.integers(0, 12, (4, 4, 3)), 1e-3, 1e9, 0.3)
-    kept = kept_contacts(lattice, 8, {}, np.arange(12))
-    assert is_symmetric(kept)
-    face = kept[:, 0]
-    for axis in range(3):
-        for a, b in zip(*(side.ravel() for side in neighbours(lattice.index, axis)), strict=True):
-            touch = (octants[a, 0] & octants[b, 0]).any()
-            assert a == b or not touch or (face[a] & face[b]).any()
-    # Thresholds lose some of these contacts, or the test would say nothing.
-    thresholded = replace(lattice, cells=CellSet.from_octants(coarsen(octants, 8), cells.C)).contacts()
-    assert lattice.contacts().unconnected < thresholded.unconnected
-
-
-def test_bridges_take_the_cheapest_path():
-    """Two parts that a threshold separates are joined where least void is added, images included."""
-    i, j, k = np.sort(np.indices((4, 4, 4)).reshape(3, -1), axis=0).reshape(3, 4, 4, 4)
-    fraction = np.zeros((4, 4, 4))
-    fraction[:2, :2, :2] = fraction[2:, 2:, 2:] = 1.0
-    fraction[(i == 1) & (k == 2)] = 0.4  # between the two blocks' corners
-    joined = bridge(fraction)
-    assert connectivity(joined).connected
-    assert is_symmetric(joined)
-    assert np.array_equal(joined, fraction > 0)
-    # A crumb that costs more void than it holds is left out.
-    fraction[(i == 0) & (j == 0) & (k == 3)] = 0.51
-    assert np.array_equal(bridge(fraction), joined)
-
-
-def test_a_coarse_lattice_has_its_own_tensors():
-    octants = diagonal_plate()[None]
-    cells = CellSet.from_octants(octants, homogenize_octants(octants).C)
-    lattice = Lattice(cells, np.zeros((2, 2, 2), dtype=np.int32), 1e-3, 1e9, 0.3)
-    coarse = coarse_lattice(lattice, 8)
-    assert coarse.lattice.voxels_per_cell == 8
-    expected = homogenize_octants(coarse.lattice.cells.octants()).C
-    # Coarse cells are solved to a residual of 3e-3, whose square is the error of C.
-    assert pytest.approx(expected, rel=1e-3) == coarse.lattice.cells.C
-    assert coarse.error_mean == pytest.approx(float(tensor_error(coarse.lattice.cells.C, cells.C)[0]))
-    assert coarse.error_mean == coarse.error_max < 0.02
-    assert coarse.volume_change == pytest.approx(abs(coarse.lattice.cells.volume - cells.volume)[0])
-    same = coarse_lattice(lattice, 32)
-    assert same.rethresholded == 0
-    assert same.lattice.digest() == lattice.digest()

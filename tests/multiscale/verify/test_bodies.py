@@ -17,10 +17,11 @@ from multiscale.problem.reduction import Reduction
 from multiscale.run.run import run_case
 from multiscale.solve.elasticity import SolverOptions
 from multiscale.solve.team import Team
-from multiscale.verify.bodies import moduli, with_bodies
+from multiscale.verify.bodies import with_bodies
 from multiscale.verify.coarse_cells import CoarseLattice
 from multiscale.verify.comparison import compare
 from multiscale.verify.full_scale import solve_full_scale
+from multiscale.verify.materials import VoxelLattice
 from multiscale.verify.voxel_model import voxel_model
 
 SOLID = isotropic(1.0, 0.3)
@@ -70,17 +71,16 @@ def test_a_multiple_of_the_solid_is_known_as_one():
 
 def test_bodies_are_blocks_of_voxels_with_their_own_stiffness():
     problem = build_problem(make_case())
-    lattice = with_bodies(make_lattice(problem), problem)
+    lattice = with_bodies(VoxelLattice.of(make_lattice(problem)), problem)
     assert np.allclose(
         lattice.tensors(), problem.tensor * ~problem.design[..., None] + SOLID * problem.design[..., None]
     )
-    material, factors = moduli(lattice)
-    assert factors == pytest.approx([0.0, 1.0, 0.155])
-    model = voxel_model(lattice, Reduction(problem), 4, Team(1))
+    assert lattice.moduli == pytest.approx([0.0, 1.0, 0.155])
+    model = voxel_model(lattice, Reduction(problem), Team(1))
     assert (model.solid[:8] == 2).all()
     assert (model.solid[8:] == 1).all()  # the grip is of the base material itself
     assert model.removed == 0
-    assert sorted(material) == [1, 1, 2]
+    assert sorted(lattice.material[:, 0, 0, 0]) == [1, 1, 2]
 
 
 def test_work_is_that_of_the_refined_mesh():
@@ -88,7 +88,7 @@ def test_work_is_that_of_the_refined_mesh():
     case = make_case()
     problem = build_problem(case)
     lattice = make_lattice(problem)
-    coarse = CoarseLattice(lattice, 0, 0.0, 0.0, 0.0)
+    coarse = CoarseLattice(VoxelLattice.of(lattice))
     comparison = compare(case, problem, lattice, coarse, None)
     fine = ComplianceObjective(build_problem(case, refine=4), SolverOptions(rtol=1e-10))
     tensor = np.where(fine.reduction.problem.design[..., None], SOLID, fine.reduction.problem.tensor)
@@ -96,7 +96,7 @@ def test_work_is_that_of_the_refined_mesh():
     for threads in (1, 2):
         team = Team(threads)
         full = solve_full_scale(
-            case, problem, Reduction(problem), comparison.lattices["lattice"], 4, team, rtol=1e-8
+            case, problem, Reduction(problem), comparison.lattices["lattice"], team, rtol=1e-8
         )
         team.close()
         # Both solves are converged to 1e-8.
@@ -106,7 +106,7 @@ def test_work_is_that_of_the_refined_mesh():
     soft = make_case(young=0.0155)
     other = replace(problem, tensor=build_problem(soft).tensor)
     softer = solve_full_scale(
-        soft, other, Reduction(other), with_bodies(lattice, other), 4, Team(1), rtol=1e-8
+        soft, other, Reduction(other), with_bodies(VoxelLattice.of(lattice), other), Team(1), rtol=1e-8
     )
     assert softer.work[0] > 5 * full.work[0]
 

@@ -13,6 +13,7 @@ from multiscale.problem.problem import build_problem
 from multiscale.problem.reduction import Reduction
 from multiscale.solve.slabs import make_team
 from multiscale.solve.team import Team
+from multiscale.verify.materials import VoxelLattice
 from multiscale.verify.voxel_model import corner_displacements, forces, prescribed, voxel_model
 
 V = 4
@@ -58,8 +59,8 @@ def dense(sparse, shape):
 
 
 for index, removed in ((held, (4 * 4 - 2) * 8), (loose, 10 * 8 + 10 * 64)):
-    lattice = Lattice(cells, index, 1e-3, 1e9, 0.3)
-    whole, mine = (voxel_model(lattice, reduction, V, t) for t in (Team(), team))
+    lattice = VoxelLattice.of(Lattice(cells, index, 1e-3, 1e9, 0.3))
+    whole, mine = (voxel_model(lattice, reduction, t) for t in (Team(), team))
     assert (mine.solid == whole.solid[own]).all()
     assert mine.removed == whole.removed == removed, (mine.removed, whole.removed)
     assert mine.unknowns == whole.unknowns
@@ -81,8 +82,9 @@ for index, removed in ((held, (4 * 4 - 2) * 8), (loose, 10 * 8 + 10 * 64)):
     expected, count = corner_displacements(u, whole, load, wanted)
     assert averaged == count == 18 + 6, (averaged, count)
     assert np.abs(found - expected).max() < 1e-14
-    lattice = Lattice(cells, np.where(index == 1, 0, index), 1e-3, 1e9, 0.3)  # every cell can be loaded
-    whole, mine = (voxel_model(lattice, reduction, V, t) for t in (Team(), team))
+    # Every cell can be loaded.
+    lattice = VoxelLattice.of(Lattice(cells, np.where(index == 1, 0, index), 1e-3, 1e9, 0.3))
+    whole, mine = (voxel_model(lattice, reduction, t) for t in (Team(), team))
     total = dense(forces(case, 0, problem, reduction, whole), shape)
     difference = dense(forces(case, 0, problem, reduction, mine), part) - total[planes]
     assert total.any() and np.abs(difference).max() < 1e-14 * np.abs(total).max()

@@ -30,6 +30,7 @@ from multiscale.solve.team import Team
 from multiscale.verify.coarse_cells import CoarseLattice
 from multiscale.verify.comparison import compare, difference, uniform_lattice
 from multiscale.verify.full_scale import solve_full_scale, verify
+from multiscale.verify.materials import VoxelLattice
 from multiscale.verify.voxel_model import corner_displacements, forces, voxel_model
 
 
@@ -88,13 +89,13 @@ def make_lattice(problem, octants, index=None):
 
 def as_it_is(lattice):
     """A lattice that is coarse enough already."""
-    return CoarseLattice(lattice, 0, 0.0, 0.0, 0.0)
+    return CoarseLattice(VoxelLattice.of(lattice))
 
 
-def solved(case, lattice, per_cell, rtol=1e-8, threads=1):
+def solved(case, lattice, rtol=1e-8, threads=1):
     problem = build_problem(case)
     team = Team(threads)
-    full = solve_full_scale(case, problem, Reduction(problem), lattice, per_cell, team, rtol=rtol)
+    full = solve_full_scale(case, problem, Reduction(problem), VoxelLattice.of(lattice), team, rtol=rtol)
     team.close()
     return full
 
@@ -126,7 +127,7 @@ def test_a_tiny_lattice_equals_a_direct_solve(mirror):
     problem = build_problem(case)
     assert len(problem.mirror_axes) == (2 if mirror == "auto" else 0)
     lattice = make_lattice(problem, [HOLLOW, CORNERLESS], problem.design.astype(np.int32))
-    full = solved(case, lattice, 4)
+    full = solved(case, lattice)
     v = 4
     top = lattice.voxels(per_cell=v)[:, -1, :]
     share = np.zeros((17, 9))
@@ -170,7 +171,7 @@ def test_a_body_without_supports_is_the_same_on_a_quarter_and_as_a_whole(octant,
         case = make_case((4, 4, 2), mirror=mirror, loads=loads)
         problem = build_problem(case)
         assert len(problem.mirror_axes) == (2 if mirror == "auto" else 0)
-        full = solved(case, make_lattice(problem, [globals()[octant]]), 4)
+        full = solved(case, make_lattice(problem, [globals()[octant]]))
         reduction = Reduction(problem)
         weight = problem.observed_nodes.astype(float)
         weight[2], weight[:, :, 1] = 0.0, 0.0
@@ -190,7 +191,7 @@ def test_solid_cells_are_the_refined_mesh():
     case = make_case((4, 4, 2))
     problem = build_problem(case)
     lattice = make_lattice(problem, [np.ones((2, 2, 2), dtype=bool)])
-    full = solved(case, lattice, 4)
+    full = solved(case, lattice)
     fine = build_problem(case, refine=4)
     reduction = Reduction(fine)
     load = reduction.loads[0]
@@ -209,7 +210,7 @@ def test_the_size_effect_fades_with_the_number_of_cells():
         case = make_case((n, n, n), hole=False)
         problem = build_problem(case)
         lattice = make_lattice(problem, [CORNERLESS])
-        full = solved(case, lattice, 4, rtol=1e-6)
+        full = solved(case, lattice, rtol=1e-6)
         assert full.averaged > 0
         prediction = compare(case, problem, lattice, as_it_is(lattice), None).predicted["reference"]
         observed = Reduction(problem).nodes(problem.observed_nodes)
@@ -233,7 +234,7 @@ def test_a_stretched_block_moves_linearly():
     case = make_case((2, 4, 2), hole=False, loads=[load], mirror=[])
     problem = build_problem(case)
     lattice = make_lattice(problem, [np.ones((2, 2, 2), dtype=bool)])
-    full = solved(case, lattice, 4)
+    full = solved(case, lattice)
     x, y, z = np.indices((3, 5, 3)).astype(float)
     e = 0.01 / 4
     exact = np.stack([-0.3 * e * x, e * y, -0.3 * e * z], axis=-1)
@@ -275,7 +276,7 @@ def test_compliance_is_the_work_of_the_refined_mesh(mirror):
     problem = build_problem(case)
     assert bool(problem.mirror_axes) == (mirror == "auto")
     lattice = make_lattice(problem, [np.ones((2, 2, 2), dtype=bool)])
-    full = solved(case, lattice, 4)
+    full = solved(case, lattice)
     comparison = compare(case, problem, lattice, as_it_is(lattice), None)
     found = comparison.objective.value_elsewhere(full.corners, full.work, None)
     fine = ComplianceObjective(build_problem(case, refine=4), SolverOptions(rtol=1e-10))
@@ -298,7 +299,9 @@ def test_mismatch_is_measured_at_the_targeted_corners():
     comparison = compare(case, problem, lattice, as_it_is(lattice), None)
     reduction = Reduction(problem)
     team = Team(1)
-    full = solve_full_scale(case, problem, reduction, lattice, 4, team, rtol=1e-8, wanted=comparison.wanted)
+    full = solve_full_scale(
+        case, problem, reduction, VoxelLattice.of(lattice), team, rtol=1e-8, wanted=comparison.wanted
+    )
     team.close()
     fine = Reduction(build_problem(case, refine=4))
     operator = Elasticity(fine.shape, fine.loads[0].constrained, SolverOptions(rtol=1e-10))
@@ -331,7 +334,7 @@ def test_the_best_uniform_cell_takes_the_design_elements():
 def test_threads_change_nothing():
     case = make_case((4, 4, 2))
     lattice = make_lattice(build_problem(case), [HOLLOW])
-    one, two = (solved(case, lattice, 4, rtol=1e-4, threads=t) for t in (1, 2))
+    one, two = (solved(case, lattice, rtol=1e-4, threads=t) for t in (1, 2))
     assert one.iterations == two.iterations
     assert np.array_equal(one.corners[0], two.corners[0])
 
@@ -341,7 +344,7 @@ def test_forces_are_the_traction_times_the_area():
     case = make_case((4, 4, 2))
     problem = build_problem(case)
     reduction = Reduction(problem)
-    model = voxel_model(make_lattice(problem, [CORNERLESS]), reduction, 4, Team())
+    model = voxel_model(VoxelLattice.of(make_lattice(problem, [CORNERLESS])), reduction, Team())
     index, value = forces(case, 0, problem, reduction, model)
     # 1 MPa of 1000 MPa over 8 cells of 16 voxel faces, a quarter of it on the reduced grid.
     assert value.sum() == pytest.approx(1e-3 * 8 * 16 / 4, rel=1e-12)
@@ -356,7 +359,7 @@ def test_corners_in_the_void_take_the_mean_around_them():
     case = make_case((4, 4, 4), hole=False, mirror=[])
     problem = build_problem(case)
     reduction = Reduction(problem)
-    model = voxel_model(make_lattice(problem, [CORNERLESS]), reduction, 4, Team())
+    model = voxel_model(VoxelLattice.of(make_lattice(problem, [CORNERLESS])), reduction, Team())
     at = np.stack(np.indices(np.array(model.solid.shape) + 1), axis=-1) / 4.0
     u = (4 * at @ np.array([[1.0, 2.0, 3.0], [0.5, -1.0, 4.0], [2.0, 0.0, 1.0]])).transpose(0, 1, 3, 2)
     wanted = np.zeros((5, 5, 5), dtype=bool)
@@ -375,7 +378,7 @@ def test_pieces_that_nothing_holds_are_removed_and_counted():
     index = np.zeros(problem.shape, dtype=np.int32)
     index[1:3, 3, :] = 1
     lattice = make_lattice(problem, [np.ones((4, 4, 4), dtype=bool), island], index)
-    model = voxel_model(lattice, Reduction(problem), 8, Team())
+    model = voxel_model(VoxelLattice.of(lattice), Reduction(problem), Team())
     assert model.removed == 4**3
     with pytest.raises(InputError, match="no solid where they are loaded"):
         forces(case, 0, problem, Reduction(problem), model)

@@ -1,0 +1,75 @@
+"""What finer voxels would say: two resolutions extrapolated to the cells' own.
+
+Composite voxels err by about their edge, as the elements of a mesh do across the jumps between unlike cells.
+With the displacements u of v and of 2v voxels along a cell's edge, at the n that cells themselves have they
+are taken for
+
+    u_n = u_2v + (u_2v - u_v) (1/2v - 1/n) / (1/v - 1/2v),
+
+Richardson's extrapolation of first order (1911, Phil. Trans. R. Soc. A 210), and the value is that of u_n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from micro.runtime.arrays import Floats
+from micro.runtime.npz import read_arrays
+from multiscale.objective.objective import Objective
+from multiscale.rundir.directory import RunDirectory
+from multiscale.verify.solution import FullScale
+
+
+def extrapolated(
+    run: RunDirectory, objective: Objective, solved: Mapping[str, FullScale], metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The value at the cells' own voxels, from a result and the run's of half as many voxels.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    objective : Objective
+    solved : dict of str to FullScale
+        By structure.
+    metrics : dict
+        What was found for the run's lattice.
+
+    Returns
+    -------
+    dict
+        ``extrapolated``, ``extrapolated_from`` (the voxels along a cell's edge of both); empty if the run has
+        no result of half as many voxels that can be trusted.
+    """
+    voxels, own = metrics["voxels_per_cell"], run.lattice.voxels_per_cell
+    half = voxels // 2
+    before = _known(run, half)
+    if before is None or not metrics["trusted"]:
+        return {}
+    file, value = before
+    further = (1 / voxels - 1 / own) / (1 / half - 1 / voxels)
+    if run.case.objective.purpose.corrected:
+        arrays, reduction = read_arrays(run.file(file)), objective.reduction
+
+        def beyond(name: str) -> list[Floats]:
+            coarse = (reduction.nodes(arrays[f"{load.name}.{name}"]) for load in reduction.loads)
+            return [u + further * (u - c) for u, c in zip(solved[name].corners, coarse, strict=True)]
+
+        reference = beyond("reference") if "reference" in solved else None
+        result = objective.value_elsewhere(beyond("lattice"), [], reference).total
+    else:  # a compliance is linear in the displacements
+        fine = float(metrics[objective.quantity])
+        result = fine + further * (fine - value)
+    return {"extrapolated": result, "extrapolated_from": [half, voxels]}
+
+
+def _known(run: RunDirectory, voxels: int) -> tuple[str, float] | None:
+    """File and value of a result at so many voxels, of the command or of the run's own stage."""
+    metrics = run.metrics
+    quantity = run.case.objective.purpose.quantity
+    for section, file in (("verify", f"verify_{voxels}.npz"), ("full_scale", "full_scale.npz")):
+        at = metrics.get(section, {}).get("at", {}).get(str(voxels), {})
+        # Results of before composite voxels have no relative errors.
+        if at.get("trusted") and "cells_relative_error_mean" in at:
+            return file, float(at[quantity])
+    return None

@@ -1,0 +1,130 @@
+"""A lattice as voxels of several materials: the base material's stiffness times a factor each.
+
+One voxel matrix, scaled, serves all of them. Factors other than one have the composite voxels of cells at
+fewer voxels than their own (:mod:`multiscale.verify.coarse_cells`), and solid blocks that stand for regions
+without cells (:mod:`multiscale.verify.bodies`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micro.cell.cellset import CellSet
+from micro.cell.octant import cell_from_octant
+from micro.runtime.arrays import Bytes, Floats
+from multiscale.lattice.lattice import Lattice
+
+#: Materials that voxels of a byte can tell apart, void among them.
+_MOST = 256
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelLattice(Lattice):
+    """A lattice as it is solved voxel by voxel.
+
+    Attributes
+    ----------
+    material : uint8 array (cells, k, k, k)
+        Octants of the unique cells, 2k voxels along a cell's edge: what each voxel is of, 0 for the void, 1
+        for the base material. ``cells.C`` are these octants' tensors; volumes and faces are the cells' own.
+    moduli : array (materials,)
+        Stiffness of the materials by the base material's; 0 and 1 come first.
+    """
+
+    material: Bytes = field(kw_only=True)
+    moduli: Floats = field(kw_only=True)
+
+    @staticmethod
+    def of(lattice: Lattice, moduli: Floats | None = None) -> VoxelLattice:
+        """A lattice with moduli (cells, k, k, k) for its unique cells' voxels, 0 for the void.
+
+        By default the voxels that the cells have, of the base material.
+
+        Raises
+        ------
+        ValueError
+            If there are more than 255 different moduli.
+        """
+        same = (
+            lattice.cells,
+            lattice.index,
+            lattice.cell_size_m,
+            lattice.young_pa,
+            lattice.poisson,
+            lattice.attrs,
+        )
+        if moduli is None:
+            return VoxelLattice(
+                *same, material=lattice.cells.octants().view(np.uint8), moduli=np.array([0.0, 1.0])
+            )
+        known = _numbered(np.array([0.0, 1.0]), np.unique(moduli))
+        order = np.argsort(known)
+        material = order[np.searchsorted(known, moduli, sorter=order)].astype(np.uint8)
+        return VoxelLattice(*same, material=material, moduli=known)
+
+    @property
+    def per_cell(self) -> int:
+        """Voxels along a cell's edge as they are solved."""
+        return 2 * self.material.shape[1]
+
+    def of_rows(self, rows: NDArray[np.integer], index: NDArray[np.int32]) -> Self:
+        """See :meth:`multiscale.lattice.lattice.Lattice.of_rows`."""
+        return replace(super().of_rows(rows, index), material=self.material[rows])
+
+    def with_blocks(self, cells: CellSet, modulus: Floats) -> Self:
+        """The same with further unique cells, each a solid block of a modulus of its own.
+
+        Parameters
+        ----------
+        cells : CellSet
+        modulus : array (blocks,)
+
+        Raises
+        ------
+        ValueError
+            If there are more than 255 materials.
+        """
+        moduli = _numbered(self.moduli, modulus)
+        code = np.array([int(np.flatnonzero(moduli == m)[0]) for m in modulus], dtype=np.uint8)
+        blocks = np.ones((len(cells), *self.material.shape[1:]), dtype=np.uint8) * code[:, None, None, None]
+        return replace(
+            self,
+            cells=CellSet.concat([self.cells, cells]),
+            material=np.concatenate([self.material, blocks]),
+            moduli=moduli,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of all that a solution depends on, whatever numbers the materials have."""
+        own = hashlib.sha256(super().digest().encode())
+        own.update(self.moduli[self.material].astype("<f4").tobytes())
+        return own.hexdigest()
+
+    def materials(self, index: NDArray[np.integer]) -> Bytes:
+        """The voxels of an index map (nx, ny, nz), uint8 (nx, ny, nz) * per_cell.
+
+        Parameters
+        ----------
+        index : int array
+        """
+        void = np.zeros((1, *self.material.shape[1:]), dtype=np.uint8)
+        whole = cell_from_octant(np.concatenate([self.material, void]))  # -1, the void, is the last
+        size = self.per_cell
+        out = np.empty([n * size for n in index.shape], dtype=np.uint8)
+        for i, layer in enumerate(index):  # one at a time, which bounds the memory
+            part = whole[layer].transpose(2, 0, 3, 1, 4)
+            out[i * size : (i + 1) * size] = part.reshape(size, *out.shape[1:])
+        return out
+
+
+def _numbered(known: Floats, more: Floats) -> Floats:
+    """Moduli with those that are new at their end."""
+    moduli = np.concatenate([known, np.setdiff1d(more, known)])
+    if len(moduli) > _MOST:
+        raise ValueError(f"voxels are of {_MOST - 1} materials at most, not {len(moduli) - 1}")
+    return moduli
