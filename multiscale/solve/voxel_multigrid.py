@@ -36,7 +36,7 @@ _COARSEST = 2500
 #: Steps of the power method for the spectral radius, and the margin on its result.
 _POWER_STEPS, _POWER_MARGIN = 10, 1.1
 #: Bytes a voxel that factors of slow regions may take.
-FACTOR_BYTES = 50
+FACTOR_BYTES = 40
 #: Relative shift of the coarsest operator: parts held by nothing (they carry no load) stay finite.
 _SHIFT = 1e-7
 
