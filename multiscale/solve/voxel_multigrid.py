@@ -1,7 +1,7 @@
 """Multigrid for lattices of voxels: Galerkin operators whose elements share their matrices.
 
 A lattice repeats its cells, so its coarse grids repeat their elements. A coarse element of 2 x 2 x 2
-voxels is one of 256; one of 4 x 4 x 4 is one of those that occur in the unique cells, and so on. Each grid
+voxels of one material is one of 256; others are among those that occur in the unique cells. Each grid
 keeps one 24 x 24 matrix per *different* element, the exact P^T K P of its voxels, and one integer per
 element. Memory and set-up therefore hardly grow with the lattice, and voids and thin members enter the
 coarse problems as they are.

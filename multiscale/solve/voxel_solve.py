@@ -25,8 +25,9 @@ from multiscale.solve.local_solves import SEARCH_CYCLES
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid
 
-#: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves.
-_WINDOW, _HOPED = 6, 0.5
+#: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves, and
+#: iterations that making their factors is worth in time (15 to 25 on the slab and the flagship).
+_WINDOW, _HOPED, _MAKING = 6, 0.7, 15
 #: Planes of voxels whose float64 residual is evaluated at once.
 _SLAB = 4
 
@@ -176,12 +177,12 @@ def _sum(x: Singles, dx: Singles, scale: float, inverse: Any = None) -> Floats:
 
 
 def _worth_a_search(history: list[float], rtol: float) -> bool:
-    """Whether the iterations left, at their present rate, outnumber a search and those left after it."""
+    """Whether the iterations left, at their present rate, outlast a search, factors and those left then."""
     if len(history) <= _WINDOW or not 0 < history[-1] < np.inf:
         return False
     rate = min((history[-1] / history[-1 - _WINDOW]) ** (1 / _WINDOW), 1 - 1e-9)
     digits = np.log(rtol / history[-1])
-    return bool(digits / np.log(rate) > SEARCH_CYCLES + digits / np.log(_HOPED))
+    return bool(digits / np.log(rate) > SEARCH_CYCLES + _MAKING + digits / np.log(_HOPED))
 
 
 def _failure(iterations: int, residual: float, rtol: float) -> str:
