@@ -162,7 +162,7 @@ class FullScaleSettings(Table):
 
     voxels_per_cell: Annotated[int, Field(strict=True, ge=2, multiple_of=2)] | None = None
     """Voxels along a cell's edge, a divisor of the cells' own (64 of the packaged ones); nothing is solved at
-    full scale if left out. 8 are quick, 16 converged."""
+    full scale if left out. 8 are quick, 16 halve their error."""
     rounds: Index = 0
     """How often at most the design is corrected by the lattice's full-scale solution, filled and solved
     again; 0 only measures the lattice."""
@@ -175,7 +175,7 @@ class FullScaleSettings(Table):
 
     def _check(self) -> None:
         if self.rounds and self.voxels_per_cell is None:
-            raise finding("voxels_per_cell", "rounds need it: 8 are quick, 16 converged")
+            raise finding("voxels_per_cell", "rounds need it: 8 are quick, 16 halve their error")
 
 
 class ExportSettings(Table):

@@ -258,7 +258,7 @@ def verify(
     A cloak is solved beside the same without a cloak and the reference lattice without a hole, a stiff part
     beside the best uniform cell, under the case's own loads; distortions, compliances or mismatches go into
     metrics.json under "verify", by resolution. Memory is announced first. Where so few voxels make cells
-    that are off by more than 5 % on average, the result is marked as not of this lattice.
+    that are relatively off by more than 3 % on average, the result is marked as not of this lattice.
     """
     from multiscale.verify.full_scale import verify as work
 

@@ -161,12 +161,6 @@ def _ranks(keys: Ints, limit: int) -> tuple[NDArray, NDArray, NDArray]:
     return unique, rank[keys], counts[unique]
 
 
-def meeting_pairs(index: NDArray[np.int32], cells: int) -> tuple[Ints, Ints]:
-    """Pairs of unlike cells that meet: keys ``smaller * cells + larger``, and the interfaces of each."""
-    pairs = Pairs.of(index, cells)
-    return pairs.keys[pairs.unlike], pairs.counts[pairs.unlike]
-
-
 def find_contacts(index: NDArray[np.int32], faces: Bools, *, weakest: int = 10) -> Contacts:
     """Contacts of a lattice.
 

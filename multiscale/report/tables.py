@@ -99,6 +99,7 @@ def full_scale_rows(purpose: Purpose) -> list[Row]:
         key, show = f"{section}.{purpose.quantity}", format_of(purpose)
         rows += [
             Row(group, f"{purpose.quantity} of the lattice, voxel by voxel", key, show, -1),
+            Row(group, "extrapolated to the cells' own voxels", f"{section}.extrapolated", show, -1),
             Row(group, "voxels along a cell's edge", f"{section}.voxels_per_cell"),
             Row(group, "voxels", f"{section}.voxels"),
             Row(group, "same voxels, homogenised", f"{key}_homogenised", show),
@@ -231,6 +232,8 @@ _ELSEWHERE = (
     "seeds.",
     "case_sha256",
     "verify.at.",
+    "verify.extrapolated_from",
+    "full_scale.at.",
     "full_scale.per_load.",
     "full_scale.rounds",
     "full_scale.size_effect.",

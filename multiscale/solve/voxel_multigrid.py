@@ -37,6 +37,8 @@ _COARSEST = 2500
 _POWER_STEPS, _POWER_MARGIN = 10, 1.1
 #: Bytes a voxel that factors of slow regions may take.
 FACTOR_BYTES = 40
+#: Bytes of a different element: its matrix in float32, and in float64 while the next grid is made.
+ELEMENT_BYTES = 576 * 12
 #: Relative shift of the coarsest operator: parts held by nothing (they carry no load) stay finite.
 _SHIFT = 1e-7
 

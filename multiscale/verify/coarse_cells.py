@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
 from micro.cell.tensor import frobenius, relative_error, stretched, tensor_error
+from micro.homogenize.fields import Status
 from micro.homogenize.secant import least_norm
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.arrays import Floats
@@ -39,8 +40,8 @@ _UNIT = np.log(_STEP)
 _LEAST, _MOST = (power * _UNIT for power in _POWERS)
 #: How readily a full voxel's modulus is changed; one of half solid is at 1 more.
 _FIRM = 0.2
-#: Steps at most; relative error at which a cell is done; first and longest change of a logarithm.
-_ROUNDS, _NEAR, _TRUST, _LONGEST = 24, 0.001, 0.7, 1.0
+#: Steps at most; relative error at which a cell is done; longest change of a logarithm.
+_ROUNDS, _NEAR, _LONGEST = 24, 0.001, 1.0
 #: Single moduli moved by a step each after rounding to powers.
 _NUDGES = 8
 #: Residual tolerance of a coarse cell's solve; the error of C is of the order of its square. From 1e-4 on
@@ -131,7 +132,7 @@ class Composites:
         NotConverged
             If a coarse cell can't be homogenised.
         """
-        keys = [(per_cell, packed.tobytes()) for packed in cells.packed]
+        keys = [(per_cell, p.tobytes() + c.tobytes()) for p, c in zip(cells.packed, cells.C, strict=True)]
         fresh = [row for row, key in enumerate(keys) if key not in self._known]
         size = max(1, _AT_ONCE // (per_cell // 2) ** 3)
         for start in range(0, len(fresh), size):
@@ -178,16 +179,17 @@ def fitted(fractions: Floats, targets: Floats, nu: float) -> tuple[Floats, Float
         """Tensors by their target's norm, and their slopes by the logarithms; stretched."""
         moduli = _unfolded(np.where(held[rows], np.exp(log), 0.0), fractions.shape[1])
         found = sensitivities(moduli, nu=nu, rtol=_RTOL)
+        C = np.where((found.status == Status.OK)[:, None], found.C, np.nan)
         slope = domain.fold(found.gradient * moduli[:, None]) * domain.weights
-        return stretched(found.C) / norm[rows], np.swapaxes(stretched(np.swapaxes(slope, 1, 2)), 1, 2) / norm[
-            rows
-        ][..., None]
+        return stretched(C) / norm[rows], np.swapaxes(stretched(np.swapaxes(slope, 1, 2)), 1, 2) / norm[rows][
+            ..., None
+        ]
 
     wanted = stretched(targets) / norm
     log = np.clip(_POWER * np.log(np.where(held, share, 1.0)), _LEAST, 0.0)
     best, error = log.copy(), np.full(len(log), np.inf)
     C, slope = np.full((len(log), 3), np.nan), np.zeros((len(log), 3, log.shape[1]))
-    trust = np.full(len(log), _TRUST)
+    trust = np.full(len(log), _LONGEST)
     rows = np.arange(len(log))
     for _ in range(_ROUNDS):
         value, rise = solved(rows, log[rows])
@@ -196,20 +198,20 @@ def fitted(fractions: Floats, targets: Floats, nu: float) -> tuple[Floats, Float
         good = rows[better]
         best[good], error[good], C[good], slope[good] = log[good], off[better], value[better], rise[better]
         trust[rows] = np.where(better, np.minimum(1.5 * trust[rows], _LONGEST), 0.4 * trust[rows])
-        rows = rows[error[rows] > _NEAR]
+        rows = rows[np.isfinite(error[rows]) & (error[rows] > _NEAR)]  # a failed one is not tried again
         if not len(rows):
             break
         step = _step(best[rows], slope[rows], wanted[rows] - C[rows], ready[rows])
         step *= np.minimum(1.0, trust[rows] / np.maximum(np.abs(step).max(axis=1), 1e-12))[:, None]
         log[rows] = np.clip(best[rows] + step, _LEAST, _MOST)
-    lost = int((~np.isfinite(C).all(axis=1)).sum())
+    power = _rounded(best, slope, np.nan_to_num(wanted - C), held)
+    value, _ = solved(np.arange(len(log)), power * _UNIT)
+    lost = int((~np.isfinite(value).all(axis=1)).sum())
     if lost:
         raise NotConverged(
             f"{lost} cells could not be homogenised at {2 * fractions.shape[1]} voxels an edge: "
             "take more --voxels-per-cell"
         )
-    power = _rounded(best, slope, wanted - C, held)
-    value, _ = solved(np.arange(len(log)), power * _UNIT)
     moduli = np.where(held, _STEP ** power.astype(float), 0.0)
     return _unfolded(moduli, fractions.shape[1]), value * norm / stretched(np.ones(3))
 

@@ -27,7 +27,7 @@ from multiscale.objective.purpose import make_objective
 from multiscale.problem.problem import Problem, Role
 from multiscale.problem.reduction import Reduction
 from multiscale.verify.bodies import with_bodies
-from multiscale.verify.coarse_cells import CoarseLattice, coarse_lattice
+from multiscale.verify.coarse_cells import CoarseLattice, Composites, coarse_lattice
 from multiscale.verify.materials import VoxelLattice
 
 
@@ -129,7 +129,12 @@ def difference(reduction: Reduction, wanted: Bools, a: Floats, b: Floats) -> flo
 
 
 def compare(
-    case: Case, problem: Problem, original: Lattice, coarse: CoarseLattice, uniform: list[float] | None
+    case: Case,
+    problem: Problem,
+    original: Lattice,
+    coarse: CoarseLattice,
+    uniform: list[float] | None,
+    known: Composites | None = None,
 ) -> Comparison:
     """Structures and predictions for a case's lattice, coarsened from ``original``.
 
@@ -143,6 +148,8 @@ def compare(
         At its own resolution.
     coarse : CoarseLattice
     uniform : list of three floats or None
+    known : Composites, optional
+        Coarse cells that were worked out before.
     """
     lattice, per_cell = with_bodies(coarse.lattice, problem), coarse.lattice.per_cell
     purpose = case.objective.purpose
@@ -152,7 +159,7 @@ def compare(
         lattices = structures(problem, lattice)
         problem = replace(problem, reference=lattices["reference"].tensors())
     elif uniform is not None:
-        best = coarse_lattice(uniform_lattice(problem, original, uniform), per_cell).lattice
+        best = coarse_lattice(uniform_lattice(problem, original, uniform), per_cell, known=known).lattice
         lattices = {"uniform": with_bodies(best, problem), **lattices}
     objective = make_objective(case, problem, rtol)
     predicted: dict[str, list[Floats]] = {}

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from micro.runtime.arrays import Floats
+from micro.runtime.errors import InputError
 from micro.runtime.npz import read_arrays
 from multiscale.objective.objective import Objective
 from multiscale.rundir.directory import RunDirectory
@@ -39,37 +40,35 @@ def extrapolated(
     -------
     dict
         ``extrapolated``, ``extrapolated_from`` (the voxels along a cell's edge of both); empty if the run has
-        no result of half as many voxels that can be trusted.
+        no result of half as many voxels that can be trusted, for a compliance, whose work is not a matter of
+        corners alone, and where the cells were solved as they are.
     """
     voxels, own = metrics["voxels_per_cell"], run.lattice.voxels_per_cell
     half = voxels // 2
-    before = _known(run, half)
-    if before is None or not metrics["trusted"]:
+    arrays = _known(run, half) if metrics["trusted"] and voxels < own else None
+    if arrays is None or not run.case.objective.purpose.corrected:
         return {}
-    file, value = before
     further = (1 / voxels - 1 / own) / (1 / half - 1 / voxels)
-    if run.case.objective.purpose.corrected:
-        arrays, reduction = read_arrays(run.file(file)), objective.reduction
+    reduction = objective.reduction
 
-        def beyond(name: str) -> list[Floats]:
-            coarse = (reduction.nodes(arrays[f"{load.name}.{name}"]) for load in reduction.loads)
-            return [u + further * (u - c) for u, c in zip(solved[name].corners, coarse, strict=True)]
+    def beyond(name: str) -> list[Floats]:
+        coarse = (reduction.nodes(arrays[f"{load.name}.{name}"]) for load in reduction.loads)
+        return [u + further * (u - c) for u, c in zip(solved[name].corners, coarse, strict=True)]
 
-        reference = beyond("reference") if "reference" in solved else None
-        result = objective.value_elsewhere(beyond("lattice"), [], reference).total
-    else:  # a compliance is linear in the displacements
-        fine = float(metrics[objective.quantity])
-        result = fine + further * (fine - value)
+    reference = beyond("reference") if "reference" in solved else None
+    result = objective.value_elsewhere(beyond("lattice"), [], reference).total
     return {"extrapolated": result, "extrapolated_from": [half, voxels]}
 
 
-def _known(run: RunDirectory, voxels: int) -> tuple[str, float] | None:
-    """File and value of a result at so many voxels, of the command or of the run's own stage."""
+def _known(run: RunDirectory, voxels: int) -> dict[str, Any] | None:
+    """Displacements at so many voxels, by the command or the run's own stage; None if there are none."""
     metrics = run.metrics
-    quantity = run.case.objective.purpose.quantity
     for section, file in (("verify", f"verify_{voxels}.npz"), ("full_scale", "full_scale.npz")):
         at = metrics.get(section, {}).get("at", {}).get(str(voxels), {})
         # Results of before composite voxels have no relative errors.
         if at.get("trusted") and "cells_relative_error_mean" in at:
-            return file, float(at[quantity])
+            try:
+                return read_arrays(run.file(file))
+            except InputError:  # lost or damaged since: what was just solved must not be lost with it
+                continue
     return None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from micro.cell.cellset import CellSet
 from micro.cell.octant import cell_from_octant
 from micro.runtime.arrays import Bytes, Floats
+from micro.runtime.errors import InputError
 from multiscale.lattice.lattice import Lattice
 
 #: Materials that voxels of a byte can tell apart, void among them.
@@ -47,7 +48,7 @@ class VoxelLattice(Lattice):
 
         Raises
         ------
-        ValueError
+        InputError
             If there are more than 255 different moduli.
         """
         same = (
@@ -86,7 +87,7 @@ class VoxelLattice(Lattice):
 
         Raises
         ------
-        ValueError
+        InputError
             If there are more than 255 materials.
         """
         moduli = _numbered(self.moduli, modulus)
@@ -102,7 +103,7 @@ class VoxelLattice(Lattice):
     def digest(self) -> str:
         """SHA-256 of all that a solution depends on, whatever numbers the materials have."""
         own = hashlib.sha256(super().digest().encode())
-        own.update(self.moduli[self.material].astype("<f4").tobytes())
+        own.update(self.moduli.astype("<f4")[self.material].tobytes())
         return own.hexdigest()
 
     def materials(self, index: NDArray[np.integer]) -> Bytes:
@@ -113,10 +114,12 @@ class VoxelLattice(Lattice):
         index : int array
         """
         void = np.zeros((1, *self.material.shape[1:]), dtype=np.uint8)
-        whole = cell_from_octant(np.concatenate([self.material, void]))  # -1, the void, is the last
+        used, local = np.unique(index, return_inverse=True)
+        # -1, the void, is the last.
+        whole = cell_from_octant(np.concatenate([self.material, void])[used])
         size = self.per_cell
         out = np.empty([n * size for n in index.shape], dtype=np.uint8)
-        for i, layer in enumerate(index):  # one at a time, which bounds the memory
+        for i, layer in enumerate(local.reshape(index.shape)):  # one at a time, which bounds the memory
             part = whole[layer].transpose(2, 0, 3, 1, 4)
             out[i * size : (i + 1) * size] = part.reshape(size, *out.shape[1:])
         return out
@@ -126,5 +129,9 @@ def _numbered(known: Floats, more: Floats) -> Floats:
     """Moduli with those that are new at their end."""
     moduli = np.concatenate([known, np.setdiff1d(more, known)])
     if len(moduli) > _MOST:
-        raise ValueError(f"voxels are of {_MOST - 1} materials at most, not {len(moduli) - 1}")
+        raise InputError(
+            f"voxels are of {_MOST - 1} materials at most, those of regions without cells among them",
+            key="regions",
+            value=len(moduli) - 1,
+        )
     return moduli

@@ -46,7 +46,7 @@ def test_coarse_octants_have_the_tensors_of_the_fine_ones(k):
     moduli, C = fitted(share, FINE, 0.3)
     assert is_symmetric(moduli)
     assert np.array_equal(moduli > 0, share > 0)  # what is joined stays joined
-    # Residual tolerance 1e-4, whose square is the error of C, in units of a cell's stiffest constant.
+    # Residual tolerance 5e-5, whose square is the error of C, in units of a cell's stiffest constant.
     assert np.abs(homogenize_octants(moduli).C - C).max() < 1e-6
     # Bars a fine voxel thick do not bend like composite ones of many moduli, let alone of the four that two
     # voxels an edge have; else half a step of 1.03 is left, evened out over the voxels.
@@ -108,7 +108,7 @@ def test_materials_are_told_apart_by_their_moduli_alone():
     assert more.digest() == one.digest()
     moduli[0, 0, 0, 0] = 0.25
     assert VoxelLattice.of(lattice, moduli).digest() != one.digest()
-    with pytest.raises(ValueError, match="255 materials at most, not 256"):
+    with pytest.raises(InputError, match="255 materials at most"):
         one.with_blocks(CellSet.concat([cells] * 254), np.linspace(0.1, 0.4, 254))
 
 

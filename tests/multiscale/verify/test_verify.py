@@ -438,7 +438,7 @@ def test_two_ranks_find_the_same(run_dir, run_cli, tmp_path):
 
 
 def test_too_few_voxels_are_said_and_do_not_replace_a_better_result(run_dir, run_cli):
-    """At 2 voxels every cell is solid."""
+    """At 2 voxels a cell has one modulus for three constants."""
     assert run_cli("multiscale", "verify", run_dir, "--voxels-per-cell", 4).returncode == 0
     before = json.loads((run_dir / "metrics.json").read_text())["verify"]
     assert before["trusted"]
@@ -457,6 +457,39 @@ def test_too_few_voxels_are_said_and_do_not_replace_a_better_result(run_dir, run
         InputError, match=r"verify_2.npz: is missing: `multiscale verify .* --voxels-per-cell 2`"
     ):
         RunDirectory.open(run_dir).file("verify_2.npz")
+
+
+def test_two_resolutions_are_extrapolated_to_the_cells_own(tmp_path):
+    """The corners' displacements go on as the voxels' edge goes down; lost ones are done without."""
+    octants = [np.kron(o, np.ones((4, 4, 4))).astype(bool) for o in (HOLLOW, CORNERLESS)]
+    case = make_case((4, 4, 2), tensor=homogenize_octants(HOLLOW[None]).C[0])
+    problem = build_problem(case)
+    for lost in (False, True):
+        path = tmp_path / f"run{lost}"
+        directory = RunDirectory.create(path, case)
+        make_lattice(problem, octants, problem.design.astype(np.int32)).save(path / "lattice.zarr")
+        directory.finish("fill", {"fill": 1.0}, {"lattice": {"components": 1}}, ("lattice.zarr",))
+        assert "extrapolated" not in verify(path, voxels_per_cell=4)
+        if lost:
+            (path / "verify_4.npz").unlink()
+        found = verify(path, voxels_per_cell=8)
+        assert "extrapolated" not in verify(path, voxels_per_cell=16)  # the cells' own
+        assert ("extrapolated" in found) == (not lost)
+    directory = RunDirectory.open(tmp_path / "runFalse")
+    assert not undescribed(directory.metrics)
+    seen = problem.observed_nodes
+    four, eight = (np.load(directory.file(f"verify_{v}.npz")) for v in (4, 8))
+    further = (1 / 8 - 1 / 16) / (1 / 4 - 1 / 8)
+    lattice, reference = (
+        (1 + further) * eight[f"shear.{name}"][seen] - further * four[f"shear.{name}"][seen]
+        for name in ("lattice", "reference")
+    )
+    # Displacements are kept in single precision.
+    expected = np.linalg.norm(lattice - reference) / np.linalg.norm(reference)
+    at = directory.metrics["verify"]
+    found = RunDirectory.open(tmp_path / "runFalse")
+    assert at["voxels_per_cell"] == 16
+    assert verify(found.path, voxels_per_cell=8)["extrapolated"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_memory_is_bounded_before_the_work(run_dir):
