@@ -181,9 +181,8 @@ def fitted(fractions: Floats, targets: Floats, nu: float) -> tuple[Floats, Float
         found = sensitivities(moduli, nu=nu, rtol=_RTOL)
         C = np.where((found.status == Status.OK)[:, None], found.C, np.nan)
         slope = domain.fold(found.gradient * moduli[:, None]) * domain.weights
-        return stretched(C) / norm[rows], np.swapaxes(stretched(np.swapaxes(slope, 1, 2)), 1, 2) / norm[rows][
-            ..., None
-        ]
+        across = np.swapaxes(stretched(np.swapaxes(slope, 1, 2)), 1, 2)
+        return stretched(C) / norm[rows], across / norm[rows][..., None]
 
     wanted = stretched(targets) / norm
     log = np.clip(_POWER * np.log(np.where(held, share, 1.0)), _LEAST, 0.0)
