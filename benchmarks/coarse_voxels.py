@@ -24,6 +24,7 @@ from micro.runtime.progress import Reporter
 from multiscale.run.run import run_case
 from multiscale.rundir import provenance
 from multiscale.rundir.directory import RunDirectory
+from multiscale.verify.extrapolation import share
 from multiscale.verify.full_scale import verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,8 +77,8 @@ def main() -> None:
         )
         row["off"] = float(np.linalg.norm(row["distance"] - own["distance"]))
         if before is not None and row is not own:
-            further = (1 / row["voxels"] - 1 / VOXELS[-1]) / (1 / before["voxels"] - 1 / row["voxels"])
-            beyond = row["distance"] + further * (row["distance"] - before["distance"])
+            step = row["distance"] - before["distance"]
+            beyond = row["distance"] + share(row["voxels"], VOXELS[-1]) * step
             row["extrapolated"] = float(np.linalg.norm(beyond))
             row["extrapolated_off"] = float(np.linalg.norm(beyond - own["distance"]))
     kept = [{k: v for k, v in row.items() if not isinstance(v, np.ndarray)} for row in rows]

@@ -46,16 +46,8 @@ class ChangedLattice(Lattice):
                 variants.append(voxels)
             variant[where] = known[key]
         size = lattice.voxels_per_cell
-        return cls(
-            lattice.cells,
-            lattice.index,
-            lattice.cell_size_m,
-            lattice.young_pa,
-            lattice.poisson,
-            lattice.attrs,
-            np.array(variants, dtype=bool).reshape(-1, size, size, size),
-            variant,
-        )
+        voxels_of_variants = np.array(variants, dtype=bool).reshape(-1, size, size, size)
+        return cls.extended(lattice, variants=voxels_of_variants, variant=variant)
 
     @property
     def kinds(self) -> NDArray[np.int32]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,6 +128,11 @@ class Lattice:
     def solid_volume_m3(self) -> float:
         """Volume of base material in the whole lattice, in cubic metres."""
         return float(self.densities().sum() * self.cell_size_m**3)
+
+    @classmethod
+    def extended(cls, lattice: Lattice, **more: Any) -> Self:
+        """A lattice as one of this class, with the fields that it has besides."""
+        return cls(**{f.name: getattr(lattice, f.name) for f in fields(Lattice)}, **more)
 
     def compact(self) -> Self:
         """The same lattice without the cells that no element uses."""

@@ -24,6 +24,7 @@ from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
 from micro.cell.tensor import frobenius, relative_error, stretched, tensor_error
 from micro.homogenize.fields import Status
+from micro.homogenize.octants import homogenize_octants
 from micro.homogenize.secant import least_norm
 from micro.homogenize.sensitivity import sensitivities
 from micro.runtime.arrays import Floats
@@ -204,15 +205,15 @@ def fitted(fractions: Floats, targets: Floats, nu: float) -> tuple[Floats, Float
         step *= np.minimum(1.0, trust[rows] / np.maximum(np.abs(step).max(axis=1), 1e-12))[:, None]
         log[rows] = np.clip(best[rows] + step, _LEAST, _MOST)
     power = _rounded(best, slope, np.nan_to_num(wanted - C), held)
-    value, _ = solved(np.arange(len(log)), power * _UNIT)
-    lost = int((~np.isfinite(value).all(axis=1)).sum())
+    moduli = _unfolded(np.where(held, _STEP ** power.astype(float), 0.0), fractions.shape[1])
+    found = homogenize_octants(moduli, nu=nu, rtol=_RTOL)
+    lost = np.count_nonzero(found.status != Status.OK)
     if lost:
         raise NotConverged(
             f"{lost} cells could not be homogenised at {2 * fractions.shape[1]} voxels an edge: "
             "take more --voxels-per-cell"
         )
-    moduli = np.where(held, _STEP ** power.astype(float), 0.0)
-    return _unfolded(moduli, fractions.shape[1]), value * norm / stretched(np.ones(3))
+    return moduli, found.C
 
 
 def _step(log: Floats, slope: Floats, missing: Floats, ready: Floats) -> Floats:

@@ -22,6 +22,11 @@ from multiscale.rundir.directory import RunDirectory
 from multiscale.verify.solution import FullScale
 
 
+def share(voxels: int, own: int) -> float:
+    """How much of the step from half as many ``voxels`` to these is left to go to the cells' ``own``."""
+    return (1 / voxels - 1 / own) / (1 / voxels)
+
+
 def extrapolated(
     run: RunDirectory, objective: Objective, solved: Mapping[str, FullScale], metrics: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def extrapolated(
     arrays = _known(run, half) if metrics["trusted"] and voxels < own else None
     if arrays is None or not run.case.objective.purpose.corrected:
         return {}
-    further = (1 / voxels - 1 / own) / (1 / half - 1 / voxels)
+    further = share(voxels, own)
     reduction = objective.reduction
 
     def beyond(name: str) -> list[Floats]:

@@ -251,12 +251,13 @@ def measure(
     started = time.monotonic()
     reporter = reporter or Reporter(False)
     check_full_scale(case)
+    original = original.compact()
     original.cells.require_poisson(problem.poisson)
     reduction = Reduction(problem)
     voxels = int(np.prod(np.array(reduction.shape, dtype=np.int64))) * voxels_per_cell**3
     team = make_team(threads or _threads(), reduction.shape[0], voxels_per_cell)
     known = known or Composites(problem.poisson)
-    announce(voxels, reduction, voxels_per_cell, max_memory, reporter, team, len(original.compact().cells))
+    announce(voxels, reduction, voxels_per_cell, max_memory, reporter, team, len(original.cells))
     with reporter.task("coarse cells", 1, steady=False) as task:
         made = parallel.on_root(lambda: coarse_lattice(original, voxels_per_cell, task.reach, known))
     coarse = _on_all(made, original, voxels_per_cell)
@@ -346,8 +347,7 @@ def _on_all(made: CoarseLattice | None, original: Lattice, per_cell: int) -> Coa
     if parallel.ranks() == 1:
         assert made is not None
         return made
-    lattice = original.compact()
-    m, k = len(lattice.cells), per_cell // 2
+    m, k = len(original.cells), per_cell // 2
     numbers = [f.name for f in fields(CoarseLattice) if f.name != "lattice"]
     mine: Any = [None] * 3
     if made is not None:
@@ -355,7 +355,7 @@ def _on_all(made: CoarseLattice | None, original: Lattice, per_cell: int) -> Coa
         mine = [made.lattice.moduli[made.lattice.material], made.lattice.cells.C, told]
     shapes: list[tuple[int, ...]] = [(m, k, k, k), (m, 3), (len(numbers),)]
     moduli, C, told = (parallel.from_root(a, s) for a, s in zip(mine, shapes, strict=True))
-    same = replace(lattice, cells=replace(lattice.cells, C=C))
+    same = replace(original, cells=replace(original.cells, C=C))
     return CoarseLattice(VoxelLattice.of(same, moduli), *map(float, told))
 
 

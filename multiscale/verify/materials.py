@@ -51,22 +51,10 @@ class VoxelLattice(Lattice):
         InputError
             If there are more than 255 different moduli.
         """
-        same = (
-            lattice.cells,
-            lattice.index,
-            lattice.cell_size_m,
-            lattice.young_pa,
-            lattice.poisson,
-            lattice.attrs,
-        )
-        if moduli is None:
-            return VoxelLattice(
-                *same, material=lattice.cells.octants().view(np.uint8), moduli=np.array([0.0, 1.0])
-            )
-        known = _numbered(np.array([0.0, 1.0]), np.unique(moduli))
-        order = np.argsort(known)
-        material = order[np.searchsorted(known, moduli, sorter=order)].astype(np.uint8)
-        return VoxelLattice(*same, material=material, moduli=known)
+        known, material = np.array([0.0, 1.0]), lattice.cells.octants().view(np.uint8)
+        if moduli is not None:
+            known, material = _numbered(known, moduli)
+        return VoxelLattice.extended(lattice, material=material, moduli=known)
 
     @property
     def per_cell(self) -> int:
@@ -90,8 +78,7 @@ class VoxelLattice(Lattice):
         InputError
             If there are more than 255 materials.
         """
-        moduli = _numbered(self.moduli, modulus)
-        code = np.array([int(np.flatnonzero(moduli == m)[0]) for m in modulus], dtype=np.uint8)
+        moduli, code = _numbered(self.moduli, modulus)
         blocks = np.ones((len(cells), *self.material.shape[1:]), dtype=np.uint8) * code[:, None, None, None]
         return replace(
             self,
@@ -125,13 +112,14 @@ class VoxelLattice(Lattice):
         return out
 
 
-def _numbered(known: Floats, more: Floats) -> Floats:
-    """Moduli with those that are new at their end."""
-    moduli = np.concatenate([known, np.setdiff1d(more, known)])
+def _numbered(known: Floats, values: Floats) -> tuple[Floats, Bytes]:
+    """Moduli with those that are new at their end, and the number of each value among them."""
+    moduli = np.concatenate([known, np.setdiff1d(values, known)])
     if len(moduli) > _MOST:
         raise InputError(
             f"voxels are of {_MOST - 1} materials at most, those of regions without cells among them",
             key="regions",
             value=len(moduli) - 1,
         )
-    return moduli
+    order = np.argsort(moduli)
+    return moduli, order[np.searchsorted(moduli, values, sorter=order)].astype(np.uint8)
