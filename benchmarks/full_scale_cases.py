@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Voxels along a cell's edge, and rounds; small ones first.
 CASES = {
     "morph": (16, 2),
-    "cloak_stl": (8, 2),
-    "cloak_sphere": (8, 2),
-    "cloak_two_holes": (8, 2),
+    "cloak_stl": (16, 2),
+    "cloak_sphere": (16, 2),
+    "cloak_two_holes": (16, 2),
     "implant": (16, 2),
     "cantilever": (16, 0),
-    "bracket": (8, 0),
+    "bracket": (16, 0),
 }
 
 

@@ -24,19 +24,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import splu
+from scipy import ndimage
 
 from micro.runtime.arrays import Bytes, Floats, Ints
-from micro.runtime.errors import NotConverged
 from micro.runtime.memory import trim
+from micro.runtime.threads import one_core, run
 from micro.voxels.corners import CORNERS, nodes_of
 from multiscale.solve import local_kernels
+from multiscale.solve.cholesky import Elimination
+from multiscale.solve.cholesky_kernels import Factor
 from multiscale.solve.team import Field, Team
 
 Bools = NDArray[np.bool_]
@@ -51,21 +53,50 @@ SEARCH_CYCLES = _PLAIN + _STEPS
 #: A block is slow if it keeps this many times the median energy, or moves so much; at most this share each.
 _ABOVE, _SHARE = 5.0, 0.08
 #: Nodes of a region; a larger one is cut in two where that takes fewest. What swings across a cut stays slow
-#: (docs/method.md), so small regions are for when large ones would take too much memory for good. While it is
-#: made, the factor of so many nodes takes a third of a gigabyte.
-_LARGEST, _SMALL = 20000, 4000
+#: (docs/method.md), so smaller ones are for when the factors would take too much memory.
+_LARGEST = (20000, 9000, 4000, 2000)
 #: Layers of voxels on each side of a cut between ranks that a window shows, at most.
 _WINDOW = 32
-#: Columns of a dense panel of a factor.
-_PANEL = 32
-#: Regions factorised before their memory is looked at, and nodes of theirs.
-_AT_ONCE, _NODES_AT_ONCE = 16, 40000
-#: Large regions are given up when they seem to take so many times the limit. A factor of n nodes takes c
-#: n^(4/3) bytes, c from 30 to 130 where cells are thin against a voxel's neighbours, 160 to 530 where not:
-#: much the same in one lattice, so those that are made tell of the others.
-_HOPELESS = 1.5
+#: Regions whose factors' size is found out before the sum is looked at.
+_AT_ONCE = 16
 #: Relative shift of a region's operator.
 _SHIFT = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A region to be factorised: its nodes and voxels, and where it is.
+
+    Attributes
+    ----------
+    points : int (n, 3)
+        The nodes.
+    elements, materials, corners : int (e, 3), uint8 (e,), int (e, 8)
+        Voxels around them, one further along each axis than their lowest nodes; nodes at their corners, -1
+        where it isn't one of these.
+    held : bool (n, 3)
+    elimination : Elimination
+    origins : list of int
+        The places, in a flat field.
+    """
+
+    points: Ints
+    elements: Ints
+    materials: Bytes
+    corners: Ints
+    held: Bools
+    elimination: Elimination
+    origins: list[int]
+
+    @classmethod
+    def of(cls, mask: Bools, around: Bytes, bound: Bools, origins: list[int]) -> _Job:
+        """The nodes ``mask``, the materials ``around`` them, and which components are ``bound``."""
+        node = np.full(np.array(mask.shape) + 2, -1, dtype=np.int64)
+        node[1:-1, 1:-1, 1:-1][mask] = np.arange(np.count_nonzero(mask))
+        points, elements = np.argwhere(mask), np.argwhere(around)
+        corners = node[tuple((elements[:, None, :] + CORNERS).transpose(2, 0, 1))]
+        elimination = Elimination.of(points, corners)
+        return cls(points, elements, around[around > 0], corners, bound[mask], elimination, origins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +120,7 @@ class Region:
     bases: Ints
     places: NDArray[np.int32]
     moduli: Floats
-    factor: local_kernels.Factor
-
-    @property
-    def nbytes(self) -> int:
-        """Memory taken."""
-        return sum(a.nbytes for a in (self.dofs, self.bases, self.places, self.moduli, *self.factor))
+    factor: Factor
 
 
 class LocalSolves:
@@ -138,21 +164,38 @@ class LocalSolves:
         self._stiffness = np.ascontiguousarray(stiffness, dtype=np.float64).reshape(-1)
         held = np.zeros((shape[0], shape[1], 3, shape[2]), dtype=bool)
         held.reshape(-1)[fixed] = True
-        self.regions: list[Region] = []
-        self.nbytes = 0
-        jobs = self._jobs(nodes, solid, held, _LARGEST)
-        self._make(jobs, stiffness, limit, _HOPELESS * limit)
-        if len(self.regions) < len(jobs):
-            jobs = self._jobs(nodes, solid, held, _SMALL)
-            self._make(jobs, stiffness, limit)
-        self.origins = [job[3] for job in jobs[: len(self.regions)]]
-        self._order = [(k, o) for k, some in enumerate(self.origins) for o in some]
+        jobs: list[_Job] = []
+        for largest in _LARGEST:
+            kinds = self._kinds(nodes, solid, held, largest)
+            jobs = self._planned(kinds, limit)
+            if len(jobs) == len(kinds):
+                break
+        shifted = stiffness + _SHIFT * np.diag(np.diagonal(stiffness))
+        made: list[Region | None] = [None] * len(jobs)
+        largest_first = sorted(range(len(jobs)), key=lambda k: -jobs[k].elimination.nbytes)
+
+        def make(k: int) -> None:
+            made[k] = self._region(jobs[k], shifted)
+
+        with one_core():
+            run([partial(make, k) for k in largest_first], team.threads)
+        trim()  # making a factor takes a multiple of what is kept of it
+        self.regions = [region for region in made if region is not None]
+        self._order = [(k, o) for k, job in enumerate(jobs) for o in job.origins]
         self.unknowns = sum(len(self.regions[k].dofs) for k, _ in self._order)
         self._largest = max((len(region.dofs) for region in self.regions), default=0)
 
-    def _jobs(self, nodes: Bools, solid: Bytes, held: Bools, largest: int) -> list[Any]:
-        """Different regions of at most ``largest`` nodes: nodes, voxels, supports and places of each."""
-        kinds: dict[bytes, list[Any]] = {}
+    @property
+    def nbytes(self) -> int:
+        """Memory that the factors take."""
+        return sum(region.factor.values.nbytes for region in self.regions)
+
+    def _kinds(self, nodes: Bools, solid: Bytes, held: Bools, largest: int) -> list[Any]:
+        """Different regions of at most ``largest`` nodes: nodes, voxels around them, supports, and places.
+
+        Those of most places for their size come first.
+        """
+        kinds: dict[bytes, tuple[Bools, Bytes, Bools, list[int]]] = {}
         for low, mask in _pieces(nodes, largest):
             high = low + mask.shape
             around = _window(solid, low - 1, high)
@@ -162,70 +205,34 @@ class LocalSolves:
             key = hashlib.sha256(np.array(mask.shape).tobytes())
             for part in (mask, around, bound):
                 key.update(part.tobytes())
-            kinds.setdefault(key.digest(), [mask, around, bound, []])[3].append(int(low @ self._stride))
-        return sorted(kinds.values(), key=lambda job: np.count_nonzero(job[0]) / len(job[3]))
+            kinds.setdefault(key.digest(), (mask, around, bound, []))[3].append(int(low @ self._stride))
+        return sorted(kinds.values(), key=lambda kind: np.count_nonzero(kind[0]) / len(kind[3]))
 
-    def _make(self, jobs: list[Any], stiffness: Any, limit: float, hopeless: float = np.inf) -> None:
-        """Factors, as many as the limit allows; ends early when all seem to take more than ``hopeless``."""
-        self.regions, self.nbytes = [], 0
-        sizes = np.array([np.count_nonzero(job[0]) for job in jobs])
-        likely = np.cumsum(sizes ** (4 / 3))
-        while len(self.regions) < len(jobs) and self.nbytes <= limit:
-            start = len(self.regions)
-            if start and self.nbytes * likely[-1] > hopeless * likely[start - 1]:
-                return
-            together = np.cumsum(sizes[start : start + _AT_ONCE])
-            count = max(1, int(np.searchsorted(together, _NODES_AT_ONCE, side="right")))
+    def _planned(self, kinds: list[Any], limit: float) -> list[_Job]:
+        """As many as the limit allows."""
+        jobs: list[_Job] = []
+        taken = 0
+        for start in range(0, len(kinds), _AT_ONCE):
+            some = kinds[start : start + _AT_ONCE]
+            for job in run([partial(_Job.of, *kind) for kind in some], self.team.threads):
+                taken += job.elimination.nbytes
+                if taken > limit:
+                    return jobs
+                jobs.append(job)
+        return jobs
 
-            def build(first: int, last: int, start: int = start) -> list[Region]:
-                some = jobs[start + first : start + last]
-                made = [self._region(mask, around, bound, stiffness) for mask, around, bound, _ in some]
-                trim()  # making a factor takes many times what is kept of it
-                return made
-
-            parts = self.team.run(build, count)
-            self.regions += [region for part in parts for region in part]
-            self.nbytes = sum(region.nbytes for region in self.regions)
-        while self.nbytes > limit:
-            self.nbytes -= self.regions.pop().nbytes
-
-    def _region(self, mask: Bools, around: Any, bound: Bools, stiffness: Any) -> Region:
-        node = np.full(np.array(mask.shape) + 2, -1, dtype=np.int64)
-        node[1:-1, 1:-1, 1:-1][mask] = np.arange(int(mask.sum()))
-        element = np.argwhere(around)
-        corner = node[tuple((element[:, None, :] + CORNERS).transpose(2, 0, 1))]
-        free = ~bound[mask].reshape(-1)
-        number = np.where(free, np.cumsum(free) - 1, -1)
-        dof = np.where(corner[..., None] >= 0, 3 * corner[..., None] + np.arange(3), -1).reshape(-1, 24)
-        place = np.where(dof >= 0, number[dof], -1)
-        row, column = np.repeat(place, 24, axis=1).reshape(-1), np.tile(place, (1, 24)).reshape(-1)
-        moduli = self._moduli[around[tuple(element.T)]]
-        value = np.multiply.outer(moduli, stiffness.reshape(-1)).reshape(-1)
-        inside = (row >= 0) & (column >= 0)
-        count = int(free.sum())
-        a = sparse.coo_array((value[inside], (row[inside], column[inside])), shape=(count, count)).tocsc()
-        a.setdiag(a.diagonal() * (1 + _SHIFT))
-        factor = splu(a, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        pivot = factor.U.diagonal()
-        if not (pivot > 0).all() or not np.array_equal(factor.perm_r, factor.perm_c):
-            raise NotConverged(
-                "a region around weakly held voxels has no Cholesky factor: its solid is loose"
-            )
-        order = np.argsort(factor.perm_c)
-        lower = factor.L
-        lower.sort_indices()
-        panel: Any = local_kernels.panels(
-            lower.indptr.astype(np.int64), lower.indices.astype(np.int32), lower.data, _PANEL
-        )
-        position = np.append(factor.perm_c, -1).astype(np.int32)
-        offset = np.argwhere(mask) @ self._stride
-        offsets = (offset[:, None] + self._component * np.arange(3)).reshape(-1)[free]
+    def _region(self, job: _Job, stiffness: Floats) -> Region:
+        moduli = self._moduli[job.materials]
+        unknowns = job.elimination.unknowns(job.corners, job.held)
+        offsets = np.empty((len(job.points), 3), dtype=np.int64)
+        first = job.points @ self._stride
+        offsets[job.elimination.position] = first[:, None] + self._component * np.arange(3)
         return Region(
-            offsets[order],
-            (element - 1) @ self._stride,
-            position[place],
+            offsets.reshape(-1),
+            (job.elements - 1) @ self._stride,
+            unknowns,
             moduli,
-            local_kernels.Factor._make([*panel, (1 / pivot).astype(np.float32)]),
+            job.elimination.factor(unknowns, moduli, stiffness, job.held),
         )
 
     def finish(self, r: Field, z: Field, *, subtract: bool = True) -> None:

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Floats, Ints, Singles
 from micro.runtime.errors import NotConverged
-from micro.runtime.threads import one_thread
-from micro.voxels.hexahedron import element_matrices
 from micro.voxels.replacement import Replacement
-from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
+from multiscale.solve import voxel_kernels as kernels
 from multiscale.solve.local_solves import SEARCH_CYCLES
 from multiscale.solve.team import Team
 from multiscale.solve.voxel_multigrid import Multigrid
@@ -28,8 +25,8 @@ from multiscale.solve.voxel_multigrid import Multigrid
 #: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves, and
 #: iterations that making their factors is worth in time (15 to 25 on the slab and the flagship).
 _WINDOW, _HOPED, _MAKING = 6, 0.7, 15
-#: Planes of voxels whose float64 residual is evaluated at once.
-_SLAB = 4
+#: Planes of nodes whose float64 residual is evaluated at once.
+_SLAB = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +81,7 @@ def solve(
     """
     finest = multigrid.levels[0]
     shape = finest.nodes
-    stiffness = np.tensordot(np.asarray(tensor, dtype=np.float64), element_matrices(), axes=1)
+    coefficients = kernels.walsh_coefficients(tensor, np.float64)
     # The displacement is x + scale dx; scale keeps the fields away from float32's limits.
     x, dx, r = (np.zeros(shape, np.float32) for _ in range(3))
     scale = float(np.abs(prescribed[1]).max(initial=0.0)) or 1.0
@@ -92,7 +89,9 @@ def solve(
     dx.reshape(-1)[prescribed[0]] = (prescribed[1] - x.reshape(-1)[prescribed[0]]) / scale
 
     def true_residual() -> float:
-        return _residual(x, dx, finest.index, multigrid.moduli, stiffness, load, finest.fixed, r, team, scale)
+        return _residual(
+            x, dx, finest.index, multigrid.moduli, coefficients, load, finest.fixed, r, team, scale
+        )
 
     def rescale(new: float) -> None:
         """Move what ``dx`` holds to ``x`` as far as float32 can, and count in a new scale from there."""
@@ -197,7 +196,7 @@ def _residual(
     dx: Singles,
     solid: NDArray,
     moduli: Floats,
-    stiffness: Floats,
+    coefficients: Floats,
     load: tuple[Ints, Floats],
     fixed: Ints,
     out: Singles,
@@ -205,8 +204,7 @@ def _residual(
     scale: float,
 ) -> float:
     """(f - A (x + scale dx)) / scale in float64, rounded into ``out``, zero where fixed; its norm."""
-    nx, ny, nz = solid.shape
-    k = torch.from_numpy(stiffness)
+    nx = len(solid)
     plane = out[0].size
     order = np.argsort(load[0], kind="stable")
     where, value = load[0][order], load[1][order]
@@ -233,19 +231,18 @@ def _residual(
             begin, end = max(low - 1, 0), min(high, nx)
             planes = slice(begin, end + 1)
             exact = x[planes] + scale * dx[planes].astype(np.float64)
-            part = torch.from_numpy(np.ascontiguousarray(exact.transpose(2, 0, 1, 3)))
-            weights = pad_moduli(torch.from_numpy(moduli[solid[begin:end]])[None])
-            force = apply_stiffness(part[:, None, None], weights, k, Grid((end - begin, ny, nz)))
-            values = -force[:, 0, 0, low - begin : high - begin].permute(1, 2, 0, 3).contiguous().numpy()
+            force = np.zeros_like(exact)
+            own = low - begin, high - begin
+            kernels.voxel_product(exact, solid[begin:end], moduli, coefficients, -1.0, force, *own)
+            values = force[slice(*own)]
             for p in shared:
                 if low <= p < high:
                     partial[p] = values[p - low]
-            own = slice(low + (low in shared), high - (high - 1 in shared))
-            total += finish(values[own.start - low : own.stop - low], own.start)
+            alone = slice(low + (low in shared), high - (high - 1 in shared))
+            total += finish(values[alone.start - low : alone.stop - low], alone.start)
         return total
 
-    with one_thread(torch.device("cpu")):
-        total = sum(team.run(slab, nx + 1))
+    total = sum(team.run(slab, nx + 1))
     for p, other in zip((0, nx), team.swap(partial[0], partial[nx]), strict=True):
         if other is not None:
             size = finish((partial[p] + other)[None], p)

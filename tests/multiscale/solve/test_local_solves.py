@@ -47,7 +47,7 @@ BOXES = (((0, 5), (0, 6), (0, 7)), ((7, 12), (2, 10), (9, 16)), ((2, 6), (3, 9),
 @pytest.mark.parametrize("largest", [20000, 60])
 def test_nothing_is_left_in_the_regions(hierarchy, monkeypatch, largest):
     """After z += P (r - A z) the residual vanishes in them, and z is as it was outside, on any threads."""
-    monkeypatch.setattr(local_solves, "_LARGEST", largest)
+    monkeypatch.setattr(local_solves, "_LARGEST", (largest,))
     finest = hierarchy.levels[0]
     nodes = marked(finest, *BOXES)
     before = nodes.copy()
@@ -95,34 +95,21 @@ def test_factors_keep_to_their_memory(hierarchy, monkeypatch):
     args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1)
     whole = LocalSolves(*args)
     assert len(whole.regions) == 3
-    sizes = [region.nbytes for region in whole.regions]
+    sizes = [region.factor.values.nbytes for region in whole.regions]
+    assert whole.nbytes == sum(sizes)
     some = LocalSolves(*args, sizes[0] + sizes[1] + sizes[2] // 2)  # none is large enough to be cut
     assert some.nbytes == sizes[0] + sizes[1]
     r, z = noise(finest, 1), noise(finest, 2)
     some.finish(r, z)
     assert np.count_nonzero((z != noise(finest, 2)).any(axis=2)) < np.count_nonzero(args[0])
-    monkeypatch.setattr(local_solves, "_SMALL", 60)
-    cut = LocalSolves(*args, sizes[2])
-    assert len(cut.regions) > 3
-    assert cut.nbytes <= sizes[2]
+    monkeypatch.setattr(local_solves, "_LARGEST", (20000, 200, 60))
+    some = LocalSolves(*args, 0.8 * sum(sizes))
+    assert 60 < max(len(region.dofs) for region in some.regions) // 3 <= 200
+    cut = LocalSolves(*args, sizes[2] // 4)
+    assert len(cut.regions) > len(some.regions)
     none = LocalSolves(*args, 0.0)
     assert none.unknowns == none.nbytes == 0
     none.finish(r, z)
-
-
-def test_few_large_regions_are_made_before_memory_is_looked_at(hierarchy, monkeypatch):
-    """Where factors may take nothing, no more are made at once than have the nodes for it."""
-    finest = hierarchy.levels[0]
-    args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1)
-    nodes = sorted(np.count_nonzero(marked(finest, box)) for box in BOXES)
-    made = []
-    region = LocalSolves._region
-    monkeypatch.setattr(LocalSolves, "_region", lambda self, *a: made.append(1) or region(self, *a))
-    for most, count in ((1, 1), (nodes[0] + nodes[1], 2), (sum(nodes), 3)):
-        made.clear()
-        monkeypatch.setattr(local_solves, "_NODES_AT_ONCE", most)
-        none = LocalSolves(*args, 0.0)
-        assert (none.nbytes, len(made)) == (0, 2 * count)  # large regions, then small ones
 
 
 def test_making_factors_leaves_little_but_the_factors():
