@@ -17,6 +17,7 @@ from micro.cell import tensor
 from micro.cell.tensor import SCALE
 from micro.runtime.errors import InputError, NotConverged
 from micro.runtime.gradient_check import check_gradient
+from micro.runtime.npz import write_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import load_case, parse_case
 from multiscale.lattice.lattice import Lattice
@@ -26,7 +27,7 @@ from multiscale.objective.purpose import make_objective
 from multiscale.problem.grid import split_elements
 from multiscale.problem.problem import build_problem
 from multiscale.run import rounds
-from multiscale.run.correction import design_model
+from multiscale.run.correction import design_model, fill_design
 from multiscale.run.run import run_case
 from multiscale.run.session import Session
 from multiscale.run.stages import design_stage
@@ -322,3 +323,21 @@ def test_a_lattice_whose_solve_fails_leaves_the_earlier_one(case, finished, tmp_
     assert full["rounds"][1]["value"] is None
     first, run = (Lattice.load(out / p).digest() for p in ("rounds/0/lattice.zarr", "lattice.zarr"))
     assert first == run
+
+
+def test_a_design_that_cells_miss_is_told(tmp_path):
+    """Soft tensors at the edge of what cells can have, and stiff ones within: said of the first alone."""
+    case = small("implant", 4)
+    said = []
+    for C in ([0.0408, 0.0354, 0.0081], [0.30, 0.10, 0.09]):
+        heard = Heard()
+        session = Session(case, heard)
+        field = np.where(session.problem.design[..., None], C, session.problem.tensor)
+        design = tmp_path / "design.npz"
+        write_arrays(design, dict(zip(("C11", "C12", "C44"), np.moveaxis(field, -1, 0), strict=True)))
+        metrics, _ = fill_design(session, design, tmp_path / "lattice.zarr")
+        said.append([line for line in heard.said if "[gamut] margin" in line])
+        assert bool(said[-1]) == (metrics["cells"]["relative_error_design_mean"] > 0.05)
+        shutil.rmtree(tmp_path / "lattice.zarr")
+    assert len(said[0]) == 1
+    assert not said[1]
