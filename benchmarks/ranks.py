@@ -95,7 +95,7 @@ def full_scale(run_voxels: str) -> dict[str, Any]:
     from multiscale.problem.reduction import Reduction
     from multiscale.rundir import provenance
     from multiscale.rundir.directory import RunDirectory
-    from multiscale.solve.slabs import make_team
+    from multiscale.solve.voxels.slabs import make_team
     from multiscale.verify.coarse_cells import coarse_lattice
     from multiscale.verify.full_scale import solve_full_scale
 

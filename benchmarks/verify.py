@@ -32,9 +32,9 @@ def measure(voxels: int, threads: int, rtol: float) -> dict[str, Any]:
     from micro.data.packaged import load_library
     from micro.library.retrieval import nearest
     from multiscale.lattice.lattice import Lattice
-    from multiscale.solve.team import Team
-    from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks
-    from multiscale.solve.voxel_solve import solve
+    from multiscale.solve.voxels.multigrid import Multigrid, coarse_masks
+    from multiscale.solve.voxels.solve import solve
+    from multiscale.solve.voxels.team import Team
     from multiscale.verify.coarse_cells import coarse_lattice
     from multiscale.verify.voxel_model import touching
 
@@ -82,8 +82,8 @@ def measure(voxels: int, threads: int, rtol: float) -> dict[str, Any]:
 def solve_small(team: Any) -> None:
     """A solve of a few voxels, so that nothing is compiled while the clock runs."""
     from micro.cell.tensor import isotropic
-    from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks
-    from multiscale.solve.voxel_solve import solve
+    from multiscale.solve.voxels.multigrid import Multigrid, coarse_masks
+    from multiscale.solve.voxels.solve import solve
 
     fixed = np.zeros((2, 2, 2, 3), dtype=bool)
     fixed[:, 0] = True

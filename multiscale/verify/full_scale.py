@@ -35,10 +35,10 @@ from multiscale.problem.size import full_scale_bytes
 from multiscale.rundir import provenance
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
-from multiscale.solve.slabs import make_team, ranks_beside
-from multiscale.solve.team import Team
-from multiscale.solve.voxel_multigrid import ELEMENT_BYTES, Multigrid
-from multiscale.solve.voxel_solve import solve
+from multiscale.solve.voxels.multigrid import ELEMENT_BYTES, Multigrid
+from multiscale.solve.voxels.slabs import make_team, ranks_beside
+from multiscale.solve.voxels.solve import solve
+from multiscale.solve.voxels.team import Team
 from multiscale.verify.coarse_cells import CoarseLattice, Composites, coarse_lattice
 from multiscale.verify.comparison import Comparison, compare, difference
 from multiscale.verify.extrapolation import extrapolated

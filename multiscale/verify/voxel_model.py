@@ -24,8 +24,8 @@ from multiscale.problem import grid
 from multiscale.problem.loads import face_loads, volume_loads
 from multiscale.problem.problem import Problem
 from multiscale.problem.reduction import ReducedLoad, Reduction
-from multiscale.solve.team import Sparse, Team
-from multiscale.solve.voxel_multigrid import coarse_masks, refine_mask, touching
+from multiscale.solve.voxels.multigrid import coarse_masks, refine_mask, touching
+from multiscale.solve.voxels.team import Sparse, Team
 from multiscale.verify.materials import VoxelLattice
 
 

@@ -7,7 +7,7 @@ from multiscale.objective.purpose import make_objective
 from multiscale.problem import size as cost
 from multiscale.problem.problem import build_problem
 from multiscale.problem.size import sizes
-from multiscale.solve.voxel_multigrid import FACTOR_BYTES
+from multiscale.solve.voxels.multigrid import FACTOR_BYTES
 
 
 def test_the_model_is_near_its_measurements():

@@ -8,11 +8,11 @@ import pytest
 
 from micro.cell.tensor import SOLID
 from micro.runtime.memory import trim
-from multiscale.solve import local_solves
-from multiscale.solve.local_solves import LocalSolves
-from multiscale.solve.team import Team
-from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks
-from multiscale.solve.voxel_solve import solve
+from multiscale.solve.voxels import local_solves
+from multiscale.solve.voxels.local_solves import LocalSolves
+from multiscale.solve.voxels.multigrid import Multigrid, coarse_masks
+from multiscale.solve.voxels.solve import solve
+from multiscale.solve.voxels.team import Team
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,10 @@ def test_factors_keep_to_their_memory(hierarchy, monkeypatch):
     monkeypatch.setattr(local_solves, "_LARGEST", (20000, 200, 60))
     some = LocalSolves(*args, 0.8 * sum(sizes))
     assert 60 < max(len(region.dofs) for region in some.regions) // 3 <= 200
+    assert 0 < some.nbytes <= 0.8 * sum(sizes)
     cut = LocalSolves(*args, sizes[2] // 4)
-    assert len(cut.regions) > len(some.regions)
+    assert max(len(region.dofs) for region in cut.regions) // 3 <= 60
+    assert 0 < cut.nbytes <= sizes[2] // 4
     none = LocalSolves(*args, 0.0)
     assert none.unknowns == none.nbytes == 0
     none.finish(r, z)
@@ -118,6 +120,8 @@ def test_making_factors_leaves_little_but_the_factors():
     hierarchy = Multigrid(solid, SOLID, [np.zeros((17, 17, 17, 3), dtype=bool)], Team(1))
     finest = hierarchy.levels[0]
     process, nodes = psutil.Process(), marked(finest, ((0, 17), (0, 17), (0, 17)))
+    small = marked(finest, ((0, 3), (0, 3), (0, 3)))  # compiles what is to be run
+    LocalSolves(small, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1))
     trim()
     before = process.memory_info().rss
     local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1))

@@ -13,10 +13,10 @@ import json, sys
 import cc3d
 import numpy as np
 from micro.cell.tensor import SOLID
-from multiscale.solve.local_solves import LocalSolves, SlabSolves
-from multiscale.solve.slabs import make_team
-from multiscale.solve.voxel_multigrid import Multigrid, coarse_masks, refine_mask, touching
-from multiscale.solve.voxel_solve import solve
+from multiscale.solve.voxels.local_solves import LocalSolves, SlabSolves
+from multiscale.solve.voxels.slabs import make_team
+from multiscale.solve.voxels.multigrid import Multigrid, coarse_masks, refine_mask, touching
+from multiscale.solve.voxels.solve import solve
 
 V = 8
 rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from multiscale.problem.problem import build_problem
 from multiscale.problem.reduction import Reduction
 from multiscale.run.run import run_case
 from multiscale.solve.elasticity import SolverOptions
-from multiscale.solve.team import Team
+from multiscale.solve.voxels.team import Team
 from multiscale.verify.bodies import with_bodies
 from multiscale.verify.coarse_cells import CoarseLattice
 from multiscale.verify.comparison import compare

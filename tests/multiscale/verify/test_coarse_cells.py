@@ -14,7 +14,7 @@ from multiscale.case.case import parse_case
 from multiscale.lattice.lattice import Lattice, coarsen, solid_fractions
 from multiscale.problem.problem import build_problem
 from multiscale.problem.reduction import Reduction
-from multiscale.solve.team import Team
+from multiscale.solve.voxels.team import Team
 from multiscale.verify.coarse_cells import Composites, coarse_lattice, fitted
 from multiscale.verify.full_scale import solve_full_scale
 from multiscale.verify.materials import VoxelLattice

@@ -11,8 +11,8 @@ from multiscale.case.case import parse_case
 from multiscale.lattice.lattice import Lattice
 from multiscale.problem.problem import build_problem
 from multiscale.problem.reduction import Reduction
-from multiscale.solve.slabs import make_team
-from multiscale.solve.team import Team
+from multiscale.solve.voxels.slabs import make_team
+from multiscale.solve.voxels.team import Team
 from multiscale.verify.materials import VoxelLattice
 from multiscale.verify.voxel_model import corner_displacements, forces, prescribed, voxel_model
 

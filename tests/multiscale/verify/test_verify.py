@@ -26,7 +26,7 @@ from multiscale.problem.reduction import Reduction
 from multiscale.problem.rigid import RigidPart, rigid_motions
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve.elasticity import Elasticity, SolverOptions
-from multiscale.solve.team import Team
+from multiscale.solve.voxels.team import Team
 from multiscale.verify.coarse_cells import CoarseLattice
 from multiscale.verify.comparison import compare, difference, uniform_lattice
 from multiscale.verify.full_scale import solve_full_scale, verify

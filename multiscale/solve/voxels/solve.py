@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from micro.runtime.arrays import Floats, Ints, Singles
 from micro.runtime.errors import NotConverged
 from micro.voxels.replacement import Replacement
-from multiscale.solve import voxel_kernels as kernels
-from multiscale.solve.local_solves import SEARCH_CYCLES
-from multiscale.solve.team import Team
-from multiscale.solve.voxel_multigrid import Multigrid
+from multiscale.solve.voxels import kernels
+from multiscale.solve.voxels.local_solves import SEARCH_CYCLES
+from multiscale.solve.voxels.multigrid import Multigrid
+from multiscale.solve.voxels.team import Team
 
 #: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves, and
 #: iterations that making their factors is worth in time (15 to 25 on the slab and the flagship).

@@ -24,18 +24,18 @@ from micro.runtime.arrays import Bools, Bytes, Floats, Ints, Singles
 from micro.voxels.corners import CORNERS
 from micro.voxels.galerkin import _CHUNK, element_radius, interpolation
 from micro.voxels.hexahedron import element_matrices
-from multiscale.solve import voxel_kernels as kernels
-from multiscale.solve.local_solves import LocalSolves, SlabSolves, slow_nodes
-from multiscale.solve.team import Field, Team
+from multiscale.solve.voxels import kernels
+from multiscale.solve.voxels.local_solves import LocalSolves, SlabSolves, slow_nodes
+from multiscale.solve.voxels.team import Field, Team
 
 #: Smoothing steps before and after each coarse correction.
 _DEGREE = 2
 #: Grids are halved until this many degrees of freedom are left for the direct solve.
 _COARSEST = 2500
-#: The smoother of two steps damps eigenvalues up to so many times its radius (|4 x^2 + 2 x - 1| < 5 where
-#: x = 1 - 2 times that). It is made for the elements' bound divided by that: few modes come near
-#: the bound, and the cycle is positive definite whatever the lattice.
-_BEYOND = 1.25
+#: Two steps of the smoother damp eigenvalues below 1.25 times its radius (|4 x^2 + 2 x - 1| < 5 where x = 1
+#: minus twice that). It is made for the elements' bound over a little less, which few modes come near: the
+#: cycle is positive definite whatever the lattice.
+_BEYOND = 1.2
 #: Bytes a voxel that factors of slow regions may take.
 FACTOR_BYTES = 40
 #: Bytes of a different element: its matrix in float32, and in float64 while the next grid is made.
@@ -54,7 +54,7 @@ class Level:
         uint8 voxels (``table`` None) or int32 rows of ``table``; 0 is void.
     table : float32 (m, 24, 24) or None
     coefficients : float32 (8,)
-        The voxel's stiffness (:func:`multiscale.solve.voxel_kernels.walsh_coefficients`).
+        The voxel's stiffness (:func:`multiscale.solve.voxels.kernels.walsh_coefficients`).
     moduli : float32 (materials + 1,)
         What the voxels' stiffness is multiplied by, by their numbers; 0 for the void.
     inverse : float32 (X, Y, 1 or 3, Z)
@@ -216,7 +216,7 @@ class Multigrid:
         self._factor = _direct(index, table, mask)
 
     def solve_slow_regions(self, room: Sequence[Field]) -> None:
-        """End every cycle by exact solves where it is slow (:mod:`multiscale.solve.local_solves`).
+        """End every cycle by exact solves where it is slow (:mod:`multiscale.solve.voxels.local_solves`).
 
         ``room`` are four float32 fields of the finest grid to work in.
         """

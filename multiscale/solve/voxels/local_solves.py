@@ -32,16 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from micro.runtime.arrays import Bytes, Floats, Ints
+from micro.runtime.arrays import Bools, Bytes, Floats, Ints
 from micro.runtime.memory import trim
 from micro.runtime.threads import one_core, run
 from micro.voxels.corners import CORNERS, nodes_of
-from multiscale.solve import local_kernels
-from multiscale.solve.cholesky import Elimination
-from multiscale.solve.cholesky_kernels import Factor
-from multiscale.solve.team import Field, Team
-
-Bools = NDArray[np.bool_]
+from multiscale.solve.voxels import local_kernels
+from multiscale.solve.voxels.cholesky import Elimination, Graph, graph_of, minimum_degree
+from multiscale.solve.voxels.cholesky_kernels import Factor, dissected
+from multiscale.solve.voxels.team import Field, Team
 
 #: Edge of the blocks of voxels that are judged, in voxels.
 _EDGE = 4
@@ -75,7 +73,8 @@ class _Job:
         Voxels around them, one further along each axis than their lowest nodes; nodes at their corners, -1
         where it isn't one of these.
     held : bool (n, 3)
-    elimination : Elimination
+    graph : Graph
+        Of the nodes.
     origins : list of int
         The places, in a flat field.
     """
@@ -85,7 +84,7 @@ class _Job:
     materials: Bytes
     corners: Ints
     held: Bools
-    elimination: Elimination
+    graph: Graph
     origins: list[int]
 
     @classmethod
@@ -95,8 +94,8 @@ class _Job:
         node[1:-1, 1:-1, 1:-1][mask] = np.arange(np.count_nonzero(mask))
         points, elements = np.argwhere(mask), np.argwhere(around)
         corners = node[tuple((elements[:, None, :] + CORNERS).transpose(2, 0, 1))]
-        elimination = Elimination.of(points, corners)
-        return cls(points, elements, around[around > 0], corners, bound[mask], elimination, origins)
+        graph = graph_of(corners, len(points))
+        return cls(points, elements, around[around > 0], corners, bound[mask], graph, origins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +105,11 @@ class Region:
     Attributes
     ----------
     dofs : int64 (n,)
-        Offsets of the unknowns, in the factor's order, from the region's place in a flat field.
+        Offsets of the degrees of freedom, in the factor's order, from the region's place in a flat field.
     bases : int64 (e,)
         Offsets of the first corners of the voxels around them.
     places : int32 (e, 24)
-        Positions of a voxel's degrees of freedom in ``dofs``; -1 where it isn't one.
+        Positions of a voxel's degrees of freedom in ``dofs``; -1 where it is held or no one of these.
     moduli : array (e,)
         Of the voxels.
     factor : Factor
@@ -140,8 +139,8 @@ class LocalSolves:
         Of each material; 0 for the void comes first.
     team : Team
     limit : float, optional
-        Bytes that factors may take. Where all would take more, regions are cut smaller, and those of most
-        places for their size are made.
+        Bytes that the factors' numbers may take. Where all would take more, regions are cut smaller, and
+        those of most places for their size are made.
     """
 
     def __init__(
@@ -164,30 +163,32 @@ class LocalSolves:
         self._stiffness = np.ascontiguousarray(stiffness, dtype=np.float64).reshape(-1)
         held = np.zeros((shape[0], shape[1], 3, shape[2]), dtype=bool)
         held.reshape(-1)[fixed] = True
-        jobs: list[_Job] = []
-        for largest in _LARGEST:
-            kinds = self._kinds(nodes, solid, held, largest)
-            jobs = self._planned(kinds, limit)
-            if len(jobs) == len(kinds):
-                break
         shifted = stiffness + _SHIFT * np.diag(np.diagonal(stiffness))
-        made: list[Region | None] = [None] * len(jobs)
-        largest_first = sorted(range(len(jobs)), key=lambda k: -jobs[k].elimination.nbytes)
-
-        def make(k: int) -> None:
-            made[k] = self._region(jobs[k], shifted)
-
+        plans: list[tuple[_Job, Elimination]] = []
+        most = float("inf")
         with one_core():
-            run([partial(make, k) for k in largest_first], team.threads)
-        trim()  # making a factor takes a multiple of what is kept of it
-        self.regions = [region for region in made if region is not None]
-        self._order = [(k, o) for k, job in enumerate(jobs) for o in job.origins]
-        self.unknowns = sum(len(self.regions[k].dofs) for k, _ in self._order)
+            for largest in _LARGEST:
+                if most <= largest:
+                    continue  # the same regions again
+                kinds = self._kinds(nodes, solid, held, largest)
+                plans = self._planned(kinds, limit)
+                if len(plans) == len(kinds):
+                    break
+                most = float(max(np.count_nonzero(kind[0]) for kind in kinds))
+            # The largest are made while little is kept: what is kept and what making takes stay in the limit.
+            order = sorted(range(len(plans)), key=lambda k: -plans[k][1].nbytes)
+            working = max((plan.working_bytes for _, plan in plans), default=1)
+            threads = max(1, int(min(team.threads, limit / working)))
+            made = run([partial(self._region, *plans[k], shifted) for k in order], threads)
+        trim()
+        self.regions: list[Region] = [made[k] for k in np.argsort(order)]
+        self._order = [(k, o) for k, (job, _) in enumerate(plans) for o in job.origins]
+        self.unknowns = sum(np.count_nonzero(~job.held) * len(job.origins) for job, _ in plans)
         self._largest = max((len(region.dofs) for region in self.regions), default=0)
 
     @property
     def nbytes(self) -> int:
-        """Memory that the factors take."""
+        """Memory that the factors' numbers take."""
         return sum(region.factor.values.nbytes for region in self.regions)
 
     def _kinds(self, nodes: Bools, solid: Bytes, held: Bools, largest: int) -> list[Any]:
@@ -208,35 +209,35 @@ class LocalSolves:
             kinds.setdefault(key.digest(), (mask, around, bound, []))[3].append(int(low @ self._stride))
         return sorted(kinds.values(), key=lambda kind: np.count_nonzero(kind[0]) / len(kind[3]))
 
-    def _planned(self, kinds: list[Any], limit: float) -> list[_Job]:
+    def _planned(self, kinds: list[Any], limit: float) -> list[tuple[_Job, Elimination]]:
         """As many as the limit allows."""
-        jobs: list[_Job] = []
+        plans: list[tuple[_Job, Elimination]] = []
         taken = 0
         for start in range(0, len(kinds), _AT_ONCE):
             some = kinds[start : start + _AT_ONCE]
-            for job in run([partial(_Job.of, *kind) for kind in some], self.team.threads):
-                taken += job.elimination.nbytes
+            jobs = run([partial(_Job.of, *kind) for kind in some], self.team.threads)
+            orders = [minimum_degree(job.graph) for job in jobs]
+            tasks = [
+                partial(Elimination.best, job.graph, dissected(job.points), order)
+                for job, order in zip(jobs, orders, strict=True)
+            ]
+            for job, plan in zip(jobs, run(tasks, self.team.threads), strict=True):
+                taken += plan.nbytes
                 if taken > limit:
-                    return jobs
-                jobs.append(job)
-        return jobs
+                    return plans
+                plans.append((job, plan))
+        return plans
 
-    def _region(self, job: _Job, stiffness: Floats) -> Region:
+    def _region(self, job: _Job, plan: Elimination, stiffness: Floats) -> Region:
         moduli = self._moduli[job.materials]
-        unknowns = job.elimination.unknowns(job.corners, job.held)
-        offsets = np.empty((len(job.points), 3), dtype=np.int64)
+        places, factor = plan.factor(job.corners, job.held, moduli, stiffness)
         first = job.points @ self._stride
-        offsets[job.elimination.position] = first[:, None] + self._component * np.arange(3)
-        return Region(
-            offsets.reshape(-1),
-            (job.elements - 1) @ self._stride,
-            unknowns,
-            moduli,
-            job.elimination.factor(unknowns, moduli, stiffness, job.held),
-        )
+        offsets = np.empty((len(job.points), 3), dtype=np.int64)
+        offsets[plan.position] = first[:, None] + self._component * np.arange(3)
+        return Region(offsets.reshape(-1), (job.elements - 1) @ self._stride, places, moduli, factor)
 
     def finish(self, r: Field, z: Field, *, subtract: bool = True) -> None:
-        """z += P (r - A z); ``subtract`` false where A z is known to be zero."""
+        """z += P (r - A z); ``subtract`` false where A z is known to be zero. r is zero where fixed."""
         if not self._order:
             return
         flat_r, flat_z = r.reshape(-1), z.reshape(-1)

@@ -1,4 +1,4 @@
-"""Compiled loops of :mod:`multiscale.solve.local_solves`: regions solved, and blocks judged."""
+"""Compiled loops of :mod:`multiscale.solve.voxels.local_solves`: regions solved, and blocks judged."""
 
 # mypy: allow-untyped-defs
 # The compiler infers the types of what it compiles; annotations would be noise.
@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from micro.voxels.compilation import njit
-from multiscale.solve.cholesky_kernels import solve_factored
-from multiscale.solve.voxel_kernels import symmetric_product
+from multiscale.solve.voxels.cholesky_kernels import solve_factored
+from multiscale.solve.voxels.kernels import symmetric_product
 
 
 @njit(nogil=True, cache=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Floats, Ints
-from multiscale.solve import voxel_kernels as kernels
+from multiscale.solve.voxels import kernels
 
 Field = NDArray[Any]
 Sparse = tuple[Ints, Floats]
@@ -21,8 +21,8 @@ Sparse = tuple[Ints, Floats]
 class Team:
     """Threads that share out the planes of a field; results do not depend on their number.
 
-    A field may be one slab of a larger one (:mod:`multiscale.solve.slabs`); what ranks have to tell each
-    other is said by methods that do nothing here.
+    A field may be one slab of a larger one (:mod:`multiscale.solve.voxels.slabs`); what ranks have to tell
+    each other is said by methods that do nothing here.
 
     Parameters
     ----------

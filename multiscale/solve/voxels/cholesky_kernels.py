@@ -1,4 +1,4 @@
-"""Compiled loops of :mod:`multiscale.solve.cholesky`: orders, elimination trees, fronts, solves."""
+"""Compiled loops of :mod:`multiscale.solve.voxels.cholesky`: orders, elimination trees, fronts, solves."""
 
 # mypy: allow-untyped-defs
 # The compiler infers the types of what it compiles; annotations would be noise.
@@ -43,6 +43,7 @@ def dissected(points):
     Parameters
     ----------
     points : int (n, 3)
+        Distinct ones.
     """
     n = len(points)
     order = np.arange(n)
@@ -66,12 +67,10 @@ def dissected(points):
             before = count[0]
             for c in range(1, len(count) - 1):
                 share = min(before, size - before - count[c]) / size
-                score = count[c] / min(max(share, 1e-9), _BALANCE)
+                score = count[c] / min(share, _BALANCE)  # both halves hold a point at least
                 if score < best:
                     best, axis, at = score, a, least + c
                 before += count[c]
-        if axis < 0:
-            continue
         end = low
         for side in range(3):
             begin = end
@@ -88,7 +87,7 @@ def dissected(points):
 
 @njit(nogil=True, cache=True)
 def elimination_tree(indptr, indices, order):
-    """The tree of an elimination (Liu 1990), its order made a post-order.
+    """The tree of an elimination (Liu 1990, "The role of elimination trees"), its order made a post-order.
 
     Returns the order, the parents in it (the last one's is n), and how many rows each column has from its
     diagonal on.
@@ -238,6 +237,51 @@ def structure(indptr, indices, order, position, starts, rows):
 
 
 @njit(nogil=True, cache=True)
+def working_bytes(starts, row_start, below):
+    """Most memory that :func:`factorised` takes at once besides the factor: a front, and what waits for it.
+
+    Parameters
+    ----------
+    starts, row_start, below : int arrays
+        As for :func:`factorised`.
+    """
+    most, peak, waiting = 0, 0, 0
+    stack = [0]
+    stack.pop()
+    for s in range(len(starts) - 1):
+        left = 3 * (row_start[s + 1] - row_start[s])
+        most = max(most, 3 * (starts[s + 1] - starts[s]) + left)
+        while len(stack) > 0 and below[row_start[stack[-1]]] < starts[s + 1]:
+            c = stack.pop()
+            waiting -= 9 * (row_start[c + 1] - row_start[c]) ** 2
+        if left > 0:
+            stack.append(s)
+            waiting += left**2
+        peak = max(peak, waiting)
+    return 8 * (most**2 + peak)
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _root(a):
+    """Replace a small matrix, given by its lower triangle, by its Cholesky factor; whether it has one."""
+    for i in range(len(a)):
+        row = a[i]
+        for j in range(i + 1):
+            other = a[j]
+            total = row[j]
+            for k in range(j):
+                total -= row[k] * other[k]
+            if j < i:
+                row[j] = total / other[j]
+            elif total > 0:
+                row[j] = np.sqrt(total)
+            else:
+                return False
+        row[i + 1 :] = 0
+    return True
+
+
+@njit(nogil=True, cache=True)
 def _inverse(lower):
     """Inverse of a small lower triangle."""
     n = len(lower)
@@ -270,6 +314,13 @@ def factorised(starts, row_start, below, places, element_start, moduli, stiffnes
         What each element's ``stiffness`` (24, 24) is multiplied by.
     held : bool (3 n,)
         Unknowns that have no equation.
+
+    Returns
+    -------
+    first, row_start, value_start, below, values, pivot : arrays
+        Of :class:`Factor`.
+    sound : bool
+        Whether the sum is positive definite; otherwise the arrays mean nothing.
     """
     count, n = len(starts) - 1, starts[-1]
     panels, rows_used, values_used, most = 0, 0, 0, 0
@@ -338,12 +389,10 @@ def factorised(starts, row_start, below, places, element_start, moduli, stiffnes
         for low in range(0, own, PANEL):
             high = min(low + PANEL, own)
             width, rest = high - low, size - high
-            block = np.empty((width, width))
-            for i in range(width):
-                for j in range(i + 1):
-                    block[i, j] = f[low + i, low + j]
-                    block[j, i] = block[i, j]
-            lower = np.linalg.cholesky(block)
+            lower = f[low:high, low:high].copy()
+            if not _root(lower):
+                # An exception would leave all of the memory behind.
+                return first, panel_rows, value_start, out_below, values, pivot, False
             scale = np.empty(width)
             for i in range(width):
                 pivot[3 * begin + low + i] = 1 / lower[i, i] ** 2
@@ -375,7 +424,7 @@ def factorised(starts, row_start, below, places, element_start, moduli, stiffnes
             first[p], panel_rows[p], value_start[p] = 3 * begin + high, row_at, value_at
         if len(nodes) > 0:
             stack.append((s, f[own:, own:].copy().reshape(-1)))
-    return first, panel_rows, value_start, out_below, values, pivot
+    return first, panel_rows, value_start, out_below, values, pivot, True
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})

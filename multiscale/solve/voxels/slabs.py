@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from micro.runtime.arrays import Floats, Ints
 from micro.runtime.errors import InputError
 from multiscale.solve.petsc import PETSc
-from multiscale.solve.team import Field, Team
+from multiscale.solve.voxels.team import Field, Team
 
 
 def make_team(threads: int, cells: int, per_cell: int) -> Team:
