@@ -87,7 +87,7 @@ def dissected(points):
 
 @njit(nogil=True, cache=True)
 def elimination_tree(indptr, indices, order):
-    """The tree of an elimination (Liu 1990, "The role of elimination trees"), its order made a post-order.
+    """The tree of an elimination (Liu 1990), its order made a post-order.
 
     Returns the order, the parents in it (the last one's is n), and how many rows each column has from its
     diagonal on.
