@@ -17,9 +17,10 @@ def finish(r, z, origin, dofs, bases, places, moduli, corners, stiffness, factor
     """z += A_RR^-1 (r - A z)_R on one region R; ``subtract`` false: A z is taken as zero.
 
     ``r``, ``z`` are flat fields, ``origin`` the region's place in them; ``dofs`` (n,) the offsets of its
-    unknowns in the factor's order, ``bases`` (e,) those of its elements' first corners, ``places`` (e, 24)
-    the unknowns of an element (-1: none), ``moduli`` (e,) what its stiffness is multiplied by, ``corners``
-    (24,) an element's offsets, ``stiffness`` (576,). ``b`` and ``room`` are working space, n float64.
+    degrees of freedom in the factor's order, ``bases`` (e,) those of its elements' first corners,
+    ``places`` (e, 24) which of them are an element's (-1: held, or none of these), ``moduli`` (e,) what its
+    stiffness is multiplied by, ``corners`` (24,) an element's offsets, ``stiffness`` (576,). ``b`` and ``room``
+    are working space, n float64.
 
     Parameters
     ----------

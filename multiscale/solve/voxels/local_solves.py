@@ -97,6 +97,10 @@ class _Job:
         graph = graph_of(corners, len(points))
         return cls(points, elements, around[around > 0], corners, bound[mask], graph, origins)
 
+    def plan(self, order: Ints) -> Elimination:
+        """In this order of the nodes, or by nested dissection if that fills less."""
+        return Elimination.best(self.graph, dissected(self.points), order)
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -217,10 +221,7 @@ class LocalSolves:
             some = kinds[start : start + _AT_ONCE]
             jobs = run([partial(_Job.of, *kind) for kind in some], self.team.threads)
             orders = [minimum_degree(job.graph) for job in jobs]
-            tasks = [
-                partial(Elimination.best, job.graph, dissected(job.points), order)
-                for job, order in zip(jobs, orders, strict=True)
-            ]
+            tasks = [partial(job.plan, order) for job, order in zip(jobs, orders, strict=True)]
             for job, plan in zip(jobs, run(tasks, self.team.threads), strict=True):
                 taken += plan.nbytes
                 if taken > limit:
