@@ -19,8 +19,8 @@ def finish(r, z, origin, dofs, bases, places, moduli, corners, stiffness, factor
     ``r``, ``z`` are flat fields, ``origin`` the region's place in them; ``dofs`` (n,) the offsets of its
     degrees of freedom in the factor's order, ``bases`` (e,) those of its elements' first corners,
     ``places`` (e, 24) which of them are an element's (-1: held, or none of these), ``moduli`` (e,) what its
-    stiffness is multiplied by, ``corners`` (24,) an element's offsets, ``stiffness`` (576,). ``b`` and ``room``
-    are working space, n float64.
+    stiffness is multiplied by, ``corners`` (24,) an element's offsets, ``stiffness`` (576,). ``b`` and
+    ``room`` are working space, n float64.
 
     Parameters
     ----------
