@@ -41,18 +41,20 @@ class Replacement:
         Wanted norm of the residual relative to the load.
     anchor : array or Tensor
         Norms at the beginning, one a system; what else is kept and given is of its kind and shape.
+    early : float, optional
+        Share of ``rtol`` from which a solve may be at its end.
     """
 
-    def __init__(self, rtol: float, anchor: Any):
+    def __init__(self, rtol: float, anchor: Any, early: float = EARLY):
         self._xp: Any = torch if isinstance(anchor, Tensor) else np
-        self._rtol = rtol
+        self._rtol, self._early = rtol, early
         self.anchor = anchor  # at the last replacement
         self.best = self._xp.full_like(anchor, float("inf"))  # the least true one
         self._stalls = self._xp.zeros_like(anchor, dtype=self._xp.int64)
 
     def due(self, norms: Any) -> Any:
         """Which systems, of those that are not done, are to have their residuals replaced."""
-        small = (norms <= EARLY * self._rtol) | (norms <= REPLACE * self.anchor)
+        small = (norms <= self._early * self._rtol) | (norms <= REPLACE * self.anchor)
         return small | ~self._xp.isfinite(norms)
 
     def take(self, check: Any, size: Any, usable: Any) -> tuple[Any, Any, Any]:

@@ -5,40 +5,39 @@ Weak form: find u with ``u = u_D`` on the constrained degrees of freedom and ::
     sum_e v_e^T (C11_e K11 + C12_e K12 + C44_e K44) u_e = v^T f    for all v
 
 with the three constant matrices of :func:`micro.voxels.hexahedron.element_matrices`,
-so that assembly is one ``(elements, 3) @ (3, 576)`` product and every
+so that element matrices are one ``(elements, 3) @ (3, 576)`` product and every
 sensitivity is ``lambda_e^T K_i u_e``.
+
+The solver is CG, whose products are made element by element
+(:mod:`multiscale.solve.products`), with the preconditioners of
+:mod:`multiscale.solve.preconditioner`. A matrix is assembled only where these
+are made of it: for smoothed aggregation, and for a direct solve of a small grid.
 
 Void elements (tensor zero) are removed exactly: they are not assembled, and
 nodes without any solid element are constrained to zero.
 
-The solver is CG with the preconditioners of :mod:`multiscale.solve.preconditioner`.
-
-The DMDA's axes run (z, y, x), so that PETSc's natural order is the C order of
-arrays indexed [x, y, z]. Grids are padded with void elements at their high
-ends to a multiple of the coarsening factor.
+Grids are padded with void elements at their high ends to a multiple of the
+coarsening factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micro.cell.tensor import is_definite
 from micro.runtime.arrays import Bools, Floats
 from micro.runtime.errors import NotConverged
-from micro.voxels.corners import CORNERS, nodes_of
+from micro.voxels.corners import nodes_of
 from micro.voxels.hexahedron import element_matrices
 from multiscale.solve import preconditioner
+from multiscale.solve.elements import Elements
 from multiscale.solve.petsc import PETSc
-from multiscale.solve.preconditioner import PREFIX, Multigrid, choose_levels, fix_diagonal, rigid_body_modes
+from multiscale.solve.preconditioner import PREFIX, Multigrid, choose_levels, rigid_body_modes
+from multiscale.solve.products import ElementProducts, by_rows, internal_forces
 from multiscale.solve.ranks import sum_over_ranks
-
-#: Elements are assembled in chunks of this many, which bounds the memory of their matrices (4.6 kB each).
-_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,18 @@ class Elasticity:
         factor = 2 ** (levels - 1)
         self._padded = tuple(-(-m // factor) * factor for m in shape)
         self._dm = self._create_grid()
-        self._own = self._own_elements()
-        self._matrix = self._dm.createMat()
-        self._matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, True)
+        self._elements = Elements(self._dm, shape)
+        self._products = ElementProducts(self._elements)
         self._right = self._dm.createGlobalVec()
         self._solution = self._dm.createGlobalVec()
         self._gather: tuple[Any, Any, Any] | None = None
-        self._multigrid = Multigrid(self._dm, levels, self.options.smoothing) if levels > 1 else None
+        self._multigrid: Multigrid | None = None
+        if levels > 1:
+            self._multigrid = Multigrid(self._dm, self._padded, levels, self.options.smoothing)
+            self._matrix = self._multigrid.diagonal
+        else:
+            self._matrix = self._dm.createMat()
+            self._matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, True)
         self._active: Bools | None = None
         self._ksp: Any = None
 
@@ -127,32 +131,6 @@ class Elasticity:
         dm.setMatType(PETSc.Mat.Type.AIJ)
         dm.setInterpolationType(PETSc.DMDA.InterpolationType.Q1)
         return dm
-
-    def _own_elements(self) -> tuple[slice, slice, slice]:
-        """Elements (slices of the unpadded grid) whose lowest corner node this rank owns."""
-        ranges = self._dm.getRanges()
-        return tuple(
-            slice(min(low, m), min(high, m))
-            for (low, high), m in zip(reversed(ranges), self.shape, strict=True)
-        )  # type: ignore[return-value]
-
-    def _local_blocks(self) -> NDArray[np.int32]:
-        """Ghosted local node numbers (own elements, 8) of the corners of the own elements."""
-        ghost = list(reversed(self._dm.getGhostRanges()))
-        extent = [high - low for low, high in ghost]
-        axes = [np.arange(own.start, own.stop) - low for own, (low, _) in zip(self._own, ghost, strict=True)]
-        base = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 1, 3) + CORNERS
-        return np.ascontiguousarray(
-            (base[..., 0] * extent[1] + base[..., 1]) * extent[2] + base[..., 2], np.int32
-        )
-
-    def _element_values(self, field: Floats) -> Floats:
-        """Nodal vectors (own elements, 24) of a whole node field."""
-        return np.concatenate([field[self._at(corner)].reshape(-1, 3) for corner in CORNERS], axis=1)
-
-    def _at(self, corner: Sequence[int]) -> tuple[slice, ...]:
-        """Where the own elements have that corner, in a whole node field."""
-        return tuple(slice(own.start + d, own.stop + d) for own, d in zip(self._own, corner, strict=True))
 
     # ------------------------------------------------------------ assembly
     def assemble(self, tensors: Floats) -> None:
@@ -174,33 +152,31 @@ class Elasticity:
         self._tensors = tensors
         self._solid = solid
 
-        own = tensors[self._own].reshape(-1, 3)
-        keep = np.flatnonzero(solid[self._own].reshape(-1))
-        blocks = self._local_blocks()
-        free = self._element_values(self._active.astype(float))
-        basis = element_matrices().reshape(3, 576)
-        matrix = self._matrix
-        matrix.zeroEntries()
-        for start in range(0, len(keep), _CHUNK):
-            e = keep[start : start + _CHUNK]
-            k = (own[e] @ basis).reshape(-1, 24, 24)
-            k *= free[e, :, None]
-            k *= free[e, None, :]
-            matrix.setValuesBlockedLocalRCV(blocks[e], blocks[e], k, addv=PETSc.InsertMode.ADD_VALUES)
-        matrix.assemble()
-        fix_diagonal(matrix)
-        matrix.setOption(PETSc.Mat.Option.SPD, True)
-        self._set_up()
-
-    def _set_up(self) -> None:
+        mask = self._scatter(self._active.astype(float))
+        self._products.update(tensors, self._active, mask)
         if self._multigrid is not None:
-            active = self._scatter(self._active.astype(float))  # type: ignore[union-attr]
-            self._multigrid.update(self._matrix, active)
+            self._multigrid.update(tensors, self._active, mask)
+        else:
+            self._assemble_matrix()
         if self._ksp is None:
             self._ksp = self._create_ksp()
         if self._multigrid is not None:
-            self._multigrid.hand_operators(self._ksp.getPC())
-        self._ksp.setOperators(self._matrix, self._matrix)
+            self._multigrid.hand_operators(self._ksp.getPC(), self._products.matrix)
+        self._ksp.setOperators(self._products.matrix, self._matrix)
+
+    def _assemble_matrix(self) -> None:
+        elements = self._elements
+        own = self._tensors[elements.own].reshape(-1, 3)
+        free = elements.values(self._active.astype(float))  # type: ignore[union-attr]
+        basis = element_matrices().reshape(3, 576)
+
+        def matrices(e: Any) -> Floats:
+            k: Floats = (own[e] @ basis).reshape(-1, 24, 24)
+            k *= free[e, :, None]
+            k *= free[e, None, :]
+            return k
+
+        elements.assemble(self._matrix, np.flatnonzero(own.any(axis=1)), matrices)
 
     def _create_ksp(self) -> Any:
         ksp = PETSc.KSP().create(self.comm)
@@ -310,13 +286,11 @@ class Elasticity:
 
         Of other ``tensors`` (mx, my, mz, 3) than the assembled ones if given: those of a change, say.
         """
-        values = self._element_values(field)
-        tensors = (self._tensors if tensors is None else tensors)[self._own].reshape(-1, 3)
-        forces = sum(tensors[:, i, None] * (values @ k) for i, k in enumerate(element_matrices()))
+        own = (self._tensors if tensors is None else tensors)[self._elements.own]
         out = np.zeros((*self.nodes, 3))
-        count = [own.stop - own.start for own in self._own]
-        for a, corner in enumerate(CORNERS):
-            out[self._at(corner)] += forces[:, 3 * a : 3 * a + 3].reshape(*count, 3)
+        if own.size:
+            corners = self._elements.corners
+            out[corners] = internal_forces(by_rows(own), field[corners])
         return sum_over_ranks(out, self.comm)
 
     def energies(self, u: Floats, v: Floats) -> Floats:
@@ -324,11 +298,11 @@ class Elasticity:
 
         With v the adjoint solution of ``K lambda = dJ/du`` the sensitivity of J is minus this.
         """
-        ue, ve = self._element_values(u), self._element_values(v)
+        ue, ve = self._elements.values(u), self._elements.values(v)
         out = np.zeros((*self.shape, 3))
         own = np.stack([np.einsum("ei,ei->e", ue @ k, ve) for k in element_matrices()], axis=-1)
-        solid = self._solid[self._own]
-        out[self._own] = own.reshape(*solid.shape, 3) * solid[..., None]
+        solid = self._solid[self._elements.own]
+        out[self._elements.own] = own.reshape(*solid.shape, 3) * solid[..., None]
         return sum_over_ranks(out, self.comm)
 
     @property

@@ -4,17 +4,26 @@
     geometric multigrid on nested DMDA grids, Galerkin coarse operators
     ``P^T A P`` whose interpolation has zero rows at constrained degrees of
     freedom, Chebyshev smoothing over node-block Jacobi, direct coarse solve;
+    the finest grid's matrix is never assembled;
 ``gamg``
     smoothed aggregation (PETSc GAMG) with the rigid body modes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from micro.runtime.arrays import Floats
+from micro.runtime.arrays import Bools, Floats
+from micro.voxels.corners import CORNERS
+from micro.voxels.galerkin import interpolation
+from micro.voxels.hexahedron import element_matrices
+from multiscale.solve.elements import Elements, fix_diagonal
 from multiscale.solve.petsc import PETSc
 
 PREFIX = {"gmg": "multiscale_gmg_", "gamg": "multiscale_gamg_"}
@@ -48,29 +57,54 @@ def choose_levels(shape: tuple[int, ...]) -> int:
 class Multigrid:
     """Nested grids of one DMDA, their interpolations and Galerkin operators.
 
+    The finest grid's matrix is not assembled. Of an element of the next grid, P^T K P is linear in the
+    tensors of its eight children, 24 numbers; operators of further grids are PETSc's products.
+
     Parameters
     ----------
     grid : PETSc.DMDA
         The finest; its elements divide by ``2 ** (levels - 1)`` along every axis.
+    padded : (mx, my, mz)
+        These elements.
     levels : int
         Two or more.
     smoothing : int
         Chebyshev steps before and after each coarse correction.
     """
 
-    def __init__(self, grid: Any, levels: int, smoothing: int):
-        self._grid = grid
-        self._levels = levels
+    def __init__(self, grid: Any, padded: tuple[int, ...], levels: int, smoothing: int):
+        self._grids = [grid]
+        while len(self._grids) < levels:
+            self._grids.append(self._grids[-1].coarsen())
+        self._padded = padded
+        self._coarse = Elements(self._grids[1], tuple(m // 2 for m in padded))
         self._smoothing = smoothing
         self._interpolation: list[Any] = []
         self._unmasked: list[Any] = []
-        self._operators: list[Any] = []
+        self.diagonal = _block_diagonal(grid)
+        self._operators: list[Any] = [self.diagonal]
 
-    def update(self, matrix: Any, active: Any) -> None:
-        """The operators of all levels for a new ``matrix``, whose active rows a vector marks by ones."""
-        self._interpolate(active)
-        coarse, self._operators = self._operators[1:], [matrix]
-        for k, p in enumerate(self._interpolation):
+    def update(self, tensors: Floats, active: Bools, mask: Any) -> None:
+        """The operators of all grids.
+
+        Parameters
+        ----------
+        tensors : array (mx, my, mz, 3)
+            Of the finest grid's elements, those that pad it left out.
+        active : bool array (mx+1, my+1, mz+1, 3)
+            Degrees of freedom that are neither held nor in the void.
+        mask : PETSc.Vec
+            Ones at the active ones, zeros elsewhere.
+        """
+        self._interpolate(mask)
+        _set_blocks(self.diagonal, node_blocks(tensors, active, Elements(self._grids[0], tensors.shape[:3])))
+        coarse = self._operators[1:]
+        first = coarse[0] if coarse else self._grids[1].createMat()
+        widths = [(0, m - n) for m, n in zip(self._padded, tensors.shape[:3], strict=True)]
+        family = _Family(np.pad(tensors, [*widths, (0, 0)]), np.pad(active, [*widths, (0, 0)]), self._coarse)
+        self._coarse.assemble(first, family.solid, family.stiffness)
+        self._operators = [self.diagonal, first]
+        for k, p in enumerate(self._interpolation[1:], start=1):
             fine = self._operators[-1]
             product = fine.ptap(p, result=coarse[k]) if coarse else fine.ptap(p)
             fix_diagonal(product)
@@ -79,12 +113,9 @@ class Multigrid:
     def _interpolate(self, mask: Any) -> None:
         """Interpolation between levels, with zero rows where a fine degree of freedom is not active."""
         if not self._unmasked:
-            fine = self._grid
-            for _ in range(self._levels - 1):
-                coarse = fine.coarsen()
+            for fine, coarse in pairwise(self._grids):
                 p, _scaling = coarse.createInterpolation(fine)
                 self._unmasked.append(p.convert(PETSc.Mat.Type.AIJ, PETSc.Mat()))
-                fine = coarse
         for k, p in enumerate(self._unmasked):
             if len(self._interpolation) <= k:
                 self._interpolation.append(p.copy())
@@ -101,10 +132,10 @@ class Multigrid:
     def configure(self, pc: Any) -> None:
         """Make a PC this multigrid; after the first :meth:`update`."""
         pc.setType(PETSc.PC.Type.MG)
-        pc.setMGLevels(self._levels)
+        pc.setMGLevels(len(self._grids))
         pc.setMGType(PETSc.PC.MGType.MULTIPLICATIVE)
-        for level in range(1, self._levels):
-            pc.setMGInterpolation(level, self._interpolation[self._levels - 1 - level])
+        for level, transfer in enumerate(reversed(self._interpolation), start=1):
+            pc.setMGInterpolation(level, transfer)
             smoother = pc.getMGSmoother(level)
             smoother.setType(PETSc.KSP.Type.CHEBYSHEV)
             smoother.setTolerances(max_it=self._smoothing)
@@ -114,11 +145,108 @@ class Multigrid:
         coarse.setType(PETSc.KSP.Type.PREONLY)
         direct(coarse.getPC())
 
-    def hand_operators(self, pc: Any) -> None:
-        """Give every level of a configured PC its operator."""
+    def hand_operators(self, pc: Any, finest: Any) -> None:
+        """Give every level of a configured PC its operator; the finest one multiplies by ``finest``."""
         for level, operator in enumerate(reversed(self._operators)):
             smoother = pc.getMGCoarseSolve() if level == 0 else pc.getMGSmoother(level)
-            smoother.setOperators(operator, operator)
+            smoother.setOperators(finest if operator is self.diagonal else operator, operator)
+
+
+class _Family:
+    """The elements of the grid that is half as fine as the finest, by their eight children.
+
+    Parameters
+    ----------
+    tensors : array (2 mx, 2 my, 2 mz, 3)
+    active : bool array (2 mx + 1, ..., 3)
+    coarse : Elements
+        Of the (mx, my, mz).
+    """
+
+    def __init__(self, tensors: Floats, active: Bools, coarse: Elements):
+        own = [slice(2 * part.start, 2 * part.stop) for part in coarse.own]
+        nodes = active[tuple(slice(part.start, part.stop + 1) for part in own)]
+        free = np.stack([nodes[_corner(nodes, corner)] for corner in CORNERS], axis=3)
+        free = free.reshape(*free.shape[:3], 24)
+        children = tensors[tuple(own)]
+        self._tensors = np.stack([_child(children, place) for place in CORNERS], axis=1)  # (n, 8, 3)
+        self._free = np.stack([_child(free, place) for place in CORNERS], axis=1)  # (n, 8, 24)
+        solid = np.any(self._tensors != 0.0, axis=2)
+        self.solid = np.flatnonzero(np.any(solid, axis=1))
+        self._held = np.any(solid & ~np.all(self._free, axis=2), axis=1)
+
+    def stiffness(self, e: NDArray[np.intp]) -> Floats:
+        """P^T K P (n, 24, 24) of some elements, with zero rows of P where a child is held."""
+        basis = _children_basis()
+        k = (self._tensors[e].reshape(len(e), 24) @ basis.reshape(24, 576)).reshape(-1, 24, 24)
+        held = np.flatnonzero(self._held[e])
+        k[held] = 0.0
+        for child, place in enumerate(CORNERS):
+            p = self._free[e[held], child, :, None] * interpolation(place)
+            own = (self._tensors[e[held], child] @ element_matrices().reshape(3, 576)).reshape(-1, 24, 24)
+            k[held] += np.swapaxes(p, 1, 2) @ own @ p
+        return k
+
+
+@cache
+def _children_basis() -> Floats:
+    """P^T K P (8, 3, 24, 24) of a child, by its place, of each unit tensor."""
+    k = element_matrices()
+    return np.stack([interpolation(place).T @ k @ interpolation(place) for place in CORNERS])
+
+
+def _corner(nodes: NDArray[Any], corner: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(d, n - 1 + d) for d, n in zip(corner, nodes.shape[:3], strict=True))
+
+
+def _child(field: NDArray[Any], place: Sequence[int]) -> NDArray[Any]:
+    """Every other element's values, (n, ...)."""
+    some = field[tuple(slice(d, None, 2) for d in place)]
+    return some.reshape(-1, *some.shape[3:])
+
+
+def node_blocks(tensors: Floats, active: Bools, elements: Elements) -> Floats:
+    """Blocks (n, 3, 3) of the stiffness' diagonal at the nodes that a rank owns; ones where not active.
+
+    Parameters
+    ----------
+    tensors : array (mx, my, mz, 3)
+    active : bool array (mx+1, my+1, mz+1, 3)
+    elements : Elements
+    """
+    lows = [part.start for part in elements.nodes]
+    count = tuple(part.stop - part.start for part in elements.nodes)
+    out = np.zeros((*count, 9))
+    for a, corner in enumerate(CORNERS):
+        where = [
+            slice(*np.clip([part.start - d, part.stop - d], 0, m))
+            for part, d, m in zip(elements.nodes, corner, elements.shape, strict=True)
+        ]
+        to = tuple(
+            slice(part.start + d - low, part.stop + d - low)
+            for part, d, low in zip(where, corner, lows, strict=True)
+        )
+        own = slice(3 * a, 3 * a + 3)
+        out[to] += tensors[tuple(where)] @ element_matrices()[:, own, own].reshape(3, 9)
+    free = np.zeros((*count, 3))
+    inside = active[elements.nodes]
+    free[tuple(slice(0, n) for n in inside.shape[:3])] = inside
+    blocks = out.reshape(*count, 3, 3) * free[..., None] * free[..., None, :]
+    blocks[..., range(3), range(3)] += 1 - free
+    return blocks.reshape(-1, 3, 3)
+
+
+def _block_diagonal(grid: Any) -> Any:
+    """A matrix of one block a node."""
+    sizes = grid.createGlobalVec().getSizes()
+    return PETSc.Mat().createBAIJ((sizes, sizes), 3, nnz=(1, 0), comm=grid.getComm())
+
+
+def _set_blocks(matrix: Any, blocks: Floats) -> None:
+    first, last = (n // 3 for n in matrix.getOwnershipRange())
+    columns = np.arange(first, last, dtype=PETSc.IntType)
+    matrix.setValuesBlockedCSR(np.arange(last - first + 1, dtype=PETSc.IntType), columns, blocks)
+    matrix.assemble()
 
 
 def aggregation(pc: Any, matrix: Any, modes: list[Any]) -> None:
@@ -154,13 +282,3 @@ def direct(pc: Any) -> None:
         pc.setFactorOrdering("nd")
     else:
         pc.setType(PETSc.PC.Type.REDUNDANT)
-
-
-def fix_diagonal(matrix: Any) -> None:
-    """Give empty rows (constrained, or reached by no active node) a diagonal of the matrix's scale."""
-    diagonal = matrix.getDiagonal()
-    scale = diagonal.max()[1]
-    values = diagonal.getArray()
-    # Galerkin products leave rounding-size entries where all contributions are masked.
-    values[values <= 1e-14 * scale] = scale
-    matrix.setDiagonal(diagonal)

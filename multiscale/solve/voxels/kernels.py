@@ -95,6 +95,47 @@ def voxel_product(u, solid, moduli, c, sign, out, first, last):
         )
 
 
+@njit(nogil=True, cache=True)
+def tensor_product(u, tensors, units, out):
+    """Add A u to ``out`` on a grid whose elements have tensors of their own.
+
+    The stiffness is linear in the tensor: one product for each of its three numbers, on rows that stay in the
+    nearest cache.
+
+    Parameters
+    ----------
+    u, out : arrays (X, Y, 3, Z)
+    tensors : array (3, nx, ny, nz)
+        C11, C12 and C44; zero in the void.
+    units : array (3, 8)
+        :func:`walsh_coefficients` of the three unit tensors.
+    """
+    _, nx, ny, nz = tensors.shape
+    t, w = np.zeros(24 * _BLOCK, u.dtype), np.zeros(_BLOCK, u.dtype)
+    part, f = np.zeros_like(t), np.zeros_like(t)
+    for i in range(nx):
+        for j in range(ny):
+            for first in range(0, nz, _BLOCK):
+                start, count = np.uintp(first), np.uintp(min(first + _BLOCK, nz) - first)
+                for corner in range(4):
+                    for component in range(3):
+                        at = np.uintp((6 * corner + 2 * component) * _BLOCK)
+                        _gather(u[i + corner // 2, j + corner % 2, component], start, count, t, at)
+                f[:] = 0
+                for number in range(3):
+                    row = tensors[number, i, j]
+                    for k in range(count):
+                        w[k] = row[start + k]
+                    part[:] = t
+                    stiffness_of_rows(part, w, units[number])
+                    for k in range(len(f)):
+                        f[k] += part[k]
+                for corner in range(4):
+                    for component in range(3):
+                        at = np.uintp((6 * corner + 2 * component) * _BLOCK)
+                        _scatter(out[i + corner // 2, j + corner % 2, component], start, count, f, at)
+
+
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def symmetric_product(table, at, v, f):
     """``f`` = the symmetric 24 x 24 matrix at flat position ``at`` times v, four columns at a time.

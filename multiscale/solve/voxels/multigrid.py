@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
+from scipy import linalg, optimize
 
 from micro.runtime.arrays import Bools, Bytes, Floats, Ints, Singles
 from micro.voxels.corners import CORNERS
@@ -28,14 +29,13 @@ from multiscale.solve.voxels import kernels
 from multiscale.solve.voxels.local_solves import LocalSolves, SlabSolves, slow_nodes
 from multiscale.solve.voxels.team import Field, Team
 
-#: Smoothing steps before and after each coarse correction.
-_DEGREE = 2
+#: Smoothing steps before and after each coarse correction, by grid from the finest; the last for all further
+#: ones, where steps cost next to nothing and what they leave costs iterations (docs/method.md).
+_DEGREES = (2, 2, 6, 4)
 #: Grids are halved until this many degrees of freedom are left for the direct solve.
 _COARSEST = 2500
-#: Two steps of the smoother damp eigenvalues below 1.25 times its radius (|4 x^2 + 2 x - 1| < 5 where x = 1
-#: minus twice that). It is made for the elements' bound over a little less, which few modes come near: the
-#: cycle is positive definite whatever the lattice.
-_BEYOND = 1.2
+#: Share of the bound up to which the smoother converges that is used (:func:`reach`): few modes come near.
+_USED = 0.96
 #: Bytes a voxel that factors of slow regions may take.
 FACTOR_BYTES = 40
 #: Bytes of a different element: its matrix in float32, and in float64 while the next grid is made.
@@ -59,8 +59,10 @@ class Level:
         What the voxels' stiffness is multiplied by, by their numbers; 0 for the void.
     inverse : float32 (X, Y, 1 or 3, Z)
         One over the operator's diagonal, 0 at nodes without solid.
-    radius : float
-        Largest eigenvalue of D^-1 A that the smoother is made for.
+    degree : int
+        Smoothing steps before and after a coarse correction.
+    bound : float
+        What no eigenvalue of D^-1 A lies above.
     fixed : int array
         Constrained degrees of freedom, flat in (X, Y, 3, Z).
     first : int
@@ -72,10 +74,16 @@ class Level:
     coefficients: Singles
     moduli: Singles
     inverse: Singles
-    radius: float
+    degree: int
+    bound: float
     fixed: Ints
     first: int = 0
     room: dict[str, Singles] = field(default_factory=dict)
+
+    @property
+    def radius(self) -> float:
+        """The eigenvalue of D^-1 A that the smoother is made for: its bound, or what will do for that."""
+        return self.bound / max(1.0, _USED * reach(self.degree))
 
     @property
     def nodes(self) -> tuple[int, int, int, int]:
@@ -144,7 +152,7 @@ class Level:
         fresh, update : bool
         """
         step = self.vector("step")
-        for k in range(1, _DEGREE + 1):
+        for k in range(1, self.degree + 1):
             a = np.float32((2 * k - 3) / (2 * k + 1) if k > 1 else 0)
             b = np.float32((8 * k - 4) / (2 * k + 1) / self.radius)
             start = fresh and k == 1
@@ -153,7 +161,7 @@ class Level:
                 kernels.smooth(residual, self.inverse, a, b, step, u, start, first, last)
 
             team.run(work, len(u))
-            if k < _DEGREE or update:
+            if k < self.degree or update:
                 self.product(step, residual, team, residual)
 
 
@@ -188,8 +196,10 @@ class Multigrid:
         coefficients = kernels.walsh_coefficients(tensor, np.float32)
         factors = self.moduli.astype(np.float32)
         inverse = _voxel_diagonal(solid, factors * np.float32(stiffness[0, 0]), team)
-        radius = element_radius(stiffness[None]) / _BEYOND
-        finest = Level(solid, None, coefficients, factors, inverse, radius, _flat(fixed[0]), team.first)
+        bound = element_radius(stiffness[None])
+        finest = Level(
+            solid, None, coefficients, factors, inverse, _DEGREES[0], bound, _flat(fixed[0]), team.first
+        )
         self.levels, self._teams = [finest], [team]
         index, table, mask = solid.astype(np.int32), np.multiply.outer(self.moduli, stiffness), fixed[0]
         while len(self.levels) <= team.shared_levels or (
@@ -207,7 +217,8 @@ class Multigrid:
                 coefficients,
                 factors,
                 _diagonal(index, table, own),
-                own.largest(element_radius(table)) / _BEYOND,
+                _DEGREES[min(depth, len(_DEGREES) - 1)],
+                own.largest(element_radius(table)),
                 _flat(mask),
                 team.first >> depth if depth < team.shared_levels else 0,
             )
@@ -274,6 +285,21 @@ class Multigrid:
         u.reshape(-1)[level.fixed] = 0
         level.product(u, residual, team, r)
         level.smooth(residual, u, team, fresh=False, update=False)
+
+
+@cache
+def reach(degree: int) -> float:
+    """Eigenvalues up to this many times its radius are damped by so many steps of the smoother.
+
+    What ``degree`` = n steps leave of one at x times the radius is W_n(1 - 2 x) / (2 n + 1), where W_n is
+    Chebyshev's polynomial of the fourth kind (Lottes 2023, eq. 4.3): cosh((n + 1/2) t) / cosh(t / 2) in size
+    at 2 x - 1 = cosh(t). A cycle of smoothers that converge is positive definite, whatever the lattice.
+    """
+
+    def excess(t: float) -> float:
+        return float(np.cosh((degree + 0.5) * t) / np.cosh(t / 2) - (2 * degree + 1))
+
+    return float((1 + np.cosh(optimize.brentq(excess, 0.0, 3.0))) / 2)
 
 
 def halve(index: NDArray[np.int32], table: Floats) -> tuple[NDArray[np.int32], Floats]:

@@ -23,8 +23,13 @@ from multiscale.solve.voxels.multigrid import Multigrid
 from multiscale.solve.voxels.team import Team
 
 #: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves, and
-#: iterations that making their factors is worth in time (15 to 25 on the slab and the flagship).
+#: iterations that making their factors is worth in time (3 to 15 on the slab and the flagship).
 _WINDOW, _HOPED, _MAKING = 6, 0.7, 15
+#: Slow modes come to the fore as the others go: iterations left are at least so many times what the rate says.
+_WORSENS = 2.0
+#: Share of the wanted residual from which a solve may be at its end. Since the last replacement the float32
+#: residual has come off the true one by some 1e-7 of what it was then, 5e-5 of itself.
+_EARLY = 0.97
 #: Planes of nodes whose float64 residual is evaluated at once.
 _SLAB = 8
 
@@ -111,7 +116,7 @@ def solve(
     scale = norm
     size = true_residual()
     p, ap, z = (np.zeros(shape, np.float32) for _ in range(3))
-    pap, rule, fresh = 1.0, Replacement(rtol, np.float64(size)), True
+    pap, rule, fresh = 1.0, Replacement(rtol, np.float64(size), _EARLY), True
     history: list[float] = []
     cycles = 0
 
@@ -176,12 +181,12 @@ def _sum(x: Singles, dx: Singles, scale: float, inverse: Any = None) -> Floats:
 
 
 def _worth_a_search(history: list[float], rtol: float) -> bool:
-    """Whether the iterations left, at their present rate, outlast a search, factors and those left then."""
+    """Whether the iterations left outlast a search, the making of factors and the iterations left then."""
     if len(history) <= _WINDOW or not 0 < history[-1] < np.inf:
         return False
     rate = min((history[-1] / history[-1 - _WINDOW]) ** (1 / _WINDOW), 1 - 1e-9)
     digits = np.log(rtol / history[-1])
-    return bool(digits / np.log(rate) > SEARCH_CYCLES + _MAKING + digits / np.log(_HOPED))
+    return bool(_WORSENS * digits / np.log(rate) > SEARCH_CYCLES + _MAKING + digits / np.log(_HOPED))
 
 
 def _failure(iterations: int, residual: float, rtol: float) -> str:

@@ -13,6 +13,7 @@ from micro.runtime.errors import NotConverged
 from micro.voxels.corners import CORNERS
 from micro.voxels.hexahedron import element_matrices
 from multiscale.solve.elasticity import Elasticity, SolverOptions
+from multiscale.solve.petsc import PETSc
 from multiscale.solve.preconditioner import choose_levels
 
 TIGHT = SolverOptions(rtol=1e-12)
@@ -239,6 +240,47 @@ def test_an_indefinite_tensor_is_refused():
     C[0, 0, 3] = (0.3, 0.4, 0.1)
     with pytest.raises(ValueError, match=r"positive definite.*\(.*0.*3"):
         Elasticity(shape, fixed).assemble(C)
+
+
+def test_operators_are_those_of_the_assembled_matrix():
+    """Products, the blocks of the diagonal and the coarse operator, on a padded grid, part of it void."""
+    shape, padded = (7, 6, 5), (8, 6, 6)
+    rng = np.random.default_rng(3)
+    C = rng.uniform(0.5, 1.5, (*shape, 1)) * np.array([0.3, 0.1, 0.1])
+    C[2:4, :3, 1:3] = 0.0
+    held = np.zeros((8, 7, 6, 3), bool)
+    held[0] = True
+    held[5, 3, 3, 1:] = True  # in the middle of elements of the next grid, not all components
+    solver = Elasticity(shape, held, SolverOptions(levels=2))
+    solver.assemble(C)
+    number = np.arange(9 * 7 * 7).reshape(9, 7, 7)
+    assembled = np.zeros((3 * number.size, 3 * number.size))
+    for e in np.argwhere(np.any(C != 0, axis=-1)):
+        dofs = (3 * number[tuple((e + CORNERS).T)][:, None] + np.arange(3)).reshape(-1)
+        assembled[np.ix_(dofs, dofs)] += np.tensordot(C[tuple(e)], element_matrices(), axes=1)
+    free = np.zeros((*number.shape, 3), bool)
+    free[:8, :, :6] = ~held
+    active = free.reshape(-1) & (np.diagonal(assembled) > 0)
+    assembled *= active[:, None] * active
+    multigrid, products = solver._multigrid, solver._products.matrix
+    assert multigrid is not None and padded == solver._padded
+
+    x, y = products.createVecs()
+    x.getArray()[:] = rng.standard_normal(x.getSize())
+    products.mult(x, y)
+    expected = assembled @ x.getArray() + ~active * x.getArray()
+    assert y.getArray() == pytest.approx(expected, abs=1e-13)
+
+    blocks = multigrid.diagonal.convert("dense", PETSc.Mat()).getDenseArray()
+    same = np.repeat(np.repeat(np.eye(number.size), 3, axis=0), 3, axis=1) > 0
+    assert blocks == pytest.approx(np.where(same, assembled, 0) + np.diag(~active), abs=1e-14)
+
+    p = multigrid._interpolation[0].convert("dense", PETSc.Mat()).getDenseArray()
+    coarse = multigrid._operators[1].convert("dense", PETSc.Mat()).getDenseArray()
+    galerkin = p.T @ assembled @ p
+    empty = np.diagonal(galerkin) <= 1e-14
+    galerkin[empty, empty] = np.diagonal(galerkin).max()
+    assert coarse == pytest.approx(galerkin, abs=1e-13)
 
 
 def test_levels_follow_the_grid():
