@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micro.cell.tensor import is_definite
 from micro.runtime.arrays import Bools, Floats
@@ -107,17 +108,19 @@ class Elasticity:
         self._padded = tuple(-(-m // factor) * factor for m in shape)
         self._dm = self._create_grid()
         self._elements = Elements(self._dm, shape)
-        self._products = ElementProducts(self._elements)
-        self._right = self._dm.createGlobalVec()
-        self._solution = self._dm.createGlobalVec()
+        self._right, self._solution, self._mask = (self._dm.createGlobalVec() for _ in range(3))
         self._gather: tuple[Any, Any, Any] | None = None
         self._multigrid: Multigrid | None = None
         if levels > 1:
-            self._multigrid = Multigrid(self._dm, self._padded, levels, self.options.smoothing)
-            self._matrix = self._multigrid.diagonal
+            self._multigrid = Multigrid(self._elements, self._padded, levels, self.options.smoothing)
+            self._products = ElementProducts(self._elements)
+            sizes = self._right.getSizes()
+            self._operator = PETSc.Mat().createPython((sizes, sizes), self._products, comm=self.comm)
+            self._operator.setUp()
+            self._operator.setOption(PETSc.Mat.Option.SPD, True)
         else:
-            self._matrix = self._dm.createMat()
-            self._matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, True)
+            self._operator = self._dm.createMat()
+            self._operator.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, True)
         self._active: Bools | None = None
         self._ksp: Any = None
 
@@ -152,22 +155,25 @@ class Elasticity:
         self._tensors = tensors
         self._solid = solid
 
-        mask = self._scatter(self._active.astype(float))
-        self._products.update(tensors, self._active, mask)
         if self._multigrid is not None:
-            self._multigrid.update(tensors, self._active, mask)
+            self._scatter(self._active, self._mask)
+            self._products.update(tensors, self._active, self._mask)
+            self._operator.stateIncrease()
+            self._multigrid.update(tensors, self._active, self._mask)
         else:
             self._assemble_matrix()
         if self._ksp is None:
             self._ksp = self._create_ksp()
         if self._multigrid is not None:
-            self._multigrid.hand_operators(self._ksp.getPC(), self._products.matrix)
-        self._ksp.setOperators(self._products.matrix, self._matrix)
+            self._multigrid.hand_operators(self._ksp.getPC(), self._operator)
+            self._ksp.setOperators(self._operator, self._multigrid.diagonal)
+        else:
+            self._ksp.setOperators(self._operator, self._operator)
 
     def _assemble_matrix(self) -> None:
         elements = self._elements
         own = self._tensors[elements.own].reshape(-1, 3)
-        free = elements.values(self._active.astype(float))  # type: ignore[union-attr]
+        free = elements.values(self._active)  # type: ignore[arg-type]
         basis = element_matrices().reshape(3, 576)
 
         def matrices(e: Any) -> Floats:
@@ -176,7 +182,7 @@ class Elasticity:
             k *= free[e, None, :]
             return k
 
-        elements.assemble(self._matrix, np.flatnonzero(own.any(axis=1)), matrices)
+        elements.assemble(self._operator, np.flatnonzero(own.any(axis=1)), matrices)
 
     def _create_ksp(self) -> Any:
         ksp = PETSc.KSP().create(self.comm)
@@ -186,7 +192,7 @@ class Elasticity:
         ksp.setInitialGuessNonzero(True)
         if self.options.preconditioner == "gamg":
             modes = [self._scatter(mode) for mode in rigid_body_modes(self.nodes)]
-            preconditioner.aggregation(ksp.getPC(), self._matrix, modes)
+            preconditioner.aggregation(ksp.getPC(), self._operator, modes)
         elif self._multigrid is None:
             preconditioner.direct(ksp.getPC())
         else:
@@ -195,15 +201,10 @@ class Elasticity:
         return ksp
 
     # ---------------------------------------------------------------- vectors
-    def _scatter(self, field: Floats, out: Any = None) -> Any:
+    def _scatter(self, field: NDArray[Any], out: Any = None) -> Any:
         """A whole node field (mx+1, my+1, mz+1, 3) as a PETSc vector (own part kept)."""
         vector = out or self._dm.createGlobalVec()
-        ranges = list(reversed(self._dm.getRanges()))
-        local = np.zeros((*(high - low for low, high in ranges), 3))
-        inside = tuple(slice(low, min(high, n)) for (low, high), n in zip(ranges, self.nodes, strict=True))
-        part = field[inside]
-        local[tuple(slice(0, s) for s in part.shape[:3])] = part
-        vector.getArray()[:] = local.reshape(-1)
+        vector.getArray()[:] = self._elements.at_own_nodes(field).reshape(-1)
         return vector
 
     def _collect(self, vector: Any) -> Floats:

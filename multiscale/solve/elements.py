@@ -6,7 +6,7 @@ Arrays are whole and equal on every rank; each takes its part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,42 +59,53 @@ class Elements:
         """Own elements an axis."""
         return tuple(part.stop - part.start for part in self.own)
 
-    def at(self, corner: Sequence[int]) -> tuple[slice, ...]:
-        """Where the own elements have that corner, in a whole node field."""
-        return tuple(slice(part.start + d, part.stop + d) for part, d in zip(self.own, corner, strict=True))
-
-    def values(self, field: Floats) -> Floats:
+    def values(self, field: NDArray[Any]) -> NDArray[Any]:
         """Nodal vectors (own elements, 24) of a whole node field (mx+1, my+1, mz+1, 3)."""
-        return np.concatenate([field[self.at(corner)].reshape(-1, 3) for corner in CORNERS], axis=1)
+        return corner_values(field[self.corners]).reshape(-1, 24)
 
-    def blocks(self) -> NDArray[np.int32]:
+    def at_own_nodes(self, field: NDArray[Any]) -> Floats:
+        """A whole node field (mx+1, my+1, mz+1, 3) at the nodes that the rank owns; zero where it ends."""
+        out = np.zeros((*(part.stop - part.start for part in self.nodes), 3))
+        part = field[self.nodes]
+        out[tuple(slice(0, n) for n in part.shape[:3])] = part
+        return out
+
+    def blocks(self) -> NDArray[Any]:
         """Ghosted local node numbers (own elements, 8) of the corners."""
         starts = [corners.start for corners in self.local_corners]
         axes = [start + np.arange(count) for start, count in zip(starts, self.count, strict=True)]
         base = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 1, 3) + CORNERS
-        return np.ascontiguousarray(np.ravel_multi_index(tuple(base.T), self.local_shape).T, np.int32)
+        return np.ascontiguousarray(np.ravel_multi_index(tuple(base.T), self.local_shape).T, PETSc.IntType)
 
-    def assemble(self, matrix: Any, some: NDArray[np.intp], matrices: Any) -> None:
-        """Make a matrix of the grid the sum of those of ``some`` own elements.
+    def assemble(
+        self, matrix: Any, chosen: NDArray[np.intp], matrices: Callable[[NDArray[np.intp]], Floats]
+    ) -> None:
+        """Make a matrix of the grid the sum of those of some own elements.
 
         Parameters
         ----------
         matrix : PETSc.Mat
-        some : int array (n,)
+        chosen : int array (n,)
             Positions among the own elements.
         matrices : callable
             Gives the matrices (m, 24, 24) of m of them.
         """
         blocks = self.blocks()
         matrix.zeroEntries()
-        for start in range(0, len(some), CHUNK):
-            e = some[start : start + CHUNK]
+        for start in range(0, len(chosen), CHUNK):
+            e = chosen[start : start + CHUNK]
             matrix.setValuesBlockedLocalRCV(
                 blocks[e], blocks[e], matrices(e), addv=PETSc.InsertMode.ADD_VALUES
             )
         matrix.assemble()
         fix_diagonal(matrix)
         matrix.setOption(PETSc.Mat.Option.SPD, True)
+
+
+def corner_values(field: NDArray[Any]) -> NDArray[Any]:
+    """Of a node field (nx+1, ny+1, nz+1, 3) what each element has at its corners, (nx, ny, nz, 24)."""
+    nx, ny, nz = (n - 1 for n in field.shape[:3])
+    return np.concatenate([field[x : nx + x, y : ny + y, z : nz + z] for x, y, z in CORNERS], axis=3)
 
 
 def fix_diagonal(matrix: Any) -> None:

@@ -7,6 +7,7 @@ those of our solver with its prefix: ``-multiscale_gmg_ksp_monitor``, ``-multisc
 
 from __future__ import annotations
 
+import atexit
 import os
 from contextlib import suppress
 
@@ -26,6 +27,8 @@ petsc4py.init(["multiscale", "-no_signal_handler"])
 
 from petsc4py import PETSc  # noqa: E402  the options above have to be there first
 
+# PETSc would end after Python has, and destroy matrices then whose products are Python's.
+atexit.register(PETSc._finalize)
 map_large()  # after all of PETSc's libraries are loaded
 
 __all__ = ["PETSc"]

@@ -23,7 +23,7 @@ from micro.runtime.arrays import Bools, Floats
 from micro.voxels.corners import CORNERS
 from micro.voxels.galerkin import interpolation
 from micro.voxels.hexahedron import element_matrices
-from multiscale.solve.elements import Elements, fix_diagonal
+from multiscale.solve.elements import Elements, corner_values, fix_diagonal
 from multiscale.solve.petsc import PETSc
 
 PREFIX = {"gmg": "multiscale_gmg_", "gamg": "multiscale_gamg_"}
@@ -62,18 +62,19 @@ class Multigrid:
 
     Parameters
     ----------
-    grid : PETSc.DMDA
-        The finest; its elements divide by ``2 ** (levels - 1)`` along every axis.
+    elements : Elements
+        Of the finest grid.
     padded : (mx, my, mz)
-        These elements.
+        Its elements and those of void that it is continued by: they divide by ``2 ** (levels - 1)``.
     levels : int
         Two or more.
     smoothing : int
         Chebyshev steps before and after each coarse correction.
     """
 
-    def __init__(self, grid: Any, padded: tuple[int, ...], levels: int, smoothing: int):
-        self._grids = [grid]
+    def __init__(self, elements: Elements, padded: tuple[int, ...], levels: int, smoothing: int):
+        self._elements = elements
+        self._grids = [elements.grid]
         while len(self._grids) < levels:
             self._grids.append(self._grids[-1].coarsen())
         self._padded = padded
@@ -81,7 +82,8 @@ class Multigrid:
         self._smoothing = smoothing
         self._interpolation: list[Any] = []
         self._unmasked: list[Any] = []
-        self.diagonal = _block_diagonal(grid)
+        self._active: Bools | None = None
+        self.diagonal = _block_diagonal(elements.grid)
         self._operators: list[Any] = [self.diagonal]
 
     def update(self, tensors: Floats, active: Bools, mask: Any) -> None:
@@ -96,13 +98,17 @@ class Multigrid:
         mask : PETSc.Vec
             Ones at the active ones, zeros elsewhere.
         """
-        self._interpolate(mask)
-        _set_blocks(self.diagonal, node_blocks(tensors, active, Elements(self._grids[0], tensors.shape[:3])))
+        if self._active is None or not np.array_equal(active, self._active):
+            self._interpolate(mask)
+            self._active = active
+        _set_blocks(self.diagonal, node_blocks(tensors, active, self._elements))
         coarse = self._operators[1:]
         first = coarse[0] if coarse else self._grids[1].createMat()
         widths = [(0, m - n) for m, n in zip(self._padded, tensors.shape[:3], strict=True)]
-        family = _Family(np.pad(tensors, [*widths, (0, 0)]), np.pad(active, [*widths, (0, 0)]), self._coarse)
-        self._coarse.assemble(first, family.solid, family.stiffness)
+        parents = _Parents(
+            np.pad(tensors, [*widths, (0, 0)]), np.pad(active, [*widths, (0, 0)]), self._coarse
+        )
+        self._coarse.assemble(first, parents.solid, parents.stiffness)
         self._operators = [self.diagonal, first]
         for k, p in enumerate(self._interpolation[1:], start=1):
             fine = self._operators[-1]
@@ -152,7 +158,7 @@ class Multigrid:
             smoother.setOperators(finest if operator is self.diagonal else operator, operator)
 
 
-class _Family:
+class _Parents:
     """The elements of the grid that is half as fine as the finest, by their eight children.
 
     Parameters
@@ -166,8 +172,7 @@ class _Family:
     def __init__(self, tensors: Floats, active: Bools, coarse: Elements):
         own = [slice(2 * part.start, 2 * part.stop) for part in coarse.own]
         nodes = active[tuple(slice(part.start, part.stop + 1) for part in own)]
-        free = np.stack([nodes[_corner(nodes, corner)] for corner in CORNERS], axis=3)
-        free = free.reshape(*free.shape[:3], 24)
+        free = corner_values(nodes)
         children = tensors[tuple(own)]
         self._tensors = np.stack([_child(children, place) for place in CORNERS], axis=1)  # (n, 8, 3)
         self._free = np.stack([_child(free, place) for place in CORNERS], axis=1)  # (n, 8, 24)
@@ -192,11 +197,9 @@ class _Family:
 def _children_basis() -> Floats:
     """P^T K P (8, 3, 24, 24) of a child, by its place, of each unit tensor."""
     k = element_matrices()
-    return np.stack([interpolation(place).T @ k @ interpolation(place) for place in CORNERS])
-
-
-def _corner(nodes: NDArray[Any], corner: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(d, n - 1 + d) for d, n in zip(corner, nodes.shape[:3], strict=True))
+    basis = np.stack([interpolation(place).T @ k @ interpolation(place) for place in CORNERS])
+    basis.setflags(write=False)
+    return basis
 
 
 def _child(field: NDArray[Any], place: Sequence[int]) -> NDArray[Any]:
@@ -214,23 +217,19 @@ def node_blocks(tensors: Floats, active: Bools, elements: Elements) -> Floats:
     active : bool array (mx+1, my+1, mz+1, 3)
     elements : Elements
     """
-    lows = [part.start for part in elements.nodes]
     count = tuple(part.stop - part.start for part in elements.nodes)
+    # Void before the first node and up to where the grid ends: around each node are eight elements.
+    widths = [(1, max(part.stop - m, 0)) for part, m in zip(elements.nodes, elements.shape, strict=True)]
+    padded = np.pad(tensors, [*widths, (0, 0)])
     out = np.zeros((*count, 9))
     for a, corner in enumerate(CORNERS):
-        where = [
-            slice(*np.clip([part.start - d, part.stop - d], 0, m))
-            for part, d, m in zip(elements.nodes, corner, elements.shape, strict=True)
+        around = [
+            slice(part.start + 1 - d, part.stop + 1 - d)
+            for part, d in zip(elements.nodes, corner, strict=True)
         ]
-        to = tuple(
-            slice(part.start + d - low, part.stop + d - low)
-            for part, d, low in zip(where, corner, lows, strict=True)
-        )
         own = slice(3 * a, 3 * a + 3)
-        out[to] += tensors[tuple(where)] @ element_matrices()[:, own, own].reshape(3, 9)
-    free = np.zeros((*count, 3))
-    inside = active[elements.nodes]
-    free[tuple(slice(0, n) for n in inside.shape[:3])] = inside
+        out += padded[tuple(around)] @ element_matrices()[:, own, own].reshape(3, 9)
+    free = elements.at_own_nodes(active)
     blocks = out.reshape(*count, 3, 3) * free[..., None] * free[..., None, :]
     blocks[..., range(3), range(3)] += 1 - free
     return blocks.reshape(-1, 3, 3)
@@ -239,7 +238,11 @@ def node_blocks(tensors: Floats, active: Bools, elements: Elements) -> Floats:
 def _block_diagonal(grid: Any) -> Any:
     """A matrix of one block a node."""
     sizes = grid.createGlobalVec().getSizes()
-    return PETSc.Mat().createBAIJ((sizes, sizes), 3, nnz=(1, 0), comm=grid.getComm())
+    matrix = PETSc.Mat().createAIJ((sizes, sizes), 3, nnz=(3, 0), comm=grid.getComm())
+    matrix.setOption(
+        PETSc.Mat.Option.SPD, True
+    )  # so the smoother's bound is estimated by conjugate gradients
+    return matrix
 
 
 def _set_blocks(matrix: Any, blocks: Floats) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from micro.runtime.arrays import Bools, Floats
+from micro.voxels.kernels.product import walsh_coefficients
+from multiscale.solve.element_kernels import tensor_product
 from multiscale.solve.elements import Elements
 from multiscale.solve.petsc import PETSc
-from multiscale.solve.voxels.kernels import tensor_product, walsh_coefficients
 
 _UNITS = np.stack([walsh_coefficients(unit, np.float64) for unit in np.eye(3)])
 
@@ -39,7 +40,9 @@ def internal_forces(tensors: Floats, u: Floats) -> Floats:
 
 
 class ElementProducts:
-    """The stiffness of a grid as a matrix of PETSc's that is never assembled.
+    """What PETSc asks of a matrix that is never assembled (the context of a ``Mat`` of type Python).
+
+    It must not hold that matrix, which holds it: neither would ever be freed.
 
     Parameters
     ----------
@@ -48,12 +51,8 @@ class ElementProducts:
 
     def __init__(self, elements: Elements):
         self._elements = elements
-        grid = elements.grid
-        self._input, self._output = grid.createLocalVec(), grid.createLocalVec()
-        sizes = grid.createGlobalVec().getSizes()
-        self.matrix = PETSc.Mat().createPython((sizes, sizes), self, comm=grid.getComm())
-        self.matrix.setUp()
-        self.matrix.setOption(PETSc.Mat.Option.SPD, True)
+        self._input, self._output = elements.grid.createLocalVec(), elements.grid.createLocalVec()
+        self._idle = elements.grid.createGlobalVec()
 
     def update(self, tensors: Floats, active: Bools, mask: Any) -> None:
         """Take new element tensors.
@@ -67,10 +66,9 @@ class ElementProducts:
             Ones at the active ones, zeros elsewhere.
         """
         self._tensors, self._active = by_rows(tensors[self._elements.own]), active[self._elements.corners]
-        self._idle = mask.copy()
+        mask.copy(self._idle)
         self._idle.scale(-1.0)
         self._idle.shift(1.0)
-        self.matrix.stateIncrease()
 
     def mult(self, _matrix: Any, x: Any, y: Any) -> None:
         """y = K x (called by PETSc)."""

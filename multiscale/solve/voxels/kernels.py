@@ -17,27 +17,7 @@ import numpy as np
 from micro.voxels.compilation import njit
 from micro.voxels.kernels.layout import BLOCK as _BLOCK
 from micro.voxels.kernels.product import stiffness_of_rows, walsh_coefficients as walsh_coefficients
-
-
-@njit(nogil=True, cache=True)
-def _gather(row, start, count, t, to):
-    """Sums (t[to : ]) and differences (one block later) of a row's neighbours along z."""
-    # Unsigned indices can't be meant from the end, which lets the compiler vectorise.
-    one, block = np.uintp(1), np.uintp(_BLOCK)
-    for k in range(count):
-        a, b = row[start + k], row[start + k + one]
-        t[to + k] = a + b
-        t[to + block + k] = b - a
-
-
-@njit(nogil=True, cache=True)
-def _scatter(row, start, count, t, at):
-    """Transpose of :func:`_gather`, added to the row."""
-    one, block = np.uintp(1), np.uintp(_BLOCK)
-    for k in range(count):
-        row[start + k] += t[at + k] - t[at + block + k]
-    for k in range(count):
-        row[start + k + one] += t[at + k] + t[at + block + k]
+from micro.voxels.kernels.rows import gather, scatter
 
 
 @njit(nogil=True, cache=True)
@@ -60,7 +40,7 @@ def _voxel_layer(u0, u1, solid, moduli, low, high, use_low, use_high, c, sign, t
                 plane = u0 if corner < 2 else u1
                 for component in range(3):
                     at = np.uintp((6 * corner + 2 * component) * _BLOCK)
-                    _gather(plane[j + corner % 2, component], start, count, t, at)
+                    gather(plane[j + corner % 2, component], start, count, t, at)
             stiffness_of_rows(t, w, c)
             for corner in range(4):
                 if (corner < 2 and not use_low) or (corner >= 2 and not use_high):
@@ -68,7 +48,7 @@ def _voxel_layer(u0, u1, solid, moduli, low, high, use_low, use_high, c, sign, t
                 plane = low if corner < 2 else high
                 for component in range(3):
                     at = np.uintp((6 * corner + 2 * component) * _BLOCK)
-                    _scatter(plane[j + corner % 2, component], start, count, t, at)
+                    scatter(plane[j + corner % 2, component], start, count, t, at)
 
 
 @njit(nogil=True, cache=True)
@@ -93,47 +73,6 @@ def voxel_product(u, solid, moduli, c, sign, out, first, last):
         _voxel_layer(
             u[i], u[i + 1], solid[i], moduli, out[i], out[i + 1], i >= first, i + 1 < last, c, sign, t, w
         )
-
-
-@njit(nogil=True, cache=True)
-def tensor_product(u, tensors, units, out):
-    """Add A u to ``out`` on a grid whose elements have tensors of their own.
-
-    The stiffness is linear in the tensor: one product for each of its three numbers, on rows that stay in the
-    nearest cache.
-
-    Parameters
-    ----------
-    u, out : arrays (X, Y, 3, Z)
-    tensors : array (3, nx, ny, nz)
-        C11, C12 and C44; zero in the void.
-    units : array (3, 8)
-        :func:`walsh_coefficients` of the three unit tensors.
-    """
-    _, nx, ny, nz = tensors.shape
-    t, w = np.zeros(24 * _BLOCK, u.dtype), np.zeros(_BLOCK, u.dtype)
-    part, f = np.zeros_like(t), np.zeros_like(t)
-    for i in range(nx):
-        for j in range(ny):
-            for first in range(0, nz, _BLOCK):
-                start, count = np.uintp(first), np.uintp(min(first + _BLOCK, nz) - first)
-                for corner in range(4):
-                    for component in range(3):
-                        at = np.uintp((6 * corner + 2 * component) * _BLOCK)
-                        _gather(u[i + corner // 2, j + corner % 2, component], start, count, t, at)
-                f[:] = 0
-                for number in range(3):
-                    row = tensors[number, i, j]
-                    for k in range(count):
-                        w[k] = row[start + k]
-                    part[:] = t
-                    stiffness_of_rows(part, w, units[number])
-                    for k in range(len(f)):
-                        f[k] += part[k]
-                for corner in range(4):
-                    for component in range(3):
-                        at = np.uintp((6 * corner + 2 * component) * _BLOCK)
-                        _scatter(out[i + corner // 2, j + corner % 2, component], start, count, f, at)
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})

@@ -52,7 +52,7 @@ SEARCH_CYCLES = _PLAIN + _STEPS
 _ABOVE, _SHARE = 5.0, 0.08
 #: Nodes of a region; a larger one is cut in two where that takes fewest. What swings across a cut stays slow
 #: (docs/method.md), so smaller ones are for when the factors would take too much memory.
-_LARGEST = (20000, 9000, 4000, 2000)
+_LARGEST = (20000, 9000, 4000, 2000, 1000)
 #: Layers of voxels on each side of a cut between ranks that a window shows, at most.
 _WINDOW = 32
 #: Regions whose factors' size is found out before the sum is looked at.

@@ -25,7 +25,7 @@ from multiscale.solve.voxels.team import Team
 #: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves, and
 #: iterations that making their factors is worth in time (3 to 15 on the slab and the flagship).
 _WINDOW, _HOPED, _MAKING = 6, 0.7, 15
-#: Slow modes come to the fore as the others go: iterations left are at least so many times what the rate says.
+#: Slow modes come to the fore as the others go: so many times the iterations are left that the rate says.
 _WORSENS = 2.0
 #: Share of the wanted residual from which a solve may be at its end. Since the last replacement the float32
 #: residual has come off the true one by some 1e-7 of what it was then, 5e-5 of itself.
