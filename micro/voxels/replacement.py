@@ -31,7 +31,7 @@ class Replacement:
     """When the residuals of some systems are replaced, and what their true ones say.
 
     A residual is replaced when it has fallen to :data:`REPLACE` of the last true one, when it is about to be
-    small enough (:data:`EARLY`), or when it is no number: a stretch that broke down, to be thrown away. A
+    small enough (``early``), or when it is no number: a stretch that broke down, to be thrown away. A
     replacement that gains less than :data:`WORN` starts the search directions anew, and :data:`STALLS` of
     these one after the other end a solve.
 
@@ -42,7 +42,7 @@ class Replacement:
     anchor : array or Tensor
         Norms at the beginning, one a system; what else is kept and given is of its kind and shape.
     early : float, optional
-        Share of ``rtol`` from which a solve may be at its end.
+        Share of ``rtol`` from which a solve may be at its end; small where float32 limits what is reached.
     """
 
     def __init__(self, rtol: float, anchor: Any, early: float = EARLY):

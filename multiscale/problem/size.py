@@ -53,7 +53,7 @@ def unknowns(shape: tuple[int, ...]) -> int:
 
 
 def operators(problem: Problem) -> int:
-    """Different supports and parities of the loads: each has a matrix and a multigrid of its own."""
+    """Different supports and parities of the loads: each has a multigrid of its own."""
     if len(problem.loads) == 1:
         return 1
     return len(

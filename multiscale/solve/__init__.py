@@ -1,4 +1,4 @@
-"""Linear elasticity: PETSc on elements, matrix-free multigrid on voxels, ranks and threads."""
+"""Linear elasticity: PETSc on elements of many tensors, our own multigrid on voxels, ranks and threads."""
 
 import lazy_loader
 

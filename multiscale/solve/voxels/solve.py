@@ -23,8 +23,8 @@ from multiscale.solve.voxels.multigrid import Multigrid
 from multiscale.solve.voxels.team import Team
 
 #: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves, and
-#: iterations that making their factors is worth in time (3 to 15 on the slab and the flagship).
-_WINDOW, _HOPED, _MAKING = 6, 0.7, 15
+#: iterations that making their factors is worth in time (3 to 25 on the slab and the flagship).
+_WINDOW, _HOPED, _MAKING = 6, 0.7, 20
 #: Slow modes come to the fore as the others go: so many times the iterations are left that the rate says.
 _WORSENS = 2.0
 #: Share of the wanted residual from which a solve may be at its end. Since the last replacement the float32

@@ -78,6 +78,39 @@ def test_the_cycle_is_symmetric_and_positive(hierarchy):
     assert abs(ab - ba) < 1e-5 * np.sqrt(aa * bb)
 
 
+def test_grids_of_more_steps(monkeypatch):
+    """From the third grid on there are more, of a smaller reach: the cycle stays symmetric and positive."""
+    monkeypatch.setattr(multigrid, "_COARSEST", 100)
+    solid = (np.random.default_rng(6).random((20, 17, 24)) < 0.7).astype(np.uint8)
+    fixed = np.zeros((21, 18, 25, 3), dtype=bool)
+    fixed[0] = True
+    hierarchy = Multigrid(solid, SOLID, [fixed], Team(1))
+    degrees = [level.degree for level in hierarchy.levels]
+    assert len(degrees) >= 4
+    assert degrees[0] <= degrees[1] < degrees[2]
+    assert all(level.bound <= level.radius * multigrid.reach(level.degree) for level in hierarchy.levels)
+    test_the_cycle_is_symmetric_and_positive(hierarchy)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 4, 6])
+def test_the_smoother_converges_as_far_as_its_reach(degree):
+    """Its steps on a single unknown of stiffness x, made for 1: what is left grows beyond the reach alone."""
+
+    def left(x):
+        residual, step, total = 1.0, 0.0, 0.0
+        for k in range(1, degree + 1):
+            a = (2 * k - 3) / (2 * k + 1) if k > 1 else 0.0
+            step = a * step + (8 * k - 4) / (2 * k + 1) * residual
+            total += step
+            residual -= x * step
+        return abs(1 - x * total)
+
+    reach = multigrid.reach(degree)
+    assert max(left(x) for x in np.linspace(1e-3, reach - 1e-6, 500)) < 1
+    assert left(reach) == pytest.approx(1)
+    assert left(reach + 1e-3) > 1
+
+
 def test_no_error_grows_in_the_cycle(monkeypatch):
     """Stiff voxels in soft ones, which strain as stiffly as anything can: 1 - M A lies between 0 and 1."""
     monkeypatch.setattr(multigrid, "_COARSEST", 300)
