@@ -8,10 +8,9 @@ with the three constant matrices of :func:`micro.voxels.hexahedron.element_matri
 so that element matrices are one ``(elements, 3) @ (3, 576)`` product and every
 sensitivity is ``lambda_e^T K_i u_e``.
 
-The solver is CG, whose products are made element by element
-(:mod:`multiscale.solve.products`), with the preconditioners of
-:mod:`multiscale.solve.preconditioner`. A matrix is assembled only where these
-are made of it: for smoothed aggregation, and for a direct solve of a small grid.
+The solver is CG with the preconditioners of :mod:`multiscale.solve.preconditioner`.
+With multigrid products are made element by element (:mod:`multiscale.solve.products`);
+a matrix is assembled for smoothed aggregation, and for a direct solve of a small grid.
 
 Void elements (tensor zero) are removed exactly: they are not assembled, and
 nodes without any solid element are constrained to zero.
@@ -35,8 +34,9 @@ from micro.voxels.corners import nodes_of
 from micro.voxels.hexahedron import element_matrices
 from multiscale.solve import preconditioner
 from multiscale.solve.elements import Elements
+from multiscale.solve.multigrid import Multigrid, choose_levels
 from multiscale.solve.petsc import PETSc
-from multiscale.solve.preconditioner import PREFIX, Multigrid, choose_levels, rigid_body_modes
+from multiscale.solve.preconditioner import PREFIX, rigid_body_modes
 from multiscale.solve.products import ElementProducts, by_rows, internal_forces
 from multiscale.solve.ranks import sum_over_ranks
 

@@ -15,8 +15,8 @@ from micro.runtime.errors import NotConverged
 from micro.voxels.corners import CORNERS
 from micro.voxels.hexahedron import element_matrices
 from multiscale.solve.elasticity import Elasticity, SolverOptions
+from multiscale.solve.multigrid import choose_levels
 from multiscale.solve.petsc import PETSc
-from multiscale.solve.preconditioner import choose_levels
 from multiscale.solve.products import by_rows, internal_forces
 
 TIGHT = SolverOptions(rtol=1e-12)
