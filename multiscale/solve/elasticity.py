@@ -164,11 +164,11 @@ class Elasticity:
             self._assemble_matrix()
         if self._ksp is None:
             self._ksp = self._create_ksp()
+        matrix = self._operator
         if self._multigrid is not None:
+            matrix = self._multigrid.diagonal
             self._multigrid.hand_operators(self._ksp.getPC(), self._operator)
-            self._ksp.setOperators(self._operator, self._multigrid.diagonal)
-        else:
-            self._ksp.setOperators(self._operator, self._operator)
+        self._ksp.setOperators(self._operator, matrix)
 
     def _assemble_matrix(self) -> None:
         elements = self._elements

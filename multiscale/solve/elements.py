@@ -17,7 +17,7 @@ from micro.voxels.corners import CORNERS
 from multiscale.solve.petsc import PETSc
 
 #: Matrices are made in chunks of this many elements, which bounds their memory (4.6 kB each).
-CHUNK = 8192
+_CHUNK = 8192
 
 
 class Elements:
@@ -92,8 +92,8 @@ class Elements:
         """
         blocks = self.blocks()
         matrix.zeroEntries()
-        for start in range(0, len(chosen), CHUNK):
-            e = chosen[start : start + CHUNK]
+        for start in range(0, len(chosen), _CHUNK):
+            e = chosen[start : start + _CHUNK]
             matrix.setValuesBlockedLocalRCV(
                 blocks[e], blocks[e], matrices(e), addv=PETSc.InsertMode.ADD_VALUES
             )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from micro.voxels.compilation import U, part
 from micro.voxels.kernels.layout import BLOCK, NODES, Layout, fold
+from micro.voxels.kernels.rows import gather
 
 
 class Operator(NamedTuple):
@@ -135,18 +136,8 @@ def stiffness_of_rows(t, w, c):
 
 
 @part()
-def _gather(u, at, count, t, to):
-    """Sums (t[to : ]) and differences (one block later) of a row's neighbours along z."""
-    one, block = U(1), U(BLOCK)
-    for k in range(count):
-        a, b = u[at + k], u[at + k + one]
-        t[to + k] = a + b
-        t[to + block + k] = b - a
-
-
-@part()
 def _scatter(u, at, count, t, to):
-    """Transpose of :func:`_gather`, added to the row."""
+    """Transpose of :func:`micro.voxels.kernels.rows.gather`, added to the row."""
     one, block = U(1), U(BLOCK)
     u[at] += t[to] - t[to + block]
     for k in range(count - one):
@@ -171,7 +162,7 @@ def voxel_product(operator, u, sign, out):
         for k in range(count):
             w[k] = sign * moduli[first + k]
         for row in range(len(rows)):
-            _gather(u, rows[row] + first, count, t, U(row * 2 * BLOCK))
+            gather(u, rows[row] + first, count, t, U(row * 2 * BLOCK))
         stiffness_of_rows(t, w, operator.walsh)
         for row in range(len(rows)):
             _scatter(out, rows[row] + first, count, t, U(row * 2 * BLOCK))

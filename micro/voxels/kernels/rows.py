@@ -1,6 +1,6 @@
 """Rows of nodes along z, to and from the blocks of elements that a product works on.
 
-For fields (X, Y, 3, Z), whose rows are arrays; flat ones have those of :mod:`micro.voxels.kernels.product`.
+Adding to flat fields, whose rows follow one another, is :mod:`micro.voxels.kernels.product`'s.
 """
 
 # mypy: allow-untyped-defs
@@ -8,34 +8,32 @@ For fields (X, Y, 3, Z), whose rows are arrays; flat ones have those of :mod:`mi
 
 from __future__ import annotations
 
-import numpy as np
-
-from micro.voxels.compilation import njit
+from micro.voxels.compilation import U, part
 from micro.voxels.kernels.layout import BLOCK
 
 
-@njit(nogil=True, cache=True)
+@part()
 def gather(row, start, count, t, to):
     """Sums (t[to : ]) and differences (one block later) of a row's neighbours along z.
 
     Parameters
     ----------
     row : array
-        A component at the nodes of a line.
+        A component at the nodes of a line, or of several.
     start, count : unsigned int
         The elements that begin at these nodes.
     t : array
     to : unsigned int
     """
     # Unsigned indices can't be meant from the end, which lets the compiler vectorise.
-    one, block = np.uintp(1), np.uintp(BLOCK)
+    one, block = U(1), U(BLOCK)
     for k in range(count):
         a, b = row[start + k], row[start + k + one]
         t[to + k] = a + b
         t[to + block + k] = b - a
 
 
-@njit(nogil=True, cache=True)
+@part()
 def scatter(row, start, count, t, at):
     """Transpose of :func:`gather`, added to the row.
 
@@ -46,7 +44,7 @@ def scatter(row, start, count, t, at):
     t : array
     at : unsigned int
     """
-    one, block = np.uintp(1), np.uintp(BLOCK)
+    one, block = U(1), U(BLOCK)
     for k in range(count):
         row[start + k] += t[at + k] - t[at + block + k]
     for k in range(count):

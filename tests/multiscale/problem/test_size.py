@@ -51,9 +51,7 @@ def test_what_a_case_costs():
     assert found["design"].seconds == pytest.approx(evaluations * found["evaluation"].seconds)
     assert "full_scale" not in found
     both = cost.predict(case, problem, ranks=2)
-    gain = 2 ** cost.constants()["macro"]["rank_exponent"]
-    assert 1.5 < gain <= 2
-    assert found["evaluation"].seconds / both["evaluation"].seconds == pytest.approx(gain)
+    assert found["evaluation"].seconds / both["evaluation"].seconds == pytest.approx(1.83, abs=0.05)
     full = case.full_scale.model_copy(update={"voxels_per_cell": 8})
     voxels = 8**3 * int(sizes(problem)["elements"] / 2 ** len(problem.mirror_axes))
     seen = cost.predict(case.model_copy(update={"full_scale": full}), problem)["full_scale"]
