@@ -284,7 +284,7 @@ def test_a_case_beyond_the_memory_is_refused_by_run_and_named_by_check(
 
     path = tmp_path / "case.toml"
     path.write_text(varied())
-    with pytest.raises(InputError, match=r"grid\.elements: a solved grid of .* needs about 0.41 GB"):
+    with pytest.raises(InputError, match=r"grid\.elements: a solved grid of .* needs about 0.45 GB"):
         run_case(path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     from multiscale.cli.main import app
