@@ -77,10 +77,8 @@ class Elimination:
         """Memory that is taken besides while the factor is made: the largest front, and those that wait."""
         return kernels.working_bytes(self.starts, self.row_start, self.below)
 
-    def factor(
-        self, corners: Ints, held: Bools, moduli: Floats, stiffness: Any
-    ) -> tuple[NDArray[np.int32], Factor]:
-        """Factor of the voxels' stiffness, and where it has each voxel's degrees of freedom.
+    def places(self, corners: Ints, held: Bools) -> NDArray[np.int32]:
+        """Where the factor has each voxel's degrees of freedom, int32 (e, 24); -1: held, or of no node.
 
         Parameters
         ----------
@@ -88,24 +86,29 @@ class Elimination:
             Nodes of each voxel; -1: none of these.
         held : bool (n, 3)
             Degrees of freedom without an equation.
+        """
+        free = np.append(~held, [[False] * 3], axis=0)[corners]
+        position = np.append(self.position, -1)[corners]
+        return np.where(free, 3 * position[..., None] + np.arange(3), -1).reshape(-1, 24).astype(np.int32)
+
+    def factor(self, places: NDArray[np.int32], held: Bools, moduli: Floats, stiffness: Any) -> Factor:
+        """Factor of the voxels' stiffness.
+
+        Parameters
+        ----------
+        places : int32 (e, 24)
+            Of :meth:`places`.
+        held : bool (n, 3)
+            Degrees of freedom without an equation.
         moduli : (e,)
             What each voxel's stiffness is multiplied by.
         stiffness : (24, 24)
-
-        Returns
-        -------
-        places : int32 (e, 24)
-            Of each voxel's degrees of freedom in the factor's order; -1: held, or of no node of these.
-        factor : Factor
 
         Raises
         ------
         NotConverged
             If the stiffness is not positive definite: solid is loose.
         """
-        free = np.append(~held, [[False] * 3], axis=0)[corners]
-        position = np.append(self.position, -1)[corners]
-        places = np.where(free, 3 * position[..., None] + np.arange(3), -1).reshape(-1, 24).astype(np.int32)
         absent = np.empty_like(held)
         absent[self.position] = held
         # An element comes in with the front where the first of its unknowns is eliminated.
@@ -121,7 +124,7 @@ class Elimination:
             raise NotConverged(
                 "a region around weakly held voxels has no Cholesky factor: its solid is loose"
             )
-        return places, Factor._make(made)
+        return Factor._make(made)
 
 
 def graph_of(corners: Ints, n: int) -> Graph:

@@ -11,16 +11,18 @@ from micro.voxels.compilation import njit
 from multiscale.solve.voxels.cholesky_kernels import solve_factored
 from multiscale.solve.voxels.kernels import symmetric_product
 
+#: Offset of a degree of freedom that stands on another rank.
+ABSENT = np.iinfo(np.int64).min
+
 
 @njit(nogil=True, cache=True)
-def finish(r, z, origin, dofs, bases, places, moduli, corners, stiffness, factor, subtract, b, room):
-    """z += A_RR^-1 (r - A z)_R on one region R; ``subtract`` false: A z is taken as zero.
+def residual(r, z, origin, dofs, bases, places, moduli, corners, stiffness, subtract, b):
+    """``b`` = (r - A z)_R on one region R; ``subtract`` false: A z is taken as zero.
 
     ``r``, ``z`` are flat fields, ``origin`` the region's place in them; ``dofs`` (n,) the offsets of its
     degrees of freedom in the factor's order, ``bases`` (e,) those of its elements' first corners,
     ``places`` (e, 24) which of them are an element's (-1: held, or none of these), ``moduli`` (e,) what its
-    stiffness is multiplied by, ``corners`` (24,) an element's offsets, ``stiffness`` (576,). ``b`` and
-    ``room`` are working space, n float64.
+    stiffness is multiplied by, ``corners`` (24,) an element's offsets, ``stiffness`` (576,).
 
     Parameters
     ----------
@@ -33,13 +35,12 @@ def finish(r, z, origin, dofs, bases, places, moduli, corners, stiffness, factor
     moduli : array (e,)
     corners : int array (24,)
     stiffness : array (576,)
-    factor : Factor
     subtract : bool
-    b, room : float64 arrays (n,)
+    b : float64 array (n,)
+        Written to.
     """
-    n = len(dofs)
-    for p in range(n):
-        b[p] = r[origin + dofs[p]]
+    for p in range(len(dofs)):
+        b[p] = r[origin + dofs[p]] if dofs[p] != ABSENT else 0.0
     if subtract:
         v, f = np.zeros(24, b.dtype), np.zeros(24, b.dtype)
         for e in range(len(bases)):
@@ -51,9 +52,31 @@ def finish(r, z, origin, dofs, bases, places, moduli, corners, stiffness, factor
                 p = places[e, q]
                 if p >= 0:
                     b[p] -= moduli[e] * f[q]
-    solve_factored(factor, b[:n], room)
-    for p in range(n):
-        z[origin + dofs[p]] += b[p]
+
+
+@njit(nogil=True, cache=True)
+def add(x, z, origin, dofs):
+    """Add the values ``x`` (n,) of a region to the flat field ``z``, where they stand on this rank."""
+    for p in range(len(dofs)):
+        if dofs[p] != ABSENT:
+            z[origin + dofs[p]] += x[p]
+
+
+@njit(nogil=True, cache=True)
+def finish(r, z, origin, dofs, bases, places, moduli, corners, stiffness, factor, subtract, b, room):
+    """z += A_RR^-1 (r - A z)_R on one region R, as in :func:`residual`; ``b``, ``room`` are working space.
+
+    Parameters
+    ----------
+    r, z, origin, dofs, bases, places, moduli, corners, stiffness, subtract
+        As for :func:`residual`.
+    factor : Factor
+    b, room : float64 arrays
+    """
+    b = b[: len(dofs)]
+    residual(r, z, origin, dofs, bases, places, moduli, corners, stiffness, subtract, b)
+    solve_factored(factor, b, room)
+    add(b, z, origin, dofs)
 
 
 @njit(nogil=True, cache=True)

@@ -26,7 +26,9 @@ from micro.voxels.corners import CORNERS
 from micro.voxels.galerkin import _CHUNK, element_radius, interpolation
 from micro.voxels.hexahedron import element_matrices
 from multiscale.solve.voxels import kernels
-from multiscale.solve.voxels.local_solves import LocalSolves, SlabSolves, slow_nodes
+from multiscale.solve.voxels.local_solves import LocalSolves, SlabSolves
+from multiscale.solve.voxels.regions import Site
+from multiscale.solve.voxels.slow_nodes import slow_nodes
 from multiscale.solve.voxels.team import Field, Team
 
 #: Smoothing steps before and after each coarse correction, by grid from the finest; the last for all further
@@ -240,13 +242,11 @@ class Multigrid:
         if self.team.size > 1:
             active = finest.inverse[:, :, 0] > 0
             nodes = np.zeros_like(active) if nodes is None else nodes  # all ranks go on in the same way
-            self.local = SlabSolves(
-                nodes, active, finest.index, finest.fixed, self.stiffness, self.moduli, self.team, limit
-            )
+            site = Site(nodes, finest.index, finest.fixed)
+            self.local = SlabSolves(site, active, self.stiffness, self.moduli, self.team, limit)
         elif nodes is not None:
-            self.local = LocalSolves(
-                nodes, finest.index, finest.fixed, self.stiffness, self.moduli, self.team, limit
-            )
+            site = Site(nodes, finest.index, finest.fixed)
+            self.local = LocalSolves(site, self.stiffness, self.moduli, self.team, limit)
 
     def precondition(self, r: Field, out: Field) -> None:
         """``out`` = one V-cycle from zero for the residual r, which is kept."""

@@ -123,6 +123,10 @@ class SlabTeam(Team):
         """As :class:`Team`."""
         return float(np.max(self.comm.allgather(value)))
 
+    def gathered(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """As :class:`Team`."""
+        return np.concatenate(self.comm.allgather(rows))
+
     def summed(self, field: Field) -> None:
         """As :class:`Team`."""
         whole = np.empty_like(field)

@@ -18,8 +18,8 @@ from micro.runtime.arrays import Floats, Ints, Singles
 from micro.runtime.errors import NotConverged
 from micro.voxels.replacement import Replacement
 from multiscale.solve.voxels import kernels
-from multiscale.solve.voxels.local_solves import SEARCH_CYCLES
 from multiscale.solve.voxels.multigrid import Multigrid
+from multiscale.solve.voxels.slow_nodes import SEARCH_CYCLES
 from multiscale.solve.voxels.team import Team
 
 #: The rate of convergence is taken over so many iterations; the one hoped for with exact local solves, and

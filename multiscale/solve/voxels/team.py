@@ -99,6 +99,10 @@ class Team:
         """The largest over the ranks."""
         return value
 
+    def gathered(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The rows of all ranks, one after the other."""
+        return rows
+
     def summed(self, field: Field) -> None:
         """A whole field, summed over the ranks in place."""
 

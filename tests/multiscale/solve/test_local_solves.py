@@ -8,9 +8,10 @@ import pytest
 
 from micro.cell.tensor import SOLID
 from micro.runtime.memory import trim
-from multiscale.solve.voxels import local_solves
+from multiscale.solve.voxels import regions
 from multiscale.solve.voxels.local_solves import LocalSolves
 from multiscale.solve.voxels.multigrid import Multigrid, coarse_masks
+from multiscale.solve.voxels.regions import Site
 from multiscale.solve.voxels.solve import solve
 from multiscale.solve.voxels.team import Team
 
@@ -35,6 +36,12 @@ def marked(level, *boxes):
     return nodes & (level.inverse[:, :, 0] > 0)
 
 
+def solves_of(hierarchy, nodes, team, limit=np.inf):
+    finest = hierarchy.levels[0]
+    site = Site(nodes, finest.index, finest.fixed)
+    return LocalSolves(site, hierarchy.stiffness, hierarchy.moduli, team, limit)
+
+
 def noise(level, seed):
     u = np.random.default_rng(seed).standard_normal(level.nodes).astype(np.float32)
     u.reshape(-1)[level.fixed] = 0
@@ -47,14 +54,16 @@ BOXES = (((0, 5), (0, 6), (0, 7)), ((7, 12), (2, 10), (9, 16)), ((2, 6), (3, 9),
 @pytest.mark.parametrize("largest", [20000, 60])
 def test_nothing_is_left_in_the_regions(hierarchy, monkeypatch, largest):
     """After z += P (r - A z) the residual vanishes in them, and z is as it was outside, on any threads."""
-    monkeypatch.setattr(local_solves, "_LARGEST", (largest,))
+    monkeypatch.setattr(regions, "_LARGEST", (largest,))
     finest = hierarchy.levels[0]
     nodes = marked(finest, *BOXES)
     before = nodes.copy()
     r, found = noise(finest, 1), []
     for threads in (1, 2):
         team = Team(threads)
-        local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, team)
+        local = LocalSolves(
+            Site(nodes, finest.index, finest.fixed), hierarchy.stiffness, hierarchy.moduli, team
+        )
         z = noise(finest, 2)
         local.finish(r, z)
         found.append(z)
@@ -84,7 +93,7 @@ def test_like_regions_share_a_factor():
     finest = hierarchy.levels[0]
     boxes = [((i, i + 4), (1, 6), (k, k + 4)) for i in (1, 7, 13) for k in (1, 7)]
     nodes = marked(finest, *boxes)
-    local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1))
+    local = solves_of(hierarchy, nodes, Team(1))
     assert len(local.regions) == 1
     assert local.unknowns == 6 * len(local.regions[0].dofs)
 
@@ -92,24 +101,25 @@ def test_like_regions_share_a_factor():
 def test_factors_keep_to_their_memory(hierarchy, monkeypatch):
     """With less than all of them need, they are cut smaller; those of most places for their size stay."""
     finest = hierarchy.levels[0]
-    args = marked(finest, *BOXES), finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1)
-    whole = LocalSolves(*args)
+    nodes = marked(finest, *BOXES)
+    args = hierarchy, nodes, Team(1)
+    whole = solves_of(*args)
     assert len(whole.regions) == 3
     sizes = [region.factor.values.nbytes for region in whole.regions]
     assert whole.nbytes == sum(sizes)
-    some = LocalSolves(*args, sizes[0] + sizes[1] + sizes[2] // 2)  # none is large enough to be cut
+    some = solves_of(*args, sizes[0] + sizes[1] + sizes[2] // 2)  # none is large enough to be cut
     assert some.nbytes == sizes[0] + sizes[1]
     r, z = noise(finest, 1), noise(finest, 2)
     some.finish(r, z)
-    assert np.count_nonzero((z != noise(finest, 2)).any(axis=2)) < np.count_nonzero(args[0])
-    monkeypatch.setattr(local_solves, "_LARGEST", (20000, 200, 60))
-    some = LocalSolves(*args, 0.8 * sum(sizes))
+    assert np.count_nonzero((z != noise(finest, 2)).any(axis=2)) < np.count_nonzero(nodes)
+    monkeypatch.setattr(regions, "_LARGEST", (20000, 200, 60))
+    some = solves_of(*args, 0.8 * sum(sizes))
     assert 60 < max(len(region.dofs) for region in some.regions) // 3 <= 200
     assert 0 < some.nbytes <= 0.8 * sum(sizes)
-    cut = LocalSolves(*args, sizes[2] // 4)
+    cut = solves_of(*args, sizes[2] // 4)
     assert max(len(region.dofs) for region in cut.regions) // 3 <= 60
     assert 0 < cut.nbytes <= sizes[2] // 4
-    none = LocalSolves(*args, 0.0)
+    none = solves_of(*args, 0.0)
     assert none.unknowns == none.nbytes == 0
     none.finish(r, z)
 
@@ -121,10 +131,10 @@ def test_making_factors_leaves_little_but_the_factors():
     finest = hierarchy.levels[0]
     process, nodes = psutil.Process(), marked(finest, ((0, 17), (0, 17), (0, 17)))
     small = marked(finest, ((0, 3), (0, 3), (0, 3)))  # compiles what is to be run
-    LocalSolves(small, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1))
+    solves_of(hierarchy, small, Team(1))
     trim()
     before = process.memory_info().rss
-    local = LocalSolves(nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1))
+    local = solves_of(hierarchy, nodes, Team(1))
     assert len(local.regions) == 1
     assert process.memory_info().rss - before < 1.3 * local.nbytes + 10e6
 
@@ -133,9 +143,7 @@ def test_the_cycle_stays_symmetric_and_positive(hierarchy):
     """For residuals that vanish in the regions, which is all that the iteration meets."""
     finest = hierarchy.levels[0]
     nodes = marked(finest, *BOXES)
-    hierarchy.local = LocalSolves(
-        nodes, finest.index, finest.fixed, hierarchy.stiffness, hierarchy.moduli, Team(1)
-    )
+    hierarchy.local = solves_of(hierarchy, nodes, Team(1))
     a, b = (noise(finest, seed) * ~nodes[:, :, None] for seed in (3, 4))
     ma, mb = np.zeros_like(a), np.zeros_like(b)
     hierarchy.precondition(a, ma)

@@ -16,6 +16,7 @@ from micro.cell.tensor import SOLID
 from multiscale.solve.voxels.local_solves import LocalSolves, SlabSolves
 from multiscale.solve.voxels.slabs import make_team
 from multiscale.solve.voxels.multigrid import Multigrid, coarse_masks, refine_mask, touching
+from multiscale.solve.voxels.regions import Site
 from multiscale.solve.voxels.solve import solve
 
 V = 8
@@ -31,7 +32,7 @@ for x, y, z in np.ndindex(2, 2, 2):  # plates lie across the cuts, at 16 and 32
     frame[16 * x + 15, 16 * y + 6, 16 * z + 3] = 1
     slow[16 * x + 13 : 16 * x + 24, 16 * y + 6 : 16 * y + 16, 16 * z + 2 : 16 * z + 7] = True
 out = []
-for voxels, exact in ((solid, False), (frame, False), (frame, True)):
+for voxels, exact in ((solid, False), (frame, False), (frame, True), (frame, None)):
     labels = cc3d.connected_components(voxels, connectivity=6)
     voxels = (labels == np.bincount(labels[labels > 0]).argmax()).astype(np.uint8)
     if voxels.shape == solid.shape:
@@ -45,16 +46,16 @@ for voxels, exact in ((solid, False), (frame, False), (frame, True)):
     if team.size > 1:
         fixed = [*fixed[: team.shared_levels], refine_mask(held, V >> team.shared_levels)]
     multigrid = Multigrid(voxels[own], SOLID, fixed, team, (0.0, 1.0, 0.3))
-    multigrid.searched = True
+    multigrid.searched = exact is not None
     finest = multigrid.levels[0]
     if exact:
         active = finest.inverse[:, :, 0] > 0
         nodes = slow[team.span(0)] & active
-        arguments = finest.index, finest.fixed, multigrid.stiffness, multigrid.moduli, team
+        site, material = Site(nodes, finest.index, finest.fixed), (multigrid.stiffness, multigrid.moduli)
         if team.size > 1:
-            multigrid.local = SlabSolves(nodes, active, *arguments, np.inf)
+            multigrid.local = SlabSolves(site, active, *material, team)
         else:
-            multigrid.local = LocalSolves(nodes, *arguments)
+            multigrid.local = LocalSolves(site, *material, team)
     plane = (voxels.shape[1] + 1) * 3 * (voxels.shape[2] + 1)
     where = np.arange((len(voxels) + 1) * plane)
     force = 1e-3 * rng.standard_normal(len(where))
@@ -65,7 +66,8 @@ for voxels, exact in ((solid, False), (frame, False), (frame, True)):
     solution = solve(multigrid, SOLID, load, none, team, rtol=1e-7)
     once = slice(0, team.owned(finest.nodes[0]) * plane)
     work = team.total(float(load[1][once] @ solution.u.reshape(-1)[once]))
-    out.append([work, solution.residual, solution.iterations, finest.radius])
+    found = 0 if multigrid.local is None else team.total(int(multigrid.local.unknowns))
+    out.append([work, solution.residual, solution.iterations, finest.radius, found])
     team.close()
 if team.rank == 0:
     print(json.dumps(out))
@@ -94,13 +96,16 @@ def found(run_ranks, root):
 def test_three_ranks_find_the_same_as_one(found):
     """The middle one has neighbours on both sides; slabs are of 2 cells, some of 1.
 
-    Last the frame again, with its plates, which lie across the cuts, solved exactly.
+    Last the frame again, with its plates, which lie across the cuts, solved exactly: as given, and as found.
     """
     one, three = found(1), found(3)
     assert one[2][2] < 0.3 * one[1][2]
-    for (work, residual, iterations, radius), mine in zip(one, three, strict=True):
+    assert one[3][2] < 0.8 * one[1][2]  # too many to be found all of them: 139 and 195
+    assert one[3][4] > 0
+    for (work, residual, iterations, radius, exact), mine in zip(one, three, strict=True):
         assert residual <= 1e-7 >= mine[1]
         # Plates that swing nearly freely magnify residuals of 1e-7; 3e-9 seen.
         assert mine[0] == pytest.approx(work, rel=1e-7)
         assert mine[3] == pytest.approx(radius, rel=1e-6)
         assert mine[2] <= 1.1 * iterations + 2  # the coarsest grids are other ones
+        assert mine[4] == pytest.approx(exact, rel=0.02)
