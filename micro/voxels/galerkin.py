@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from micro.runtime.arrays import Floats
 from micro.runtime.errors import NotConverged
+from micro.runtime.threads import run
 from micro.voxels.hexahedron import unit_stiffness
 
 Array = NDArray[Any]
@@ -105,15 +106,21 @@ def element_bound(stiffness: bytes) -> float:
     return float(torch.linalg.eigvalsh((full + full.T) / 2)[-1])
 
 
-def element_radius(table: Floats) -> float:
+def element_radius(table: Floats, threads: int = 1) -> float:
     """Bound of the spectrum of D^-1 A, D the diagonal: its largest value on a single element.
 
     A and D are sums over elements, so no quotient u^T A u / u^T D u exceeds the largest of one element.
+
+    Parameters
+    ----------
+    table : array, shape (m, 24, 24)
+    threads : int, optional
     """
-    largest = 0.0
-    for start in range(0, len(table), _CHUNK):
-        part = table[start : start + _CHUNK]
+
+    def largest(part: Floats) -> float:
         diagonal = np.diagonal(part, axis1=1, axis2=2)
         scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
-        largest = max(largest, float(np.linalg.eigvalsh(part * scale[:, None] * scale[:, :, None]).max()))
-    return largest
+        return float(np.linalg.eigvalsh(part * scale[:, None] * scale[:, :, None]).max())
+
+    parts = [table[start : start + _CHUNK] for start in range(0, len(table), _CHUNK)]
+    return max(0.0, *run([partial(largest, part) for part in parts], threads))

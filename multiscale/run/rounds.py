@@ -33,8 +33,6 @@ from multiscale.verify.full_scale import Measurement, measure, save_displacement
 from multiscale.verify.solution import load_solution
 
 _KEPT = "solutions"
-#: Relative residual of the voxel solves: at 1e-3 the slab's distortion is off by 5e-5 of itself at most.
-_RTOL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -240,7 +238,6 @@ class _Work:
             uniform,
             voxels_per_cell=settings.voxels_per_cell,
             max_memory=None if limit is None else 1e9 * limit,
-            rtol=_RTOL,
             reporter=session.reporter,
             kept=self.kept,
             known=self.known,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import linalg, optimize
 
 from micro.runtime.arrays import Bools, Bytes, Floats, Ints, Singles
+from micro.runtime.threads import one_core, run
 from micro.voxels.corners import CORNERS
 from micro.voxels.galerkin import _CHUNK, element_radius, interpolation
 from micro.voxels.hexahedron import element_matrices
@@ -207,7 +208,7 @@ class Multigrid:
         while len(self.levels) <= team.shared_levels or (
             3 * np.prod(np.array(index.shape) + 1.0) > _COARSEST and max(index.shape) > 1
         ):
-            index, table = halve(index, table)
+            index, table = halve(index, table, team.threads)
             depth = len(self.levels)
             if depth == team.shared_levels:
                 index, table = team.joined(index, table)
@@ -220,7 +221,7 @@ class Multigrid:
                 factors,
                 _diagonal(index, table, own),
                 _DEGREES[min(depth, len(_DEGREES) - 1)],
-                own.largest(element_radius(table)),
+                own.largest(element_radius(table, team.threads)),
                 _flat(mask),
                 team.first >> depth if depth < team.shared_levels else 0,
             )
@@ -302,7 +303,7 @@ def reach(degree: int) -> float:
     return float((1 + np.cosh(optimize.brentq(excess, 0.0, 3.0))) / 2)
 
 
-def halve(index: NDArray[np.int32], table: Floats) -> tuple[NDArray[np.int32], Floats]:
+def halve(index: NDArray[np.int32], table: Floats, threads: int = 1) -> tuple[NDArray[np.int32], Floats]:
     """The grid of half as many elements an axis, and the Galerkin matrices of its different elements.
 
     Parameters
@@ -310,6 +311,7 @@ def halve(index: NDArray[np.int32], table: Floats) -> tuple[NDArray[np.int32], F
     index : int (nx, ny, nz)
         Rows of ``table``, 0 the void; an odd axis is continued by void.
     table : (m, 24, 24)
+    threads : int, optional
 
     Returns
     -------
@@ -319,20 +321,27 @@ def halve(index: NDArray[np.int32], table: Floats) -> tuple[NDArray[np.int32], F
     padded = np.pad(index, [(0, n % 2) for n in index.shape])
     shape = tuple(n // 2 for n in padded.shape)
     children = [padded[dx::2, dy::2, dz::2].reshape(-1) for dx, dy, dz in CORNERS]
-    # Code every element by its children; renumbering after each keeps the codes small. A void one leads.
-    code = np.zeros(len(children[0]) + 1, dtype=np.int64)
+    # Code every element by its children, renumbered where the codes get too large. A void one leads.
+    code, codes = np.zeros(len(children[0]) + 1, dtype=np.int64), 1
     for child in children:
-        code[1:] = code[1:] * len(table) + child
-        code[0] = 0
-        code = np.unique(code, return_inverse=True)[1].reshape(-1)
-    _, first = np.unique(code, return_index=True)
+        if codes * len(table) > 2**63:
+            code = np.unique(code, return_inverse=True)[1].reshape(-1)
+            codes = int(code.max()) + 1
+        code[1:] *= len(table)
+        code[1:] += child
+        codes *= len(table)
+    _, first, code = np.unique(code, return_index=True, return_inverse=True)
     parts = [np.append(0, child)[first] for child in children]
     out = np.zeros((len(first), 24, 24))
-    for start in range(0, len(first), _CHUNK):
+
+    def project(start: int) -> None:
         some = slice(start, start + _CHUNK)
         for corner, part in zip(CORNERS, parts, strict=True):
             p = interpolation(corner)
             out[some] += p.T @ table[part[some]] @ p
+
+    with one_core():
+        run([partial(project, start) for start in range(0, len(first), _CHUNK)], threads)
     return code[1:].reshape(shape).astype(np.int32), out
 
 

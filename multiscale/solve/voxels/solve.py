@@ -113,8 +113,8 @@ def solve(
     if norm == 0.0:
         return Solution(_sum(x, dx, scale), 0.0, 0)
     rescale(norm)
-    scale = norm
-    size = true_residual()
+    team.run(lambda i, j: np.multiply(r[i:j], scale / norm, out=r[i:j]), len(r))
+    scale, size = norm, 1.0
     p, ap, z = (np.zeros(shape, np.float32) for _ in range(3))
     pap, rule, fresh = 1.0, Replacement(rtol, np.float64(size), _EARLY), True
     history: list[float] = []
