@@ -43,8 +43,6 @@ class Job:
         Voxels around them, one further along each axis than their lowest nodes; nodes at their corners, -1
         where it isn't one of these.
     held : bool (n, 3)
-    graph : Graph
-        Of the nodes.
     origins : list of int
         The places, in a flat field.
     """
@@ -54,7 +52,6 @@ class Job:
     materials: Bytes
     corners: Ints
     held: Bools
-    graph: Graph
     origins: list[int]
 
     @classmethod
@@ -64,17 +61,20 @@ class Job:
         node[1:-1, 1:-1, 1:-1][mask] = np.arange(np.count_nonzero(mask))
         points, elements = np.argwhere(mask), np.argwhere(around)
         corners = node[tuple((elements[:, None, :] + CORNERS).transpose(2, 0, 1))]
-        graph = graph_of(corners, len(points))
-        return cls(points, elements, around[around > 0], corners, bound[mask], graph, origins)
+        return cls(points, elements, around[around > 0], corners, bound[mask], origins)
 
     def bases(self, stride: Ints) -> Ints:
         """Offsets of the voxels' first corners from the region's place in a flat field."""
         found: Ints = (self.elements - 1) @ stride
         return found
 
-    def plan(self, order: Ints) -> Plan:
+    def graph(self) -> Graph:
+        """Of the nodes; not kept, as it is larger than all the rest."""
+        return graph_of(self.corners, len(self.points))
+
+    def plan(self, graph: Graph, order: Ints) -> Plan:
         """In this order of the nodes, or by nested dissection if that fills less."""
-        return Plan(self, Elimination.best(self.graph, dissected(self.points), order))
+        return Plan(self, Elimination.best(graph, dissected(self.points), order))
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +205,10 @@ def _plans(kinds: Sequence[tuple[Any, ...]], limit: float, threads: int) -> list
     taken = 0
     for start in range(0, len(kinds), _AT_ONCE):
         jobs = run([partial(Job.of, *kind) for kind in kinds[start : start + _AT_ONCE]], threads)
-        orders = [minimum_degree(job.graph) for job in jobs]
-        for plan in run([partial(job.plan, order) for job, order in zip(jobs, orders, strict=True)], threads):
+        graphs = run([job.graph for job in jobs], threads)
+        orders = [minimum_degree(graph) for graph in graphs]  # PETSc's, which is not for threads
+        tasks = [partial(job.plan, *both) for job, *both in zip(jobs, graphs, orders, strict=True)]
+        for plan in run(tasks, threads):
             taken += plan.nbytes
             if taken > limit:
                 return plans
