@@ -207,7 +207,8 @@ def _plans(kinds: Sequence[tuple[Any, ...]], limit: float, threads: int) -> list
         jobs = run([partial(Job.of, *kind) for kind in kinds[start : start + _AT_ONCE]], threads)
         graphs = run([job.graph for job in jobs], threads)
         orders = [minimum_degree(graph) for graph in graphs]  # PETSc's, which is not for threads
-        tasks = [partial(job.plan, *both) for job, *both in zip(jobs, graphs, orders, strict=True)]
+        all_of = zip(jobs, graphs, orders, strict=True)
+        tasks = [partial(job.plan, graph, order) for job, graph, order in all_of]
         for plan in run(tasks, threads):
             taken += plan.nbytes
             if taken > limit:
