@@ -123,4 +123,4 @@ def element_radius(table: Floats, threads: int = 1) -> float:
         return float(np.linalg.eigvalsh(part * scale[:, None] * scale[:, :, None]).max())
 
     parts = [table[start : start + _CHUNK] for start in range(0, len(table), _CHUNK)]
-    return max(0.0, *run([partial(largest, part) for part in parts], threads))
+    return max([0.0, *run([partial(largest, part) for part in parts], threads)])

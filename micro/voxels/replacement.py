@@ -40,7 +40,8 @@ class Replacement:
     rtol : float
         Wanted norm of the residual relative to the load.
     anchor : array or Tensor
-        Norms at the beginning, one a system; what else is kept and given is of its kind and shape.
+        Norms at the beginning, one a system, or larger ones for an earlier first replacement; what else is
+        kept and given is of its kind and shape.
     early : float, optional
         Share of ``rtol`` from which a solve may be at its end; small where float32 limits what is reached.
     """

@@ -251,6 +251,7 @@ def verify(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, show_default="OMP_NUM_THREADS, or the cores")
     ] = None,
+    # full_scale.RTOL, which is not imported here: it takes PETSc.
     rtol: Annotated[float, typer.Option(min=1e-10, max=0.1, help="Relative residual of the solves.")] = 1e-3,
 ) -> None:
     """Solve a run's lattice at full scale, voxel by voxel, and compare with what homogenisation says.

@@ -37,7 +37,7 @@ from multiscale.solve.elements import Elements
 from multiscale.solve.multigrid import Multigrid, choose_levels
 from multiscale.solve.petsc import PETSc
 from multiscale.solve.preconditioner import PREFIX, rigid_body_modes
-from multiscale.solve.products import ElementProducts, by_rows, internal_forces
+from multiscale.solve.products import ElementProducts, Shell, by_rows, internal_forces
 from multiscale.solve.ranks import sum_over_ranks
 
 
@@ -96,7 +96,7 @@ class Elasticity:
         self.options = options or SolverOptions()
         self.comm = comm or PETSc.COMM_WORLD
         # What was dropped before, PETSc keeps until all ranks free it together.
-        PETSc.garbage_cleanup(self.comm)
+        PETSc.garbage_cleanup()
         self.nodes = tuple(m + 1 for m in shape)
         if constrained.shape != (*self.nodes, 3):
             raise ValueError(f"constrained has shape {constrained.shape}, expected {(*self.nodes, 3)}")
@@ -115,7 +115,7 @@ class Elasticity:
             self._multigrid = Multigrid(self._elements, self._padded, levels, self.options.smoothing)
             self._products = ElementProducts(self._elements)
             sizes = self._right.getSizes()
-            self._operator = PETSc.Mat().createPython((sizes, sizes), self._products, comm=self.comm)
+            self._operator = PETSc.Mat().createPython((sizes, sizes), Shell(self._products), comm=self.comm)
             self._operator.setUp()
             self._operator.setOption(PETSc.Mat.Option.SPD, True)
         else:

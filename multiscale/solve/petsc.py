@@ -8,13 +8,14 @@ those of our solver with its prefix: ``-multiscale_gmg_ksp_monitor``, ``-multisc
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from contextlib import suppress
 
 import petsc4py
 
 from micro.runtime.executor import started
-from micro.runtime.memory import map_large
+from micro.runtime.memory import map_large, trim
 
 # A one-line banner that some MPI builds print about missing network hardware is no news to the user.
 os.environ.setdefault("OMPI_MCA_btl_base_warn_component_unused", "0")
@@ -31,4 +32,11 @@ from petsc4py import PETSc  # noqa: E402  the options above have to be there fir
 atexit.register(PETSc._finalize)
 map_large()  # after all of PETSc's libraries are loaded
 
-__all__ = ["PETSc"]
+__all__ = ["PETSc", "free_dropped"]
+
+
+def free_dropped() -> None:
+    """Give back the memory of dropped objects, which PETSc keeps until all ranks free it together."""
+    gc.collect()
+    PETSc.garbage_cleanup()  # of all ranks, and of one
+    trim()

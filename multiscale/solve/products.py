@@ -6,6 +6,7 @@ Here an element has its tensor's three.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,29 @@ def internal_forces(tensors: Floats, u: Floats) -> Floats:
     return np.swapaxes(forces, 2, 3)
 
 
-class ElementProducts:
-    """What PETSc asks of a matrix that is never assembled (the context of a ``Mat`` of type Python).
+class Shell:
+    """What PETSc asks of such a matrix: the context of a ``Mat`` of type Python.
 
-    It must not hold that matrix, which holds it: neither would ever be freed.
+    It does not keep the products. PETSc frees at once what was dropped before, and loses what is dropped by
+    that: the vectors and the grid that products hold, if the matrix were the last to hold them.
+
+    Parameters
+    ----------
+    products : ElementProducts
+    """
+
+    def __init__(self, products: ElementProducts):
+        self._products = weakref.ref(products)
+
+    def mult(self, _matrix: Any, x: Any, y: Any) -> None:
+        """y = K x (called by PETSc)."""
+        products = self._products()
+        assert products is not None, "the operator is gone"
+        products.mult(x, y)
+
+
+class ElementProducts:
+    """Products with a matrix that is never assembled.
 
     Parameters
     ----------
@@ -70,8 +90,8 @@ class ElementProducts:
         self._idle.scale(-1.0)
         self._idle.shift(1.0)
 
-    def mult(self, _matrix: Any, x: Any, y: Any) -> None:
-        """y = K x (called by PETSc)."""
+    def mult(self, x: Any, y: Any) -> None:
+        """y = K x."""
         elements = self._elements
         shape, where = (*elements.local_shape, 3), elements.local_corners
         elements.grid.globalToLocal(x, self._input)

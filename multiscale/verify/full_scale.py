@@ -22,7 +22,7 @@ import numpy as np
 
 from micro.cell.tensor import isotropic
 from micro.runtime.arrays import Bools
-from micro.runtime.memory import require, trim
+from micro.runtime.memory import require
 from micro.runtime.npz import write_arrays
 from micro.runtime.progress import Reporter
 from multiscale.case.case import Case
@@ -35,6 +35,7 @@ from multiscale.problem.size import full_scale_bytes
 from multiscale.rundir import provenance
 from multiscale.rundir.directory import RunDirectory
 from multiscale.solve import ranks as parallel
+from multiscale.solve.petsc import free_dropped
 from multiscale.solve.voxels.multigrid import ELEMENT_BYTES, Multigrid
 from multiscale.solve.voxels.slabs import make_team, ranks_beside
 from multiscale.solve.voxels.solve import solve
@@ -83,7 +84,7 @@ def solve_full_scale(
         Called as ``progress(iterations, relative residual)``.
     """
     start = time.monotonic()
-    trim()  # what coarse cells, predictions and the structure before have left in the heap
+    free_dropped()  # what coarse cells, predictions and the structure before have left in the heap
     tensor = isotropic(1.0, lattice.poisson)
     per_cell, model = lattice.per_cell, voxel_model(lattice, reduction, team)
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Compiled loops of :mod:`multiscale.solve.voxels.local_solves`: regions solved, and blocks judged."""
+"""Compiled loops: regions solved (:mod:`multiscale.solve.voxels.local_solves`), blocks of voxels judged."""
 
 # mypy: allow-untyped-defs
 # The compiler infers the types of what it compiles; annotations would be noise.
@@ -22,7 +22,8 @@ def residual(r, z, origin, dofs, bases, places, moduli, corners, stiffness, subt
     ``r``, ``z`` are flat fields, ``origin`` the region's place in them; ``dofs`` (n,) the offsets of its
     degrees of freedom in the factor's order, ``bases`` (e,) those of its elements' first corners,
     ``places`` (e, 24) which of them are an element's (-1: held, or none of these), ``moduli`` (e,) what its
-    stiffness is multiplied by, ``corners`` (24,) an element's offsets, ``stiffness`` (576,).
+    stiffness is multiplied by, ``corners`` (24,) an element's offsets, ``stiffness`` (576,). Where ``dofs``
+    is :data:`ABSENT` another rank tells the residual, and r counts as zero; elements are this rank's.
 
     Parameters
     ----------

@@ -2,16 +2,18 @@
 
 Where unlike cells meet, thin pieces hang by a voxel or two. They swing nearly freely, no coarse grid of
 linear elements can follow them (it sees the gap as solid), and each adds a slow mode to the V-cycle. These
-modes are local and many. They are found by what the cycle itself leaves of noise, a region of voxels is put
-around each, and the stiffness of the region, everything else held, is factorised. A cycle z = M r then ends
-with an exact solve of what is left in the regions R,
+modes are local and many. They are found by what the cycle itself leaves of noise
+(:mod:`multiscale.solve.voxels.slow_nodes`), a region of voxels is put around each, and the stiffness of the
+region, everything else held, is factorised. A cycle z = M r then ends with an exact solve of what is left in
+the regions R,
 
     z <- z + P (r - A z),    P = (A_RR)^-1 on R, zero elsewhere.
 
 That is the balancing preconditioner (Mandel 1993) with R in place of a coarse space: symmetric as long as
 the residual the iteration starts from is zero in R (Tang, Nabben, Vuik and Erlangga 2009, "Comparison of
 two-level preconditioners derived from deflation, domain decomposition and multigrid methods", A-DEF2), which
-:meth:`LocalSolves.start` sees to. Regions don't touch, so they are solved one by one, in any order.
+:func:`multiscale.solve.voxels.solve.solve` sees to. Regions don't touch, so they are solved one by one, in
+any order.
 
 Where ranks hold slabs, many regions lie across a cut, since unlike cells meet at cell planes. One of the two
 ranks has such a region's factor. Both sum up what is left in the region over their own voxels and exchange
@@ -20,7 +22,8 @@ it, and then what the solve makes of it (:class:`SlabSolves`). All other regions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +33,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from micro.runtime.arrays import Bools, Floats, Ints
+from micro.runtime.errors import NotConverged
 from micro.runtime.memory import trim
 from micro.runtime.threads import one_core, run
 from multiscale.solve.voxels import local_kernels
@@ -65,6 +69,41 @@ class Region:
     factor: Factor
 
 
+def make_factors(
+    plans: Sequence[Plan], stiffness: Any, moduli: Floats, threads: int, limit: float
+) -> list[Factor]:
+    """The plans' factors; no more are made at once than fit the limit in bytes.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+    stiffness : float64 (24, 24)
+        Of a voxel of modulus one.
+    moduli : float64 (materials + 1,)
+    threads : int
+    limit : float
+
+    Raises
+    ------
+    NotConverged
+        If a region's solid is loose.
+    """
+    shifted = stiffness + _SHIFT * np.diag(np.diagonal(stiffness))
+
+    def made(plan: Plan) -> Factor:
+        job = plan.job
+        places = plan.elimination.places(job.corners, job.held)
+        return plan.elimination.factor(places, job.held, moduli[job.materials], shifted)
+
+    # The largest are made while little is kept: what is kept and what making takes stay in the limit.
+    order = sorted(range(len(plans)), key=lambda k: -plans[k].nbytes)
+    working = max((plan.elimination.working_bytes for plan in plans), default=1)
+    with one_core():
+        found = run([partial(made, plans[k]) for k in order], max(1, int(min(threads, limit / working))))
+    trim()
+    return [found[k] for k in np.argsort(order)]
+
+
 class LocalSolves:
     """The regions of a lattice.
 
@@ -72,57 +111,64 @@ class LocalSolves:
     ----------
     site : Site
         The voxels, and which nodes are to be solved exactly.
+    plans : sequence of Plan
+        Its regions.
+    factors : sequence of Factor
+        Theirs.
     stiffness : float64 (24, 24)
         Of a voxel of modulus one.
     moduli : float64 (materials + 1,)
         Of each material; 0 for the void comes first.
     team : Team
         The threads of one rank.
-    limit : float, optional
-        Bytes that the factors' numbers may take.
-    plans : list of Plan, optional
-        The regions to make (default: those that fit the limit).
     """
 
     def __init__(
         self,
         site: Site,
+        plans: Sequence[Plan],
+        factors: Sequence[Factor],
         stiffness: Any,
         moduli: Floats,
         team: Team,
-        limit: float = np.inf,
-        plans: list[Plan] | None = None,
     ):
         self.team = team
-        self._moduli = moduli
-        self._stride = site.stride
         self.corners = site.corners
         self.stiffness = np.ascontiguousarray(stiffness, dtype=np.float64).reshape(-1)
-        shifted = stiffness + _SHIFT * np.diag(np.diagonal(stiffness))
-        with one_core():
-            plans = planned([site], limit, team)[0] if plans is None else plans
-            # The largest are made while little is kept: what is kept and what making takes stay in the limit.
-            order = sorted(range(len(plans)), key=lambda k: -plans[k].nbytes)
-            working = max((plan.elimination.working_bytes for plan in plans), default=1)
-            threads = max(1, int(min(team.threads, limit / working)))
-            made = run([partial(self._region, plans[k], shifted) for k in order], threads)
-        trim()
-        self.regions: list[Region] = [made[k] for k in np.argsort(order)]
+        self.regions = [
+            Region(
+                plan.dofs(site.stride),
+                plan.job.bases(site.stride),
+                plan.elimination.places(plan.job.corners, plan.job.held),
+                moduli[plan.job.materials],
+                factor,
+            )
+            for plan, factor in zip(plans, factors, strict=True)
+        ]
         self._order = [(k, o) for k, plan in enumerate(plans) for o in plan.job.origins]
-        self.unknowns = sum(int(np.count_nonzero(~p.job.held)) * len(p.job.origins) for p in plans)
+        self.unknowns = sum(plan.unknowns for plan in plans)
         self._largest = max((len(region.dofs) for region in self.regions), default=0)
+
+    @classmethod
+    def of(cls, site: Site, stiffness: Any, moduli: Floats, team: Team, limit: float = np.inf) -> LocalSolves:
+        """The regions of one process, whose factors' numbers may take ``limit`` bytes.
+
+        Parameters
+        ----------
+        site, stiffness, moduli, team
+            As for the class.
+        limit : float, optional
+        """
+        with one_core():
+            (plans,) = planned([site], limit, team)
+        return cls(
+            site, plans, make_factors(plans, stiffness, moduli, team.threads, limit), stiffness, moduli, team
+        )
 
     @property
     def nbytes(self) -> int:
         """Memory that the factors' numbers take."""
         return sum(region.factor.values.nbytes for region in self.regions)
-
-    def _region(self, plan: Plan, stiffness: Floats) -> Region:
-        job, elimination = plan.job, plan.elimination
-        moduli = self._moduli[job.materials]
-        places = elimination.places(job.corners, job.held)
-        factor = elimination.factor(places, job.held, moduli, stiffness)
-        return Region(plan.dofs(self._stride), job.bases(self._stride), places, moduli, factor)
 
     def finish(self, r: Field, z: Field, *, subtract: bool = True) -> None:
         """z += P (r - A z); ``subtract`` false where A z is known to be zero. r is zero where fixed."""
@@ -140,6 +186,9 @@ class LocalSolves:
                 )  # fmt: skip
 
         self.team.run(work, len(self._order))
+
+
+_Shared = tuple[Ints, Ints, Ints, NDArray[np.int32], Floats]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,33 +238,44 @@ class SlabSolves:
         self, site: Site, active: Bools, stiffness: Any, moduli: Floats, team: Team, limit: float = np.inf
     ):
         self.team = team
-        cuts = _cuts(site, active, team)
+        site, cuts = _cuts(site, active, team)
         with one_core():
             plans, *shared = planned([site, *cuts.values()], limit, team)
-        self.own = LocalSolves(site, stiffness, moduli, team.alone, limit, plans)
-        self.nbytes, self.unknowns = self.own.nbytes, self.own.unknowns
         # Both ranks of a cut know what each has without it, and share its regions out in the same way.
         weights = [sum(plan.nbytes for plan in some) / 2 for some in shared]
-        known = [np.array([self.own.nbytes + sum(weights)])] * 2
+        known = [np.array([sum(plan.nbytes for plan in plans) + sum(weights)])] * 2
         for side, weight in zip(cuts, weights, strict=True):
             known[side] = known[side] - weight
         others = team.swap(*known)
-        self._parts: dict[int, list[_Part]] = {}
-        for (side, cut), some in zip(cuts.items(), shared, strict=True):
+        mine = list(plans)
+        for side, some in zip(cuts, shared, strict=True):
             other = others[side]
             assert other is not None
-            mine = _balanced(some, float(known[side][0]), float(other[0]), first=side == 1)
-            made = LocalSolves(cut, stiffness, moduli, team.alone, limit, mine)
-            self.nbytes, self.unknowns = self.nbytes + made.nbytes, self.unknowns + made.unknowns
-            factors = {id(plan): region.factor for plan, region in zip(mine, made.regions, strict=True)}
-            self._parts[side] = _parts(some, factors, site, cut, side, moduli)
+            mine += balanced(some, float(known[side][0]), float(other[0]), first=side == 1)
+        made, failed = _made(mine, stiffness, moduli, team.threads, limit)
+        if team.largest(float(failed is not None)):
+            raise failed or NotConverged(
+                "a factor of a region around weakly held voxels failed on another rank"
+            )
+        self.nbytes = sum(factor.values.nbytes for factor in made)
+        self.unknowns = sum(plan.unknowns for plan in mine)
+        self.own = LocalSolves(site, plans, made[: len(plans)], stiffness, moduli, team.alone)
+        by_plan = {id(plan): factor for plan, factor in zip(mine, made, strict=True)}
+        self._parts = [
+            (side, part)
+            for (side, cut), some in zip(cuts.items(), shared, strict=True)
+            for part in _parts(some, by_plan, site, cut, side, moduli)
+        ]
+        self._sizes = [
+            max((p.values.stop for k, p in self._parts if k == side), default=0) for side in (0, 1)
+        ]
 
     def finish(self, r: Field, z: Field, *, subtract: bool = True) -> None:
         """As :meth:`LocalSolves.finish`."""
         self.own.finish(r, z, subtract=subtract)
         flat_r, flat_z = r.reshape(-1), z.reshape(-1)
         corners, stiffness = self.own.corners, self.own.stiffness
-        found = [np.zeros(max((p.values.stop for p in self._parts.get(k, ())), default=0)) for k in (0, 1)]
+        found = [np.zeros(size) for size in self._sizes]
 
         def left(part: _Part, b: Floats) -> None:
             local_kernels.residual(
@@ -229,23 +289,40 @@ class SlabSolves:
             else:
                 solve_factored(part.factor, b, np.empty(len(b)))
 
-        for step in (left, solved):
-            tasks = [partial(step, p, found[k][p.values]) for k, parts in self._parts.items() for p in parts]
-            run(tasks, self.team.threads)
-            for values, other in zip(found, self.team.swap(*found), strict=True):
-                if other is not None:
-                    values += other
-        for side, parts in self._parts.items():
-            for part in parts:
-                local_kernels.add(found[side][part.values], flat_z, part.origin, part.dofs)
+        def added(part: _Part, b: Floats) -> None:
+            local_kernels.add(b, flat_z, part.origin, part.dofs)
+
+        for step in (left, solved, added):
+
+            def work(first: int, last: int, step: Callable[[_Part, Floats], None] = step) -> None:
+                for side, part in self._parts[first:last]:
+                    step(part, found[side][part.values])
+
+            if self._parts:
+                self.team.run(work, len(self._parts))
+            if step is not added:
+                for values, other in zip(found, self.team.swap(*found), strict=True):
+                    if other is not None:
+                        values += other
 
 
-def _cuts(site: Site, active: Bools, team: Team) -> dict[int, Site]:
-    """The marked nodes that regions across a cut may have, of both of its ranks: 0 the cut below, 1 above.
+def _made(
+    plans: Sequence[Plan], stiffness: Any, moduli: Floats, threads: int, limit: float
+) -> tuple[list[Factor], NotConverged | None]:
+    """:func:`make_factors`, or none and why it failed: other ranks have to hear of it before one gives up."""
+    try:
+        return make_factors(plans, stiffness, moduli, threads, limit), None
+    except NotConverged as error:
+        return [], error
 
-    Nodes near them are taken out of ``site``, and so are all that lie on a cut.
+
+def _cuts(site: Site, active: Bools, team: Team) -> tuple[Site, dict[int, Site]]:
+    """The voxels of this rank, and those around the cut below (0) and above (1) it, with their marked nodes.
+
+    Those of a cut hang together across it. Nodes near them are no longer marked in the rank's own voxels, and
+    neither are those on a cut.
     """
-    nodes, layers, ends = site.nodes, len(site.solid), team.ends(len(site.nodes))
+    nodes, layers, ends = site.nodes.copy(), len(site.solid), team.ends(len(site.nodes))
     depth = int(-team.largest(-layers)) // 2 - 1  # on each side of every cut
     found: dict[int, Site] = {}
     if depth > 0:
@@ -265,7 +342,7 @@ def _cuts(site: Site, active: Bools, team: Team) -> dict[int, Site]:
                 nodes[: depth + 1] &= ~near[depth:]
             found[side] = Site(across, solid, np.flatnonzero(bound), holders=2)
     nodes[list(ends)] = False
-    return found
+    return replace(site, nodes=nodes), found
 
 
 def _around(field: NDArray[Any], depth: int, layers: int, team: Team) -> list[Any]:
@@ -300,32 +377,34 @@ def _parts(
     found: list[_Part] = []
     end = 0
     for plan in plans:
-        job, elimination = plan.job, plan.elimination
-        dofs, bases = plan.dofs(stride), job.bases(stride)
-        places = elimination.places(job.corners, job.held)
-        plane = np.empty(len(job.points), dtype=np.int64)
-        plane[elimination.position] = job.points[:, 0]
-        for place in job.origins:
-            first = place // stride[0] + shift
-            node = np.repeat(first + plane, 3)
-            here = (node >= 0) & (node <= layers)
-            counted = here & (node < layers)  # of the nodes on a cut, the rank above tells the residual
-            layer = first + job.elements[:, 0] - 1
-            element = (layer >= 0) & (layer < layers)
-            start, end = end, end + len(dofs)
-            found.append(
-                _Part(
-                    int(place + shift * stride[0]),
-                    np.where(here, dofs, local_kernels.ABSENT),
-                    np.where(counted, dofs, local_kernels.ABSENT),
-                    bases[element],
-                    places[element],
-                    moduli[job.materials[element]],
-                    slice(start, end),
-                    factors.get(id(plan)),
-                )
-            )
+        known: dict[int, _Shared] = {}  # by the plane where a place of the region begins
+        for place in plan.job.origins:
+            first = int(place // stride[0]) + shift
+            if first not in known:
+                known[first] = _share(plan, first, layers, stride, moduli)
+            start, end = end, end + 3 * len(plan.job.points)
+            values, factor = slice(start, end), factors.get(id(plan))
+            found.append(_Part(int(place + shift * stride[0]), *known[first], values, factor))
     return found
+
+
+def _share(plan: Plan, first: int, layers: int, stride: Ints, moduli: Floats) -> _Shared:
+    """What so many layers have of a region that begins at their plane ``first``, as in :class:`_Part`."""
+    job = plan.job
+    dofs, plane = plan.dofs(stride), np.empty(len(job.points), dtype=np.int64)
+    plane[plan.elimination.position] = first + job.points[:, 0]
+    node = np.repeat(plane, 3)
+    here = (node >= 0) & (node <= layers)
+    counted = here & (node < layers)  # of the nodes on a cut, the rank above tells the residual
+    layer = first + job.elements[:, 0] - 1
+    element = (layer >= 0) & (layer < layers)
+    return (
+        np.where(here, dofs, local_kernels.ABSENT),
+        np.where(counted, dofs, local_kernels.ABSENT),
+        job.bases(stride)[element],
+        plan.elimination.places(job.corners, job.held)[element],
+        moduli[job.materials[element]],
+    )
 
 
 def _across(nodes: Bools, plane: int) -> Bools:
@@ -336,7 +415,7 @@ def _across(nodes: Bools, plane: int) -> Bools:
     return found
 
 
-def _balanced(plans: list[Plan], mine: float, theirs: float, *, first: bool) -> list[Plan]:
+def balanced(plans: list[Plan], mine: float, theirs: float, *, first: bool) -> list[Plan]:
     """Those that one of two ranks takes, who have so many bytes; the largest first, to whoever has least."""
     kept = []
     for plan in sorted(plans, key=lambda plan: -plan.nbytes):

@@ -205,28 +205,29 @@ class Multigrid:
         )
         self.levels, self._teams = [finest], [team]
         index, table, mask = solid.astype(np.int32), np.multiply.outer(self.moduli, stiffness), fixed[0]
-        while len(self.levels) <= team.shared_levels or (
-            3 * np.prod(np.array(index.shape) + 1.0) > _COARSEST and max(index.shape) > 1
-        ):
-            index, table = halve(index, table, team.threads)
-            depth = len(self.levels)
-            if depth == team.shared_levels:
-                index, table = team.joined(index, table)
-            own = team if depth < team.shared_levels else team.alone
-            mask = fixed[depth] if depth < len(fixed) else _subsample(mask)
-            level = Level(
-                index,
-                table.astype(np.float32),
-                coefficients,
-                factors,
-                _diagonal(index, table, own),
-                _DEGREES[min(depth, len(_DEGREES) - 1)],
-                own.largest(element_radius(table, team.threads)),
-                _flat(mask),
-                team.first >> depth if depth < team.shared_levels else 0,
-            )
-            self.levels.append(level)
-            self._teams.append(own)
+        with one_core():
+            while len(self.levels) <= team.shared_levels or (
+                3 * np.prod(np.array(index.shape) + 1.0) > _COARSEST and max(index.shape) > 1
+            ):
+                index, table = halve(index, table, team.threads)
+                depth = len(self.levels)
+                if depth == team.shared_levels:
+                    index, table = team.joined(index, table)
+                own = team if depth < team.shared_levels else team.alone
+                mask = fixed[depth] if depth < len(fixed) else _subsample(mask)
+                level = Level(
+                    index,
+                    table.astype(np.float32),
+                    coefficients,
+                    factors,
+                    _diagonal(index, table, own),
+                    _DEGREES[min(depth, len(_DEGREES) - 1)],
+                    own.largest(element_radius(table, team.threads)),
+                    _flat(mask),
+                    team.first >> depth if depth < team.shared_levels else 0,
+                )
+                self.levels.append(level)
+                self._teams.append(own)
         self._factor = _direct(index, table, mask)
 
     def solve_slow_regions(self, room: Sequence[Field]) -> None:
@@ -247,7 +248,7 @@ class Multigrid:
             self.local = SlabSolves(site, active, self.stiffness, self.moduli, self.team, limit)
         elif nodes is not None:
             site = Site(nodes, finest.index, finest.fixed)
-            self.local = LocalSolves(site, self.stiffness, self.moduli, self.team, limit)
+            self.local = LocalSolves.of(site, self.stiffness, self.moduli, self.team, limit)
 
     def precondition(self, r: Field, out: Field) -> None:
         """``out`` = one V-cycle from zero for the residual r, which is kept."""
@@ -340,8 +341,7 @@ def halve(index: NDArray[np.int32], table: Floats, threads: int = 1) -> tuple[ND
             p = interpolation(corner)
             out[some] += p.T @ table[part[some]] @ p
 
-    with one_core():
-        run([partial(project, start) for start in range(0, len(first), _CHUNK)], threads)
+    run([partial(project, start) for start in range(0, len(first), _CHUNK)], threads)
     return code[1:].reshape(shape).astype(np.int32), out
 
 

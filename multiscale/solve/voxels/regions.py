@@ -27,8 +27,8 @@ from multiscale.solve.voxels.team import Team
 _LARGEST = (20000, 9000, 4000, 2000, 1000)
 #: Regions whose factors' size is found out before the sum is looked at.
 _AT_ONCE = 16
-#: A rank may take so many times its part of the memory if the others take less.
-_UNEVEN = 2.0
+#: A rank may take so many times its part of the memory if the others take less; that much is announced.
+UNEVEN = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,11 @@ class Plan:
     def nbytes(self) -> int:
         """Memory that the factor's numbers will take."""
         return self.elimination.nbytes
+
+    @property
+    def unknowns(self) -> int:
+        """In all of its places."""
+        return int(np.count_nonzero(~self.job.held)) * len(self.job.origins)
 
     def dofs(self, stride: Ints) -> Ints:
         """Offsets, in the factor's order, of the unknowns from the region's place in a flat field."""
@@ -164,39 +169,38 @@ class Site:
 def planned(sites: Sequence[Site], limit: float, team: Team) -> list[list[Plan]]:
     """Regions of each site: as large as memory allows; if the smallest take too much, as many as it allows.
 
+    They are what fits on all ranks together, so that they hardly depend on where the voxels are cut, as long
+    as no rank takes much more than its part (:data:`UNEVEN`). Both ranks of a cut find the same for it.
+
     Parameters
     ----------
     sites : sequence of Site
         This rank's.
     limit : float
-        Bytes that the factors' numbers may take on this rank. They are what fits on all ranks together, so
-        that the regions do not depend on where the voxels are cut, as long as no rank takes much more.
+        Bytes that the factors' numbers may take on this rank.
     team : Team
         All ranks call this at once.
     """
-    whole = team.total(limit)
+    whole, least = team.total(limit), -team.largest(-limit)
+    uneven = UNEVEN if team.size > 1 else 1.0
+    rooms = [uneven * (limit if site.holders == 1 else least) * site.holders for site in sites]
     most = np.inf
     for largest in _LARGEST:
         if most <= largest:
             continue  # the same regions again
-        found, own, cut, most = [], 0.0, False, 0.0
-        for site in sites:
-            kinds = site.kinds(largest)
-            plans = _plans(kinds, whole, team.threads)
-            found.append(plans)
-            own += sum(plan.nbytes for plan in plans) / site.holders
-            cut = cut or len(plans) < len(kinds)
-            most = max(most, *(float(np.count_nonzero(kind[0])) for kind in kinds), 0.0)
-        most = team.largest(most)
-        uneven = team.size > 1 and own > _UNEVEN * limit
-        if team.largest(float(cut or uneven)) == 0 and team.total(own) <= whole:
+        kinds = [site.kinds(largest) for site in sites]
+        found = [_plans(some, room, team.threads) for some, room in zip(kinds, rooms, strict=True)]
+        cut = any(len(plans) < len(some) for plans, some in zip(found, kinds, strict=True))
+        own = sum(plan.nbytes / s.holders for plans, s in zip(found, sites, strict=True) for plan in plans)
+        if not team.largest(float(cut or own > uneven * limit)) and team.total(own) <= whole:
             return found
-    each = whole / max(team.total(sum(site.count for site in sites)), 1)
-    shares = [min(each * site.count, limit) * site.holders for site in sites]
-    return [
-        _plans(site.kinds(_LARGEST[-1]), share, team.threads)
-        for site, share in zip(sites, shares, strict=True)
-    ]
+        sizes = (float(np.count_nonzero(kind[0])) for some in kinds for kind in some)
+        most = team.largest(max(sizes, default=0.0))
+    # Every node has the same share, by numbers that all ranks agree on.
+    count = sum(site.count for site in sites)
+    most_of_a_node = -team.largest(-uneven * limit / count if count else -np.inf)
+    each = min(whole / max(team.total(count), 1), most_of_a_node)
+    return [_plans(s.kinds(_LARGEST[-1]), each * s.count * s.holders, team.threads) for s in sites]
 
 
 def _plans(kinds: Sequence[tuple[Any, ...]], limit: float, threads: int) -> list[Plan]:

@@ -38,9 +38,8 @@ def slow_nodes(
     A piece that swings strains only where it hangs, but has to be free as a whole for its region to swing:
     blocks count by their energy and by how far they move.
 
-    ``room`` are four float32 fields of the finest grid to work in.
-
-    Both are averaged over blocks with the same surroundings, so that like places are judged alike.
+    Energies and motions are averaged over blocks with the same surroundings, so that like places are judged
+    alike. All ranks call this at once, and judge by the blocks of all.
 
     Parameters
     ----------
@@ -50,7 +49,8 @@ def slow_nodes(
     precondition : callable
         One cycle: from a residual to a correction, in place.
     team : Team
-    room : sequence of four fields
+    room : sequence of four float32 fields
+        Of the finest grid, to work in.
     """
     finest = levels[0]
     if len(levels) < 4:

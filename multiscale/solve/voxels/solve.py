@@ -27,12 +27,13 @@ from multiscale.solve.voxels.team import Team
 _WINDOW, _HOPED, _MAKING = 6, 0.7, 20
 #: Slow modes come to the fore as the others go: so many times the iterations are left that the rate says.
 _WORSENS = 2.0
-#: Share of the wanted residual from which a solve may be at its end. Since the last replacement the float32
-#: residual has come off the true one by some 1e-7 of what it was then, 5e-5 of itself.
-_EARLY = 0.97
-#: Residual from which it is replaced for the first time, when most of the displacement is found: to round it
-#: at every step adds 0.02 of the load on 10 million unknowns. What is left to find is small.
+#: Residual at which it is replaced for the first time. Until then every step rounds most of the displacement,
+#: which takes the float32 residual off the true one by up to 0.02 of the load (10 million unknowns); what is
+#: left to find afterwards is small.
 _FIRST = 0.2
+#: Share of the wanted residual from which a solve may be at its end. After the first replacement the float32
+#: residual comes off the true one by 1e-6 of the load in ten steps.
+_EARLY = 0.97
 #: Planes of nodes whose float64 residual is evaluated at once.
 _SLAB = 8
 
@@ -92,7 +93,8 @@ def solve(
     coefficients = kernels.walsh_coefficients(tensor, np.float64)
     # The displacement is x + scale dx; scale keeps the fields away from float32's limits.
     x, dx, r = (np.zeros(shape, np.float32) for _ in range(3))
-    scale = float(np.abs(prescribed[1]).max(initial=0.0)) or 1.0
+    largest = max(float(np.abs(values).max(initial=0.0)) for _, values in (load, prescribed))
+    scale = team.largest(largest) or 1.0  # of what any rank holds
     x.reshape(-1)[prescribed[0]] = prescribed[1]
     dx.reshape(-1)[prescribed[0]] = (prescribed[1] - x.reshape(-1)[prescribed[0]]) / scale
 
@@ -119,6 +121,7 @@ def solve(
     team.run(lambda i, j: np.multiply(r[i:j], scale / norm, out=r[i:j]), len(r))
     scale, size = norm, 1.0
     p, ap, z = (np.zeros(shape, np.float32) for _ in range(3))
+    # As if the residual had begun where _FIRST is the fall after which it is replaced.
     pap, rule, fresh = 1.0, Replacement(rtol, np.float64(_FIRST / REPLACE), _EARLY), True
     history: list[float] = []
     cycles = 0
@@ -167,7 +170,7 @@ def solve(
             if ended:
                 break
             settle()
-            history.clear()  # the first steps after a replacement say nothing about the rate
+            history.clear()  # a rate is that of one stretch: the true residual is not the one followed before
             fresh = slow or bool(worn)
             if fresh:
                 p[:] = 0

@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from micro.cell import tensor
@@ -16,7 +17,7 @@ from micro.voxels.corners import CORNERS
 from micro.voxels.hexahedron import element_matrices
 from multiscale.solve.elasticity import Elasticity, SolverOptions
 from multiscale.solve.multigrid import choose_levels
-from multiscale.solve.petsc import PETSc
+from multiscale.solve.petsc import PETSc, free_dropped
 from multiscale.solve.products import by_rows, internal_forces
 
 TIGHT = SolverOptions(rtol=1e-12)
@@ -327,6 +328,21 @@ def test_what_petsc_multiplies_by_goes_with_its_operator():
     gc.collect()
     PETSc.garbage_cleanup()
     assert products() is None
+
+
+def test_dropped_operators_leave_no_memory():
+    """What PETSc drops while it frees what was dropped before is lost: 5 MB of 130,000 elements."""
+    shape = (40, 40, 80)
+    fixed = np.zeros((41, 41, 81, 3), dtype=bool)
+    fixed[:, :, 0] = True
+    process, sizes = psutil.Process(), []
+    for _ in range(6):
+        solver = Elasticity(shape, fixed)
+        solver.assemble(np.tile(np.array([1.0, 0.3, 0.35]), (*shape, 1)))
+        del solver
+        free_dropped()
+        sizes.append(process.memory_info().rss)
+    assert sizes[-1] - sizes[1] < 8e6  # 20 if the vectors and grids stay
 
 
 def test_levels_follow_the_grid():

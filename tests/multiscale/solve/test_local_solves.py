@@ -9,9 +9,9 @@ import pytest
 from micro.cell.tensor import SOLID
 from micro.runtime.memory import trim
 from multiscale.solve.voxels import regions
-from multiscale.solve.voxels.local_solves import LocalSolves
+from multiscale.solve.voxels.local_solves import LocalSolves, balanced
 from multiscale.solve.voxels.multigrid import Multigrid, coarse_masks
-from multiscale.solve.voxels.regions import Site
+from multiscale.solve.voxels.regions import Site, planned
 from multiscale.solve.voxels.solve import solve
 from multiscale.solve.voxels.team import Team
 
@@ -39,7 +39,7 @@ def marked(level, *boxes):
 def solves_of(hierarchy, nodes, team, limit=np.inf):
     finest = hierarchy.levels[0]
     site = Site(nodes, finest.index, finest.fixed)
-    return LocalSolves(site, hierarchy.stiffness, hierarchy.moduli, team, limit)
+    return LocalSolves.of(site, hierarchy.stiffness, hierarchy.moduli, team, limit)
 
 
 def noise(level, seed):
@@ -61,9 +61,7 @@ def test_nothing_is_left_in_the_regions(hierarchy, monkeypatch, largest):
     r, found = noise(finest, 1), []
     for threads in (1, 2):
         team = Team(threads)
-        local = LocalSolves(
-            Site(nodes, finest.index, finest.fixed), hierarchy.stiffness, hierarchy.moduli, team
-        )
+        local = solves_of(hierarchy, nodes, team)
         z = noise(finest, 2)
         local.finish(r, z)
         found.append(z)
@@ -122,6 +120,20 @@ def test_factors_keep_to_their_memory(hierarchy, monkeypatch):
     none = solves_of(*args, 0.0)
     assert none.unknowns == none.nbytes == 0
     none.finish(r, z)
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(0.0, 0.0), (0.0, 1e5), (3e4, 1e4)])
+def test_two_ranks_share_all_regions(hierarchy, mine, theirs):
+    """Each is taken by one of them, whoever looks; what both have is as near as one region allows."""
+    finest = hierarchy.levels[0]
+    nodes = marked(finest, *BOXES)
+    ((*plans,),) = planned([Site(nodes, finest.index, finest.fixed)], np.inf, Team(1))
+    plans += plans[:2]  # equal ones
+    here = balanced(plans, mine, theirs, first=True)
+    there = balanced(plans, theirs, mine, first=False)
+    assert sorted(map(id, here + there)) == sorted(map(id, plans))
+    sizes = [mine + sum(p.nbytes for p in here), theirs + sum(p.nbytes for p in there)]
+    assert abs(sizes[0] - sizes[1]) <= max(abs(mine - theirs), max(p.nbytes for p in plans))
 
 
 def test_making_factors_leaves_little_but_the_factors():

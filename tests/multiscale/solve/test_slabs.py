@@ -32,7 +32,11 @@ for x, y, z in np.ndindex(2, 2, 2):  # plates lie across the cuts, at 16 and 32
     frame[16 * x + 15, 16 * y + 6, 16 * z + 3] = 1
     slow[16 * x + 13 : 16 * x + 24, 16 * y + 6 : 16 * y + 16, 16 * z + 2 : 16 * z + 7] = True
 out = []
-for voxels, exact in ((solid, False), (frame, False), (frame, True), (frame, None)):
+other = np.zeros(np.array(solid.shape) + 1, dtype=bool)
+for x in (4, 13, 21, 30):  # slabs are of 8, 16 and 16 layers
+    other[x : x + 7, 4:11, 3:10] = other[x : x + 6, 14:22, 6:15] = True
+CASES = (solid, False), (frame, False), (frame, True), (frame, None), (solid, "some"), (solid, "moved")
+for voxels, exact in CASES:
     labels = cc3d.connected_components(voxels, connectivity=6)
     voxels = (labels == np.bincount(labels[labels > 0]).argmax()).astype(np.uint8)
     if voxels.shape == solid.shape:
@@ -40,6 +44,8 @@ for voxels, exact in ((solid, False), (frame, False), (frame, True), (frame, Non
     cells = np.array(voxels.shape) // V
     held = np.zeros((*(cells + 1), 3), dtype=bool)
     held[:, 0] = True
+    if exact == "moved":
+        held[-1] = True
     team = make_team(1, int(cells[0]), V)
     own = team.layers(len(voxels))
     fixed = coarse_masks(held[own.start // V : own.stop // V + 1], V)
@@ -48,22 +54,26 @@ for voxels, exact in ((solid, False), (frame, False), (frame, True), (frame, Non
     multigrid = Multigrid(voxels[own], SOLID, fixed, team, (0.0, 1.0, 0.3))
     multigrid.searched = exact is not None
     finest = multigrid.levels[0]
-    if exact:
+    if exact in (True, "some"):
         active = finest.inverse[:, :, 0] > 0
-        nodes = slow[team.span(0)] & active
+        nodes = (slow if exact is True else other)[team.span(0)] & active
+        limit = np.inf if exact is True else 100.0 * finest.index.size  # which is not enough for all
         site, material = Site(nodes, finest.index, finest.fixed), (multigrid.stiffness, multigrid.moduli)
         if team.size > 1:
-            multigrid.local = SlabSolves(site, active, *material, team)
+            multigrid.local = SlabSolves(site, active, *material, team, limit)
         else:
-            multigrid.local = LocalSolves(site, *material, team)
+            multigrid.local = LocalSolves.of(site, *material, team, limit)
+        assert multigrid.local.nbytes <= 1.5 * limit
     plane = (voxels.shape[1] + 1) * 3 * (voxels.shape[2] + 1)
     where = np.arange((len(voxels) + 1) * plane)
     force = 1e-3 * rng.standard_normal(len(where))
     force *= np.repeat((touching(voxels, team.alone) > 0)[:, :, None], 3, axis=2).reshape(-1)
     low = team.first * plane
     mine = slice(low, low + finest.nodes[0] * plane)
-    load, none = (where[mine] - low, force[mine]), (np.zeros(0, np.int64), np.zeros(0))
-    solution = solve(multigrid, SOLID, load, none, team, rtol=1e-7)
+    load, moved = (where[mine] - low, force[mine]), (np.zeros(0, np.int64), np.zeros(0))
+    if exact == "moved" and team.rank == team.size - 1:  # the others hold nothing that is
+        moved = np.arange(finest.nodes[0] * plane)[-plane:], np.full(plane, 0.01)
+    solution = solve(multigrid, SOLID, load, moved, team, rtol=1e-7)
     once = slice(0, team.owned(finest.nodes[0]) * plane)
     work = team.total(float(load[1][once] @ solution.u.reshape(-1)[once]))
     found = 0 if multigrid.local is None else team.total(int(multigrid.local.unknowns))
@@ -96,16 +106,19 @@ def found(run_ranks, root):
 def test_three_ranks_find_the_same_as_one(found):
     """The middle one has neighbours on both sides; slabs are of 2 cells, some of 1.
 
-    Last the frame again, with its plates, which lie across the cuts, solved exactly: as given, and as found.
+    Then the frame again, with its plates, which lie across the cuts, solved exactly: as given, as found, and
+    as many as little memory allows. Last the solid, moved at its far end.
     """
     one, three = found(1), found(3)
     assert one[2][2] < 0.3 * one[1][2]
     assert one[3][2] < 0.8 * one[1][2]  # too many to be found all of them: 139 and 195
-    assert one[3][4] > 0
-    for (work, residual, iterations, radius, exact), mine in zip(one, three, strict=True):
+    assert one[2][4] > one[3][4] > 0
+    assert 0 < three[4][4] < one[4][4]  # as much as each slab's part of the memory allows, unequal as they are
+    for case, ((work, residual, iterations, radius, exact), mine) in enumerate(zip(one, three, strict=True)):
         assert residual <= 1e-7 >= mine[1]
         # Plates that swing nearly freely magnify residuals of 1e-7; 3e-9 seen.
         assert mine[0] == pytest.approx(work, rel=1e-7)
         assert mine[3] == pytest.approx(radius, rel=1e-6)
-        assert mine[2] <= 1.1 * iterations + 2  # the coarsest grids are other ones
-        assert mine[4] == pytest.approx(exact, rel=0.02)
+        if case != 4:  # which of them are taken then is not the same
+            assert mine[2] <= 1.1 * iterations + 2  # the coarsest grids are other ones
+            assert mine[4] == pytest.approx(exact, rel=0.02)

@@ -8,6 +8,8 @@ import torch
 from scipy import linalg
 
 from micro.cell.tensor import SOLID
+from micro.voxels.corners import CORNERS
+from micro.voxels.galerkin import interpolation
 from micro.voxels.hexahedron import unit_stiffness
 from micro.voxels.torch_operator import Grid, apply_stiffness, pad_moduli
 from multiscale.solve.voxels import kernels, multigrid
@@ -48,6 +50,28 @@ def test_voxel_product_equals_the_general_one(solid):
         kernels.voxel_product(u, solid, factors, c, np.float32(1), out, first, last)
     # Float32, sums of some 200 terms.
     assert np.abs(out.transpose(2, 0, 1, 3) - exact).max() < 3e-6 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("kinds", [3, 400])
+def test_like_elements_share_a_coarse_matrix(kinds, monkeypatch):
+    """400 kinds of children: their codes outgrow an integer, and are numbered anew on the way."""
+    rng = np.random.default_rng(3)
+    index = rng.integers(0, kinds, (8, 6, 10)).astype(np.int32)
+    index[4:] = index[:4]
+    table = rng.standard_normal((kinds, 24, 24))
+    table[0] = 0
+    coarse, matrices = multigrid.halve(index, table)
+    monkeypatch.setattr(multigrid, "_CHUNK", 7)
+    for found, again in zip((coarse, matrices), multigrid.halve(index, table, threads=2), strict=True):
+        assert np.array_equal(found, again)
+    children = np.stack([index[dx::2, dy::2, dz::2] for dx, dy, dz in CORNERS], axis=-1)
+    different = np.unique(children.reshape(-1, 8), axis=0)
+    assert len(matrices) == len(different) + different[0].any()  # and the void, if it does not occur
+    for at in np.ndindex(coarse.shape):
+        parts = zip(CORNERS, children[at], strict=True)
+        whole = sum(interpolation(c).T @ table[k] @ interpolation(c) for c, k in parts)
+        np.testing.assert_allclose(matrices[coarse[at]], whole, rtol=1e-12, atol=1e-12)
+    assert np.array_equal(coarse[:2], coarse[2:])
 
 
 def test_coarse_operators_are_galerkin(hierarchy):
