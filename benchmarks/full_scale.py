@@ -98,7 +98,7 @@ def decompose(run: RunDirectory, given: argparse.Namespace) -> None:
     for voxels in given.voxels:
         if not any(row.get("voxels_per_cell") == voxels for row in rows):
             found = measure(
-                case, problem, lattice, None, voxels_per_cell=voxels, reporter=reporter, kept=kept, rtol=1e-4
+                case, problem, lattice, None, voxels_per_cell=voxels, reporter=reporter, kept=kept
             )
             keep({"model": "voxels", **found.metrics})
     for row in rows:

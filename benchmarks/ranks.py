@@ -104,9 +104,10 @@ def full_scale(run_voxels: str) -> dict[str, Any]:
     reduction = Reduction(run.problem)
     lattice = coarse_lattice(run.lattice, edge).lattice
     team = make_team(1, reduction.shape[0], edge)
-    before = provenance.peak_bytes()
-    found = solve_full_scale(run.case, run.problem, reduction, lattice, team, rtol=1e-4)
+    before, rtol = provenance.peak_bytes(), 1e-4
+    found = solve_full_scale(run.case, run.problem, reduction, lattice, team, rtol=rtol)
     return {
+        "rtol": rtol,
         "voxels": int(np.prod(reduction.shape)) * edge**3,
         "seconds": found.setup_seconds + found.solve_seconds,
         "iterations": found.iterations,

@@ -113,7 +113,9 @@ def test_three_ranks_find_the_same_as_one(found):
     assert one[2][2] < 0.3 * one[1][2]
     assert one[3][2] < 0.8 * one[1][2]  # too many to be found all of them: 139 and 195
     assert one[2][4] > one[3][4] > 0
-    assert 0 < three[4][4] < one[4][4]  # as much as each slab's part of the memory allows, unequal as they are
+    assert (
+        0 < three[4][4] < one[4][4]
+    )  # as much as each slab's part of the memory allows, unequal as they are
     for case, ((work, residual, iterations, radius, exact), mine) in enumerate(zip(one, three, strict=True)):
         assert residual <= 1e-7 >= mine[1]
         # Plates that swing nearly freely magnify residuals of 1e-7; 3e-9 seen.
