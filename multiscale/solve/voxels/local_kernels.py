@@ -57,7 +57,17 @@ def residual(r, z, origin, dofs, bases, places, moduli, corners, stiffness, subt
 
 @njit(nogil=True, cache=True)
 def add(x, z, origin, dofs):
-    """Add the values ``x`` (n,) of a region to the flat field ``z``, where they stand on this rank."""
+    """Add a region's values to a field, where they stand on this rank.
+
+    Parameters
+    ----------
+    x : float64 array (n,)
+    z : float32 array
+        A flat field.
+    origin : int
+    dofs : int array (n,)
+        As for :func:`residual`.
+    """
     for p in range(len(dofs)):
         if dofs[p] != ABSENT:
             z[origin + dofs[p]] += x[p]

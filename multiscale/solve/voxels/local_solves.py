@@ -416,7 +416,17 @@ def _across(nodes: Bools, plane: int) -> Bools:
 
 
 def balanced(plans: list[Plan], mine: float, theirs: float, *, first: bool) -> list[Plan]:
-    """Those that one of two ranks takes, who have so many bytes; the largest first, to whoever has least."""
+    """Those regions that one of two ranks takes; the largest first, to whoever has least.
+
+    Parameters
+    ----------
+    plans : list of Plan
+        The same on both ranks.
+    mine, theirs : float
+        Bytes that this and the other rank have already.
+    first : bool
+        Whether this one takes a region when both have the same; the other has to say the opposite.
+    """
     kept = []
     for plan in sorted(plans, key=lambda plan: -plan.nbytes):
         if mine < theirs or (mine == theirs and first):

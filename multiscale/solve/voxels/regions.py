@@ -56,7 +56,19 @@ class Job:
 
     @classmethod
     def of(cls, mask: Bools, around: Bytes, bound: Bools, origins: list[int]) -> Job:
-        """The nodes ``mask``, the materials ``around`` them, and which components are ``bound``."""
+        """A region as :meth:`Site.kinds` finds it.
+
+        Parameters
+        ----------
+        mask : bool (x, y, z)
+            The nodes.
+        around : uint8 (x + 1, y + 1, z + 1)
+            Materials of the voxels around them, 0 where a voxel has none of the nodes.
+        bound : bool (x, y, z, 3)
+            Held components.
+        origins : list of int
+            The region's places.
+        """
         node = np.full(np.array(mask.shape) + 2, -1, dtype=np.int64)
         node[1:-1, 1:-1, 1:-1][mask] = np.arange(np.count_nonzero(mask))
         points, elements = np.argwhere(mask), np.argwhere(around)
