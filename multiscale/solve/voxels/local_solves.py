@@ -159,8 +159,7 @@ class LocalSolves:
             As for the class.
         limit : float, optional
         """
-        with one_core():
-            (plans,) = planned([site], limit, team)
+        (plans,) = planned([site], limit, team)
         return cls(
             site, plans, make_factors(plans, stiffness, moduli, team.threads, limit), stiffness, moduli, team
         )
@@ -216,8 +215,7 @@ class SlabSolves:
     Parameters
     ----------
     site : Site
-        This slab's voxels, and which nodes are to be solved exactly; those near regions across a cut are
-        taken out in place.
+        This slab's voxels, and which nodes are to be solved exactly; those near regions across a cut are not.
     active : bool (X, Y, Z)
         Nodes that touch solid.
     stiffness : float64 (24, 24)
@@ -239,8 +237,7 @@ class SlabSolves:
     ):
         self.team = team
         site, cuts = _cuts(site, active, team)
-        with one_core():
-            plans, *shared = planned([site, *cuts.values()], limit, team)
+        plans, *shared = planned([site, *cuts.values()], limit, team)
         # Both ranks of a cut know what each has without it, and share its regions out in the same way.
         weights = [sum(plan.nbytes for plan in some) / 2 for some in shared]
         known = [np.array([sum(plan.nbytes for plan in plans) + sum(weights)])] * 2

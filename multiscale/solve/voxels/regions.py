@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micro.runtime.arrays import Bools, Bytes, Ints
-from micro.runtime.threads import run
+from micro.runtime.threads import one_core, run
 from micro.voxels.corners import CORNERS, nodes_of
 from multiscale.solve.voxels.cholesky import Elimination, Graph, graph_of, minimum_degree
 from multiscale.solve.voxels.cholesky_kernels import dissected
@@ -219,17 +219,17 @@ def _plans(kinds: Sequence[tuple[Any, ...]], limit: float, threads: int) -> list
     """Of as many kinds as the limit allows."""
     plans: list[Plan] = []
     taken = 0
-    for start in range(0, len(kinds), _AT_ONCE):
-        jobs = run([partial(Job.of, *kind) for kind in kinds[start : start + _AT_ONCE]], threads)
-        graphs = run([job.graph for job in jobs], threads)
-        orders = [minimum_degree(graph) for graph in graphs]  # PETSc's, which is not for threads
-        all_of = zip(jobs, graphs, orders, strict=True)
-        tasks = [partial(job.plan, graph, order) for job, graph, order in all_of]
-        for plan in run(tasks, threads):
-            taken += plan.nbytes
-            if taken > limit:
-                return plans
-            plans.append(plan)
+    with one_core():
+        for start in range(0, len(kinds), _AT_ONCE):
+            jobs = run([partial(Job.of, *kind) for kind in kinds[start : start + _AT_ONCE]], threads)
+            graphs = run([job.graph for job in jobs], threads)
+            orders = [minimum_degree(graph) for graph in graphs]  # PETSc's, which is not for threads
+            all_of = zip(jobs, graphs, orders, strict=True)
+            for plan in run([partial(job.plan, graph, order) for job, graph, order in all_of], threads):
+                taken += plan.nbytes
+                if taken > limit:
+                    return plans
+                plans.append(plan)
     return plans
 
 
