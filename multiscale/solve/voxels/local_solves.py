@@ -92,8 +92,7 @@ def make_factors(
 
     def made(plan: Plan) -> Factor:
         job = plan.job
-        places = plan.elimination.places(job.corners, job.held)
-        return plan.elimination.factor(places, job.held, moduli[job.materials], shifted)
+        return plan.elimination.factor(plan.places, job.held, moduli[job.materials], shifted)
 
     # The largest are made while little is kept: what is kept and what making takes stay in the limit.
     order = sorted(range(len(plans)), key=lambda k: -plans[k].nbytes)
@@ -139,7 +138,7 @@ class LocalSolves:
             Region(
                 plan.dofs(site.stride),
                 plan.job.bases(site.stride),
-                plan.elimination.places(plan.job.corners, plan.job.held),
+                plan.places,
                 moduli[plan.job.materials],
                 factor,
             )
@@ -320,7 +319,7 @@ def _cuts(site: Site, active: Bools, team: Team) -> tuple[Site, dict[int, Site]]
     neither are those on a cut.
     """
     nodes, layers, ends = site.nodes.copy(), len(site.solid), team.ends(len(site.nodes))
-    depth = int(-team.largest(-layers)) // 2 - 1  # on each side of every cut
+    depth = int(team.smallest(layers)) // 2 - 1  # on each side of every cut
     found: dict[int, Site] = {}
     if depth > 0:
         marks, held = nodes.astype(np.uint8), np.zeros(site.shape, dtype=np.uint8)
@@ -399,7 +398,7 @@ def _share(plan: Plan, first: int, layers: int, stride: Ints, moduli: Floats) ->
         np.where(here, dofs, local_kernels.ABSENT),
         np.where(counted, dofs, local_kernels.ABSENT),
         job.bases(stride)[element],
-        plan.elimination.places(job.corners, job.held)[element],
+        plan.places[element],
         moduli[job.materials[element]],
     )
 

@@ -106,6 +106,11 @@ class Plan:
         """In all of its places."""
         return int(np.count_nonzero(~self.job.held)) * len(self.job.origins)
 
+    @cached_property
+    def places(self) -> NDArray[np.int32]:
+        """Where the factor has each voxel's degrees of freedom (:meth:`.Elimination.places`)."""
+        return self.elimination.places(self.job.corners, self.job.held)
+
     def dofs(self, stride: Ints) -> Ints:
         """Offsets, in the factor's order, of the unknowns from the region's place in a flat field."""
         offsets = np.empty((len(self.job.points), 3), dtype=np.int64)
@@ -193,7 +198,7 @@ def planned(sites: Sequence[Site], limit: float, team: Team) -> list[list[Plan]]
     team : Team
         All ranks call this at once.
     """
-    whole, least = team.total(limit), -team.largest(-limit)
+    whole, least = team.total(limit), team.smallest(limit)
     uneven = UNEVEN if team.size > 1 else 1.0
     rooms = [uneven * (limit if site.holders == 1 else least) * site.holders for site in sites]
     most = np.inf
@@ -210,7 +215,7 @@ def planned(sites: Sequence[Site], limit: float, team: Team) -> list[list[Plan]]
         most = team.largest(max(sizes, default=0.0))
     # Every node has the same share, by numbers that all ranks agree on.
     count = sum(site.count for site in sites)
-    most_of_a_node = -team.largest(-uneven * limit / count if count else -np.inf)
+    most_of_a_node = team.smallest(uneven * limit / count if count else np.inf)
     each = min(whole / max(team.total(count), 1), most_of_a_node)
     return [_plans(s.kinds(_LARGEST[-1]), each * s.count * s.holders, team.threads) for s in sites]
 

@@ -99,6 +99,10 @@ class Team:
         """The largest over the ranks."""
         return value
 
+    def smallest(self, value: float) -> float:
+        """The smallest over the ranks."""
+        return -self.largest(-value)
+
     def gathered(self, rows: NDArray[Any]) -> NDArray[Any]:
         """The rows of all ranks, one after the other."""
         return rows
