@@ -69,15 +69,7 @@ def diversity(samples: Samples) -> NDArray[np.float64]:
 
 def random_targets(count: int, seed: int = 0, inside: tuple[float, float] = (0.0, np.inf)) -> Floats:
     """Tensors (count, 3) with phi in a range, uniform in the box of the paper's ranges."""
-    rng, gamut = np.random.default_rng(seed), load_gamut()
-    low, high = tensor.PAPER_RANGE.T
-    found: list[Floats] = []
-    while sum(map(len, found)) < count:
-        drawn = low + rng.random((4096, 3)) * (high - low)
-        drawn = drawn[(tensor.to_moduli(drawn) > 1e-3).all(axis=1)]
-        phi = gamut.phi(drawn)
-        found.append(drawn[(phi >= inside[0]) & (phi < inside[1])])
-    return np.concatenate(found)[:count]
+    return load_gamut().draw(count, np.random.default_rng(seed), inside)
 
 
 def similarity_to(octants: NDArray[np.bool_], known: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:

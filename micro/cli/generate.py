@@ -259,9 +259,12 @@ def active(
     trials: Annotated[
         int, typer.Option(help="Homogenisations of a cell: with more than 1 it is moved on to its target.")
     ] = 1,
-    around: Annotated[
-        bool, typer.Option("--around", help="Aim around the data's tensors, not at the holes between them.")
-    ] = False,
+    aim: Annotated[
+        str,
+        typer.Option(
+            help="Targets: in the data's **holes**, near **known** tensors, all over the **gamut**."
+        ),
+    ] = "holes",
     open: Annotated[bool, typer.Option("--open", help="Cells that enclose no void in a lattice.")] = False,
     work: Annotated[
         Path | None, typer.Option(help="Work directory of the data set.", show_default="the cache")
@@ -270,8 +273,8 @@ def active(
 ) -> None:
     """Generate cells for the holes of the data, homogenise them, and keep them as a source of the data set.
 
-    Then `micro dataset build` takes them in, and `micro train` learns from them. Those made around known
-    tensors teach the surrogate where its own errors lead: `micro train --data SET --data ROUND`.
+    Then `micro dataset build` takes those for holes in, and `micro train` learns from them. The others teach
+    the surrogate where its own errors lead: `micro train --data SET --data ROUND`.
     """
     from micro.cell.cellset import CellSet
     from micro.data.packaged import load_dataset
@@ -280,7 +283,7 @@ def active(
     from micro.training.active import active_round
 
     require_positive({"--round": number, "--count": count, "--trials": trials})
-    folder = "around" if around else "active"
+    folder = "active" if aim == "holes" else "around"
     path = (dataset_directory() if work is None else work) / folder / f"round{number:03d}.zarr.zip"
     if path.exists():
         print(f"{path} is there already")
@@ -293,7 +296,7 @@ def active(
             count,
             seed=number,
             trials=trials,
-            holes=not around,
+            aim=aim,
             open=open,
             progress=progress,
         )

@@ -39,6 +39,9 @@ from micro.runtime.files import PathLike
 
 FORMAT = "cubic-gamut"
 VERSION = 1
+_SOFTEST = 1e-3
+"""Moduli, in units of E_s, of the softest tensors that are drawn."""
+
 _JACOBIAN: Floats = tensor.moduli_jacobian() / SCALE[:, None]
 
 
@@ -130,6 +133,25 @@ class Gamut:
     def phi(self, C: ArrayLike) -> Floats:
         """Signed distance to the gamut's boundary in scaled moduli, positive inside; (..., 3) to (...)."""
         return self.spline.value(scaled_moduli(C))
+
+    def draw(self, count: int, rng: np.random.Generator, phi: tuple[float, float] = (0.0, np.inf)) -> Floats:
+        """Random tensors (count, 3) with phi in a range, uniform in the box of Eq. 4's ranges.
+
+        Parameters
+        ----------
+        count : int
+        rng : Generator
+        phi : pair of float
+            From the first to below the second; the default is all that is feasible.
+        """
+        low, high = tensor.PAPER_RANGE.T
+        found: list[Floats] = []
+        while sum(map(len, found)) < count:
+            drawn = low + rng.random((4096, 3)) * (high - low)
+            drawn = drawn[(tensor.to_moduli(drawn) > _SOFTEST).all(axis=1)]
+            there = self.phi(drawn)
+            found.append(drawn[(there >= phi[0]) & (there < phi[1])])
+        return np.concatenate(found)[:count]
 
     def gradient(self, C: ArrayLike) -> Floats:
         """dphi/dC; (..., 3) to (..., 3), per unit of E_s."""

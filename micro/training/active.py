@@ -4,9 +4,9 @@ One round: aim at tensors in the holes and beyond the rim of the coverage, gener
 disconnected or dusty, homogenise. The cells become a source of the data set (:mod:`micro.dataset.build`),
 which thins what is dense; the next generator is trained on it.
 
-Or aim where the data are: steering ends where the surrogate is right by its own account, and there it errs
-more than on the data's cells. The generator's own cells for tensors of the data show it that; they are a set
-for training alone.
+Or aim where the data are, or all over the gamut: steering ends where the surrogate is right by its own
+account, and there it errs more than on the data's cells. The generator's own cells for such tensors show it
+that; they are a set for training alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from micro.cell import tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import pack
+from micro.data.packaged import load_gamut
 from micro.dataset.dataset import with_provenance
 from micro.generator.generator import Generator
 from micro.generator.samples import Samples
@@ -26,8 +27,12 @@ from micro.homogenize.octants import homogenize_octants
 from micro.library.build import goals
 from micro.library.labelling import COARSE_RTOL, SMALLEST_MODULUS, is_stiff, presentable
 from micro.runtime.arrays import Bools, Floats
+from micro.runtime.errors import InputError
 from micro.runtime.executor import executor
 from micro.runtime.progress import Progress, unheard
+
+AIMS = ("holes", "known", "gamut")
+"""Where a round's targets may lie: where no cell is known, around known tensors, all over the gamut."""
 
 _CHUNK = 50
 """Targets of one job."""
@@ -77,7 +82,7 @@ def active_round(
     seed: int,
     draws: int = 4,
     trials: int = 1,
-    holes: bool = True,
+    aim: str = "holes",
     open: bool = False,
     progress: Progress = unheard,
 ) -> CellSet:
@@ -97,15 +102,26 @@ def active_round(
     trials : int
         Homogenisations of a cell at most: 1 takes it as it is generated, more move it on toward its target
         (:mod:`micro.generator.refinement`), further out where targets lie beyond the rim.
-    holes : bool
-        Whether to aim at what is not known, or around the known tensors.
+    aim : "holes", "known" or "gamut"
+        Where targets lie; those of "gamut" are random ones with phi >= 0 of the packaged gamut.
     open : bool
         Whether cells are to enclose no void in a lattice of their own kind.
     progress : Progress
         Told how many targets are done.
+
+    Raises
+    ------
+    InputError
+        If the aim is none of these, or the base materials differ.
     """
+    if aim not in AIMS:
+        raise InputError(f"is one of {', '.join(AIMS)}", key="aim", value=aim)
     known.require_poisson(generator.model.poisson)
-    targets = (aims if holes else around)(known.C, count, np.random.default_rng([seed, count]))
+    rng = np.random.default_rng([seed, count])
+    if aim == "gamut":
+        targets = load_gamut().draw(count, rng)
+    else:
+        targets = {"holes": aims, "known": around}[aim](known.C, count, rng)
     parts = [(np.empty((0, *(known.n,) * 3), dtype=bool), np.empty((0, 3)))]
     jobs = [
         (generator, targets[start : start + _CHUNK], seed * 10**6 + start, draws, known.n, trials, open)
@@ -119,7 +135,7 @@ def active_round(
     _, first = np.unique(pack(octants), axis=0, return_index=True)
     rows = np.sort(first)
     cells = CellSet.from_octants(octants[rows], C[rows], family="generated", poisson=known.poisson)
-    if holes:
+    if aim == "holes":
         return replace(cells, attrs={"seed": seed})
     training = np.zeros(len(rows), dtype=np.int64)
     return with_provenance(cells, ["generated"] * len(rows), training, {"seed": seed})

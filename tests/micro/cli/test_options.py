@@ -157,10 +157,12 @@ def test_train_and_active(tmp_path, cells, weights):
     said = run(*line, "--device", "cpu", "--trials", "2", "--work", tmp_path)
     made = CellSet.load(tmp_path / "active" / "round001.zarr.zip")
     assert said.startswith(f"{len(made)} cells")
-    said = run(*line, "--around", "--open", "--work", tmp_path)
+    said = run(*line, "--aim", "known", "--open", "--work", tmp_path)
     made = CellSet.load(tmp_path / "around" / "round001.zarr.zip")
     assert said.startswith(f"{len(made)} cells")
     assert masks(made)["train"].all()
+    with pytest.raises(InputError, match="holes, known, gamut"):
+        run(*line, "--aim", "elsewhere", "--work", tmp_path / "elsewhere")
 
 
 def test_homogenize_shares_octants_out(tmp_path, trained):

@@ -6,6 +6,7 @@ import numpy as np
 from small_model import SMALL
 
 from micro.cell import octant as cell, tensor
+from micro.data.packaged import load_gamut
 from micro.dataset.dataset import masks
 from micro.homogenize.octants import homogenize_octants
 from micro.shape.channels import is_open
@@ -47,12 +48,27 @@ def test_a_round_around_known_tensors_is_for_training_alone(small_generator, tra
     assert tensor.is_definite(targets).all()
     nearest = [tensor.relative_error(data.C, t).min() for t in targets]
     assert max(nearest) < 0.25  # a few standard deviations
-    cells = active_round(small_generator, data, 12, seed=3, holes=False, open=True)
+    cells = active_round(small_generator, data, 12, seed=3, aim="known", open=True)
     assert all(is_open(octant) for octant in cells.octants())
     assert masks(cells)["train"].all()
     settings = replace(SMALL, samples=SMALL.batch, surrogate_samples=SMALL.batch)
     more = train([data, cells], tmp_path, settings, start=model, report=lambda line: None)
     assert more.card["cells"] == model.card["cells"] + len(cells)
+
+
+def test_a_round_all_over_the_gamut_aims_at_feasible_tensors(small_generator, trained):
+    """And its cells, made where the surrogate may be wrong, are for training alone."""
+    gamut = load_gamut()
+    targets = gamut.draw(12, np.random.default_rng([3, 12]))
+    assert (gamut.phi(targets) >= 0).all()
+    just_outside = gamut.draw(12, np.random.default_rng(3), phi=(-0.03, -0.005))
+    assert ((gamut.phi(just_outside) >= -0.03) & (gamut.phi(just_outside) < -0.005)).all()
+    data = trained[2]
+    cells = active_round(small_generator, data, 12, seed=3, aim="gamut")
+    made = small_generator.sample(targets, 1, seed=3 * 10**6 + np.arange(12), draws=4, resolution=data.n)
+    known = {octant.tobytes() for octant in made.octants()}
+    assert len(cells) and all(octant.tobytes() in known for octant in cells.octants())
+    assert masks(cells)["train"].all()
 
 
 def test_a_round_in_which_no_cell_survives_gives_none(small_generator, trained, monkeypatch):
