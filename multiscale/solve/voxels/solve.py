@@ -3,6 +3,10 @@
 The recursive float32 residual is replaced by the true float64 one now and then, keeping the search direction
 (:mod:`micro.voxels.replacement`), so the accuracy is that of float64 and the memory that of float32: the
 solution is kept as a float32 field and what it lacks, another one, to which the steps are added.
+
+A direction is made conjugate to the last one, whose A p is forgotten by then: the cycle works in its memory.
+As the cycle is symmetric, the new z has z . A p = (z_last . r - z . r) / alpha (Polak and Ribiere 1969).
+Where the residual was replaced that is no longer so, and A p is worked out once more.
 """
 
 from __future__ import annotations
@@ -120,9 +124,11 @@ def solve(
     rescale(norm)
     team.run(lambda i, j: np.multiply(r[i:j], scale / norm, out=r[i:j]), len(r))
     scale, size = norm, 1.0
-    p, ap, z = (np.zeros(shape, np.float32) for _ in range(3))
+    p, z = (np.zeros(shape, np.float32) for _ in range(2))
+    ap = finest.vector("step")  # the cycle's own
     # As if the residual had begun where _FIRST is the fall after which it is replaced.
-    pap, rule, fresh = 1.0, Replacement(rtol, np.float64(_FIRST / REPLACE), _EARLY), True
+    pap, gain, rule = 1.0, 1.0, Replacement(rtol, np.float64(_FIRST / REPLACE), _EARLY)
+    fresh, replaced = True, True
     history: list[float] = []
     cycles = 0
 
@@ -137,9 +143,15 @@ def solve(
     settle()
     while cycles < max_iterations:
         cycles += 1
+        before = 0.0 if replaced else team.dot(z, r)
         multigrid.precondition(r, z)
-        # Conjugacy to the last direction is imposed as such, which survives residual replacement.
-        beta = 0.0 if fresh else -team.dot(z, ap) / pap
+        if fresh:
+            beta = 0.0
+        elif replaced:
+            finest.product(p, ap, team)
+            beta = -team.dot(z, ap) / pap
+        else:
+            beta = (team.dot(z, r) - before) / gain
         team.combine(z, 1.0, p, beta)
         finest.product(p, ap, team)
         pap, gain = team.dot(p, ap), team.dot(r, p)
@@ -147,7 +159,7 @@ def solve(
         if sound:  # otherwise no step is taken, and the directions start anew from the true residual
             team.combine(p, gain / pap, dx)
             team.combine(ap, -gain / pap, r)
-            fresh, size = False, float(np.sqrt(team.dot(r, r)))
+            fresh, replaced, size = False, False, float(np.sqrt(team.dot(r, r)))
         history.append(size)
         if progress is not None:
             progress(cycles, size)
@@ -159,19 +171,19 @@ def solve(
             rescale(scale)
             if slow:
                 # The directions end here, so their fields are free to search with.
-                multigrid.solve_slow_regions((p, ap, z, dx))
+                multigrid.solve_slow_regions((p, z, dx, r))
                 cycles += SEARCH_CYCLES
                 dx[:] = 0
             size = true_residual()
             worn, good, ended = rule.take(np.True_, np.float64(size), np.bool_(usable and sound))
             if good:
-                del p, ap, z
+                del p, z
                 return Solution(_sum(x, dx, scale, finest.inverse), size, cycles)
             if ended:
                 break
             settle()
             history.clear()  # a rate is that of one stretch: the true residual is not the one followed before
-            fresh = slow or bool(worn)
+            fresh, replaced = slow or bool(worn), True
             if fresh:
                 p[:] = 0
     raise NotConverged(_failure(cycles, float(rule.best), rtol))

@@ -67,7 +67,8 @@ def test_a_round_all_over_the_gamut_aims_at_feasible_tensors(small_generator, tr
     cells = active_round(small_generator, data, 12, seed=3, aim="gamut")
     made = small_generator.sample(targets, 1, seed=3 * 10**6 + np.arange(12), draws=4, resolution=data.n)
     known = {octant.tobytes() for octant in made.octants()}
-    assert len(cells) and all(octant.tobytes() in known for octant in cells.octants())
+    assert len(cells)
+    assert all(octant.tobytes() in known for octant in cells.octants())
     assert masks(cells)["train"].all()
 
 

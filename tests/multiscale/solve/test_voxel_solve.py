@@ -1,0 +1,80 @@
+"""Conjugate gradients on voxels: their directions, what they find, and the memory they take."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+
+from micro.cell.tensor import SOLID
+from multiscale.solve.voxels.multigrid import Level, Multigrid, coarse_masks
+from multiscale.solve.voxels.solve import solve
+from multiscale.solve.voxels.team import Team
+
+
+def sponge(cells):
+    """Cells of 16 voxels with struts of random width, and the masks of a model held below."""
+    rng = np.random.default_rng(0)
+    cell = rng.random((16, 16, 16)) < 0.5
+    cell[:, 5:9, 5:9] = cell[5:9, :, 5:9] = cell[5:9, 5:9, :] = True
+    held = np.zeros((cells + 1, cells + 1, cells + 1, 3), dtype=bool)
+    held[..., 0, :] = True
+    return np.tile(cell, (cells,) * 3).astype(np.uint8), coarse_masks(held, 16)
+
+
+def pull(cells, rtol):
+    """A solve under a force on the top, and its multigrid."""
+    solid, fixed = sponge(cells)
+    team = Team(1)
+    multigrid = Multigrid(solid, SOLID, fixed, team)
+    multigrid.searched = True  # for slow regions, which have tests of their own
+    finest = multigrid.levels[0]
+    force = np.zeros(finest.nodes, np.float32)
+    force[:, :, 0, -1] = 1e-3 * (finest.inverse[:, :, 0, -1] > 0)
+    where = np.flatnonzero(force)
+    load = where, force.reshape(-1)[where].astype(np.float64)
+    nothing = np.zeros(0, dtype=np.int64), np.zeros(0)
+    del force
+    if tracemalloc.is_tracing():
+        tracemalloc.reset_peak()
+    return solve(multigrid, SOLID, load, nothing, team, rtol=rtol)
+
+
+def test_directions_are_conjugate_wherever_the_residual_is_replaced(monkeypatch):
+    """A p is not kept: its product with the next z is told by residuals, and by itself where one is new."""
+    steps, again = [], 0
+    product = Level.product
+
+    def seen(level, u, out, team, minuend=None):
+        nonlocal again
+        product(level, u, out, team, minuend)
+        if minuend is None:
+            if steps and np.array_equal(steps[-1][0], u):
+                again += 1
+            else:
+                steps.append((u.copy(), out.copy()))
+
+    monkeypatch.setattr(Level, "product", seen)
+    solution = pull(1, 1e-7)
+    assert solution.residual <= 1e-7
+    assert again >= 2  # replaced in between
+    assert len(steps) == solution.iterations
+    energy = [float(np.vdot(p.astype(np.float64), ap)) for p, ap in steps]
+    for k in range(1, len(steps)):
+        across = float(np.vdot(steps[k][0].astype(np.float64), steps[k - 1][1]))
+        # Float32 fields of 15,000 numbers.
+        assert abs(across) < 1e-4 * np.sqrt(energy[k] * energy[k - 1])
+
+
+def test_a_solve_takes_the_memory_that_is_announced():
+    """98 bytes a voxel are the fields by count (multiscale/data/cost.json), factors of slow regions apart."""
+    tracemalloc.start()
+    try:
+        pull(6, 1e-3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    nodes = (6 * 16 + 1) ** 3
+    # The coarsest grid's factor, 8 MB, and planes in float64 while a residual is evaluated, 10 MB; another
+    # field of three float32 numbers a node would be 11 MB.
+    assert 7 * 12 * nodes < peak < 98 * nodes + 22e6
