@@ -124,3 +124,37 @@ def test_three_ranks_find_the_same_as_one(found):
         if case != 4:  # which of them are taken then is not the same
             assert mine[2] <= 1.1 * iterations + 2  # the coarsest grids are other ones
             assert mine[4] == pytest.approx(exact, rel=0.02)
+
+
+#: The frame, with stiffness on one rank alone that no factor exists of.
+FAILING = (
+    SCRIPT[: SCRIPT.index("out = []")]
+    + """
+from micro.runtime.errors import NotConverged
+
+held = np.zeros((*(np.array(frame.shape) // V + 1), 3), dtype=bool)
+held[:, 0] = True
+team = make_team(1, len(frame) // V, V)
+own = team.layers(len(frame))
+fixed = coarse_masks(held[own.start // V : own.stop // V + 1], V)
+fixed = [*fixed[: team.shared_levels], refine_mask(held, V >> team.shared_levels)]
+multigrid = Multigrid(frame[own], SOLID, fixed, team)
+finest = multigrid.levels[0]
+active = finest.inverse[:, :, 0] > 0
+site = Site(slow[team.span(0)] & active, finest.index, finest.fixed)
+sound = SlabSolves(site, active, multigrid.stiffness, multigrid.moduli, team)
+fails = team.rank == team.largest(float(team.rank if sound.unknowns else 0))
+try:
+    SlabSolves(site, active, multigrid.stiffness * (-1 if fails else 1), multigrid.moduli, team)
+except NotConverged as error:
+    print("elsewhere" if "another rank" in str(error) else "here", flush=True)
+team.close()
+"""
+)
+
+
+def test_a_factor_that_fails_on_one_rank_ends_the_solve_on_all(run_ranks, root):
+    """The others waited for it without end."""
+    done = run_ranks(3, "-c", FAILING, env=ENV | {"PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(done.stdout.split()) == ["elsewhere", "elsewhere", "here"]
