@@ -67,9 +67,9 @@ def diversity(samples: Samples) -> NDArray[np.float64]:
     return np.array(found)
 
 
-def random_targets(count: int, seed: int = 0, inside: tuple[float, float] = (0.0, np.inf)) -> Floats:
-    """Tensors (count, 3) with phi in a range, uniform in the box of the paper's ranges."""
-    return load_gamut().draw(count, np.random.default_rng(seed), inside)
+def random_targets(count: int, seed: int = 0, phi: tuple[float, float] = (0.0, np.inf)) -> Floats:
+    """Tensors (count, 3) of the packaged gamut (:meth:`micro.gamut.gamut.Gamut.draw`)."""
+    return load_gamut().draw(count, np.random.default_rng(seed), phi)
 
 
 def similarity_to(octants: NDArray[np.bool_], known: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.intp]]:
@@ -239,7 +239,7 @@ def many_candidates(generator: Generator, targets: Floats, known: CellSet, n: in
 
 def beyond_the_data(generator: Generator, known: CellSet, n: int, count: int) -> dict[str, Any]:
     """Targets outside the gamut by 0.005 to 0.03: the best of two refined cells, the nearest known one."""
-    targets = random_targets(count, seed=5, inside=(-0.03, -0.005))
+    targets = random_targets(count, seed=5, phi=(-0.03, -0.005))
     samples = generator.sample(targets, 2, seed=10**6 + np.arange(count), resolution=n)
     cells = generator.refine(samples, targets, trials=8)
     best = np.full(count, np.inf)

@@ -271,20 +271,21 @@ def active(
     ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Generate cells for the holes of the data, homogenise them, and keep them as a source of the data set.
+    """Generate cells where they are missing, homogenise them, and keep them to learn from.
 
-    Then `micro dataset build` takes those for holes in, and `micro train` learns from them. The others teach
-    the surrogate where its own errors lead: `micro train --data SET --data ROUND`.
+    Those for holes of the data become a source of the data set: `micro dataset build` takes them in. The others
+    teach the surrogate where its own errors lead: `micro train --data SET --data ROUND`.
     """
     from micro.cell.cellset import CellSet
     from micro.data.packaged import load_dataset
     from micro.dataset.build import dataset_directory
     from micro.generator.generator import Generator
-    from micro.training.active import active_round
+    from micro.training.active import FOLDERS, active_round
 
     require_positive({"--round": number, "--count": count, "--trials": trials})
-    folder = "active" if aim == "holes" else "around"
-    path = (dataset_directory() if work is None else work) / folder / f"round{number:03d}.zarr.zip"
+    if aim not in FOLDERS:
+        raise InputError(f"is one of {', '.join(FOLDERS)}", key="--aim", value=aim)
+    path = (dataset_directory() if work is None else work) / FOLDERS[aim] / f"round{number:03d}.zarr.zip"
     if path.exists():
         print(f"{path} is there already")
         return

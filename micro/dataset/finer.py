@@ -237,6 +237,13 @@ def _blocks_of(part: CellSet | None, first: CellSet, n: int) -> int:
     return int(part.attrs["blocks"])
 
 
+def _only(blocks: Sequence[Block], part: CellSet) -> CellSet:
+    """What a part has of these blocks."""
+    numbers = [job.number for block in blocks for job in block.jobs]
+    rows = np.flatnonzero(np.isin(part.params[:, 0], numbers))
+    return replace(part.subset(rows), attrs={**part.attrs, "blocks": len(blocks)})
+
+
 def assembled(cells: CellSet, attrs: dict[str, Any]) -> CellSet:
     """The data set of united cells: distinct, thinned, split, with sources, parts and openness.
 
@@ -288,7 +295,7 @@ def build(
     blocks : int, optional
         Blocks to have in all (default: every one).
     start : CellSet, optional
-        Blocks finished elsewhere (what an earlier call returned).
+        Blocks finished elsewhere (what an earlier call returned); of more than ``blocks`` the first ones count.
     workers : int, optional
         Processes (None: all cores); under ``mpiexec`` the ranks do the work.
     make_new : bool
@@ -304,6 +311,8 @@ def build(
     every = schedule(first, n, finer_directory(first, n) if folder is None else Path(folder))
     every = every[:blocks]
     done = _blocks_of(start, first, n)
+    if start is not None and done > len(every):
+        start, done = _only(every, start), len(every)
     if make_new:
         with Workers(workers, progress) as team:
             team.finish("blocks", every[done:], before=done, total=len(every))

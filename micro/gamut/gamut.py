@@ -39,8 +39,11 @@ from micro.runtime.files import PathLike
 
 FORMAT = "cubic-gamut"
 VERSION = 1
-_SOFTEST = 1e-3
-"""Moduli, in units of E_s, of the softest tensors that are drawn."""
+_LEAST_DRAWN = 1e-3
+"""Moduli, in units of E_s, above which tensors are drawn."""
+
+_BATCHES = 100
+"""Of draws, and as many more as tensors are wanted, before a range is taken for empty."""
 
 _JACOBIAN: Floats = tensor.moduli_jacobian() / SCALE[:, None]
 
@@ -137,21 +140,31 @@ class Gamut:
     def draw(self, count: int, rng: np.random.Generator, phi: tuple[float, float] = (0.0, np.inf)) -> Floats:
         """Random tensors (count, 3) with phi in a range, uniform in the box of Eq. 4's ranges.
 
+        Those with a modulus below a thousandth of E_s are left out: few cells are so soft, and most of the box
+        around them is empty.
+
         Parameters
         ----------
         count : int
         rng : Generator
         phi : pair of float
-            From the first to below the second; the default is all that is feasible.
+            From the first to below the second; by default what is feasible.
+
+        Raises
+        ------
+        InputError
+            If hardly any tensor of the box lies in that range.
         """
         low, high = tensor.PAPER_RANGE.T
         found: list[Floats] = []
-        while sum(map(len, found)) < count:
+        for _ in range(_BATCHES + count):
+            if sum(map(len, found)) >= count:
+                return np.concatenate([np.empty((0, 3)), *found])[:count]
             drawn = low + rng.random((4096, 3)) * (high - low)
-            drawn = drawn[(tensor.to_moduli(drawn) > _SOFTEST).all(axis=1)]
+            drawn = drawn[(tensor.to_moduli(drawn) > _LEAST_DRAWN).all(axis=1)]
             there = self.phi(drawn)
             found.append(drawn[(there >= phi[0]) & (there < phi[1])])
-        return np.concatenate(found)[:count]
+        raise InputError("no tensors with phi in this range", key="phi", value=phi)
 
     def gradient(self, C: ArrayLike) -> Floats:
         """dphi/dC; (..., 3) to (..., 3), per unit of E_s."""

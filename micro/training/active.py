@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from micro.cell import tensor
-from micro.cell.cellset import CellSet
+from micro.cell.cellset import CellSet, require_poisson
 from micro.cell.chamber import pack
 from micro.data.packaged import load_gamut
 from micro.dataset.dataset import with_provenance
@@ -31,8 +31,10 @@ from micro.runtime.errors import InputError
 from micro.runtime.executor import executor
 from micro.runtime.progress import Progress, unheard
 
-AIMS = ("holes", "known", "gamut")
-"""Where a round's targets may lie: where no cell is known, around known tensors, all over the gamut."""
+FOLDERS = {"holes": "active", "known": "around", "gamut": "gamut"}
+"""Where a round's targets may lie (where no cell is known, around known tensors, all over the gamut), and the
+folder of a work directory that its cells are kept in.
+"""
 
 _CHUNK = 50
 """Targets of one job."""
@@ -92,7 +94,7 @@ def active_round(
     ----------
     generator : Generator
     known : CellSet
-        What the holes are holes of.
+        The data: what is aimed at are their holes or their tensors; cells get their resolution.
     count : int
         Targets; a few less cells come out.
     seed : int
@@ -114,12 +116,14 @@ def active_round(
     InputError
         If the aim is none of these, or the base materials differ.
     """
-    if aim not in AIMS:
-        raise InputError(f"is one of {', '.join(AIMS)}", key="aim", value=aim)
+    if aim not in FOLDERS:
+        raise InputError(f"is one of {', '.join(FOLDERS)}", key="aim", value=aim)
     known.require_poisson(generator.model.poisson)
     rng = np.random.default_rng([seed, count])
     if aim == "gamut":
-        targets = load_gamut().draw(count, rng)
+        gamut = load_gamut()
+        require_poisson("the gamut's cells", gamut.poisson, generator.model.poisson)
+        targets = gamut.draw(count, rng)
     else:
         targets = {"holes": aims, "known": around}[aim](known.C, count, rng)
     parts = [(np.empty((0, *(known.n,) * 3), dtype=bool), np.empty((0, 3)))]
@@ -135,10 +139,11 @@ def active_round(
     _, first = np.unique(pack(octants), axis=0, return_index=True)
     rows = np.sort(first)
     cells = CellSet.from_octants(octants[rows], C[rows], family="generated", poisson=known.poisson)
+    made = {"seed": seed, "aim": aim, "targets": count, "trials": trials, "asked_open": open}
     if aim == "holes":
-        return replace(cells, attrs={"seed": seed})
+        return replace(cells, attrs=made)
     training = np.zeros(len(rows), dtype=np.int64)
-    return with_provenance(cells, ["generated"] * len(rows), training, {"seed": seed})
+    return with_provenance(cells, ["generated"] * len(rows), training, made)
 
 
 def _clean_cells(job: tuple[Generator, Floats, int, int, int, int, bool]) -> tuple[Bools, Floats]:

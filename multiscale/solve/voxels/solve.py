@@ -5,8 +5,9 @@ The recursive float32 residual is replaced by the true float64 one now and then,
 solution is kept as a float32 field and what it lacks, another one, to which the steps are added.
 
 A direction is made conjugate to the last one, whose A p is forgotten by then: the cycle works in its memory.
-As the cycle is symmetric, the new z has z . A p = (z_last . r - z . r) / alpha (Polak and Ribiere 1969).
-Where the residual was replaced that is no longer so, and A p is worked out once more.
+As the cycle is symmetric, the new z has z . A p = (z_last . r - z . r) / alpha (Polak and Ribiere 1969); with
+slow regions it is for residuals that vanish in these, which all do up to rounding once they were settled. Where
+the residual was replaced the equation does not hold, and A p is worked out once more.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def solve(
     team.run(lambda i, j: np.multiply(r[i:j], scale / norm, out=r[i:j]), len(r))
     scale, size = norm, 1.0
     p, z = (np.zeros(shape, np.float32) for _ in range(2))
-    ap = finest.vector("step")  # the cycle's own
+    ap = finest.vector("step")  # the cycle's own: good until the next one
     # As if the residual had begun where _FIRST is the fall after which it is replaced.
     pap, gain, rule = 1.0, 1.0, Replacement(rtol, np.float64(_FIRST / REPLACE), _EARLY)
     fresh, replaced = True, True
@@ -155,7 +156,7 @@ def solve(
         team.combine(z, 1.0, p, beta)
         finest.product(p, ap, team)
         pap, gain = team.dot(p, ap), team.dot(r, p)
-        sound = pap > 0 and bool(np.isfinite(gain))
+        sound = pap > 0 and 0 < gain < np.inf
         if sound:  # otherwise no step is taken, and the directions start anew from the true residual
             team.combine(p, gain / pap, dx)
             team.combine(ap, -gain / pap, r)
@@ -170,7 +171,7 @@ def solve(
                 dx[:] = 0
             rescale(scale)
             if slow:
-                # The directions end here, so their fields are free to search with.
+                # Directions end here; x has what dx had up to float32, and r is worked out anew below.
                 multigrid.solve_slow_regions((p, z, dx, r))
                 cycles += SEARCH_CYCLES
                 dx[:] = 0

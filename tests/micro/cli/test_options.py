@@ -161,8 +161,10 @@ def test_train_and_active(tmp_path, cells, weights):
     made = CellSet.load(tmp_path / "around" / "round001.zarr.zip")
     assert said.startswith(f"{len(made)} cells")
     assert masks(made)["train"].all()
+    run(*line, "--aim", "gamut", "--work", tmp_path)
+    assert len(CellSet.load(tmp_path / "gamut" / "round001.zarr.zip"))
     with pytest.raises(InputError, match="holes, known, gamut"):
-        run(*line, "--aim", "elsewhere", "--work", tmp_path / "elsewhere")
+        run(*line, "--aim", "elsewhere", "--work", tmp_path)
 
 
 def test_homogenize_shares_octants_out(tmp_path, trained):

@@ -83,6 +83,9 @@ def test_a_build_goes_on_from_blocks_and_from_a_part(first, small, tmp_path):
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["block00001.zarr.zip"]
     assert other.digest() == both.digest()
     assert both.attrs["blocks"] == 2
+    fewer = finer.build(first, 32, folder=tmp_path / "d", blocks=1, start=both, progress=report)
+    assert fewer.digest() == one.digest()
+    assert fewer.attrs == one.attrs
     with pytest.raises(InputError, match="not a part"):
         finer.build(first.subset(slice(1, None)), 32, folder=tmp_path / "b", start=part, make_new=False)
     with pytest.raises(InputError, match="no finished block"):

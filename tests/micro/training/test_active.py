@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from small_model import SMALL
 
 from micro.cell import octant as cell, tensor
 from micro.data.packaged import load_gamut
 from micro.dataset.dataset import masks
+from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
+from micro.runtime.errors import InputError
 from micro.shape.channels import is_open
 from micro.training.active import active_round, aims, around
 from micro.training.pipeline import train
@@ -61,14 +64,16 @@ def test_a_round_all_over_the_gamut_aims_at_feasible_tensors(small_generator, tr
     gamut = load_gamut()
     targets = gamut.draw(12, np.random.default_rng([3, 12]))
     assert (gamut.phi(targets) >= 0).all()
+    with pytest.raises(InputError, match="no tensors with phi"):
+        gamut.draw(1, np.random.default_rng(3), phi=(5.0, 6.0))
     just_outside = gamut.draw(12, np.random.default_rng(3), phi=(-0.03, -0.005))
     assert ((gamut.phi(just_outside) >= -0.03) & (gamut.phi(just_outside) < -0.005)).all()
     data = trained[2]
     cells = active_round(small_generator, data, 12, seed=3, aim="gamut")
     made = small_generator.sample(targets, 1, seed=3 * 10**6 + np.arange(12), draws=4, resolution=data.n)
-    known = {octant.tobytes() for octant in made.octants()}
+    expected = {octant.tobytes() for octant in made.octants()}
     assert len(cells)
-    assert all(octant.tobytes() in known for octant in cells.octants())
+    assert all(octant.tobytes() in expected for octant in cells.octants())
     assert masks(cells)["train"].all()
 
 
@@ -78,3 +83,11 @@ def test_a_round_in_which_no_cell_survives_gives_none(small_generator, trained, 
     cells = active_round(small_generator, trained[2], 4, seed=3, draws=1)
     assert len(cells) == 0
     assert cells.n == 8
+
+
+def test_a_round_all_over_the_gamut_is_of_its_base_material(small_generator, trained):
+    """Targets of another one would be asked for silently."""
+    data = replace(trained[2], poisson=0.2)
+    other = Generator(replace(small_generator.model, card={**small_generator.model.card, "poisson": 0.2}))
+    with pytest.raises(InputError, match="Poisson"):
+        active_round(other, data, 4, seed=3, aim="gamut")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
+import pytest
 
 from micro.cell.tensor import SOLID
+from multiscale.problem.size import constants
+from multiscale.solve.voxels.local_solves import LocalSolves
 from multiscale.solve.voxels.multigrid import Level, Multigrid, coarse_masks
+from multiscale.solve.voxels.regions import Site
 from multiscale.solve.voxels.solve import solve
 from multiscale.solve.voxels.team import Team
 
@@ -22,13 +26,18 @@ def sponge(cells):
     return np.tile(cell, (cells,) * 3).astype(np.uint8), coarse_masks(held, 16)
 
 
-def pull(cells, rtol):
-    """A solve under a force on the top, and its multigrid."""
+def pull(cells, rtol, exact=False):
+    """A solve under a force on the top; ``exact``: with some regions solved exactly in every cycle."""
     solid, fixed = sponge(cells)
     team = Team(1)
     multigrid = Multigrid(solid, SOLID, fixed, team)
-    multigrid.searched = True  # for slow regions, which have tests of their own
+    multigrid.searched = True  # no regions but those given
     finest = multigrid.levels[0]
+    if exact:
+        nodes = finest.inverse[:, :, 0] > 0
+        nodes[6:11] = nodes[:, :, :2] = False
+        site = Site(nodes, finest.index, finest.fixed)
+        multigrid.local = LocalSolves.of(site, multigrid.stiffness, multigrid.moduli, team)
     force = np.zeros(finest.nodes, np.float32)
     force[:, :, 0, -1] = 1e-3 * (finest.inverse[:, :, 0, -1] > 0)
     where = np.flatnonzero(force)
@@ -40,8 +49,12 @@ def pull(cells, rtol):
     return solve(multigrid, SOLID, load, nothing, team, rtol=rtol)
 
 
-def test_directions_are_conjugate_wherever_the_residual_is_replaced(monkeypatch):
-    """A p is not kept: its product with the next z is told by residuals, and by itself where one is new."""
+@pytest.mark.parametrize("exact", [False, True])
+def test_directions_are_conjugate_wherever_the_residual_is_replaced(monkeypatch, exact):
+    """A p is not kept: its product with the next z is told by residuals, and by itself where one is new.
+
+    With regions solved exactly the cycle is symmetric only for residuals that vanish in them.
+    """
     steps, again = [], 0
     product = Level.product
 
@@ -55,7 +68,7 @@ def test_directions_are_conjugate_wherever_the_residual_is_replaced(monkeypatch)
                 steps.append((u.copy(), out.copy()))
 
     monkeypatch.setattr(Level, "product", seen)
-    solution = pull(1, 1e-7)
+    solution = pull(1, 1e-7, exact)
     assert solution.residual <= 1e-7
     assert again >= 2  # replaced in between
     assert len(steps) == solution.iterations
@@ -66,8 +79,28 @@ def test_directions_are_conjugate_wherever_the_residual_is_replaced(monkeypatch)
         assert abs(across) < 1e-4 * np.sqrt(energy[k] * energy[k - 1])
 
 
+def test_a_step_that_breaks_down_starts_the_directions_anew(monkeypatch):
+    """A product that overflowed once costs a few iterations, not the solve."""
+    calls = 0
+    product = Level.product
+
+    def fails_once(level, u, out, team, minuend=None):
+        nonlocal calls
+        product(level, u, out, team, minuend)
+        if minuend is None:
+            calls += 1
+            if calls == 5:
+                out *= np.float32(-1)
+
+    whole = pull(1, 1e-6)
+    monkeypatch.setattr(Level, "product", fails_once)
+    found = pull(1, 1e-6)
+    assert whole.iterations < found.iterations <= whole.iterations + 8
+    assert np.abs(found.u - whole.u).max() < 1e-4 * np.abs(whole.u).max()
+
+
 def test_a_solve_takes_the_memory_that_is_announced():
-    """98 bytes a voxel are the fields by count (multiscale/data/cost.json), factors of slow regions apart."""
+    """Of the fields, by count; factors of slow regions have tests of their own."""
     tracemalloc.start()
     try:
         pull(6, 1e-3)
@@ -77,4 +110,5 @@ def test_a_solve_takes_the_memory_that_is_announced():
     nodes = (6 * 16 + 1) ** 3
     # The coarsest grid's factor, 8 MB, and planes in float64 while a residual is evaluated, 10 MB; another
     # field of three float32 numbers a node would be 11 MB.
-    assert 7 * 12 * nodes < peak < 98 * nodes + 22e6
+    assert peak < constants()["full_scale"]["bytes_of_fields"] * nodes + 22e6
+    assert peak > 60 * nodes  # the arrays are seen at all
