@@ -273,8 +273,8 @@ def active(
 ) -> None:
     """Generate cells where they are missing, homogenise them, and keep them to learn from.
 
-    Those for holes of the data become a source of the data set: `micro dataset build` takes them in. The others
-    teach the surrogate where its own errors lead: `micro train --data SET --data ROUND`.
+    Those for holes of the data become a source of the data set: `micro dataset build` takes them in. The
+    others teach the surrogate where its own errors lead: `micro train --data SET --data ROUND`.
     """
     from micro.cell.cellset import CellSet
     from micro.data.packaged import load_dataset

@@ -295,7 +295,7 @@ def build(
     blocks : int, optional
         Blocks to have in all (default: every one).
     start : CellSet, optional
-        Blocks finished elsewhere (what an earlier call returned); of more than ``blocks`` the first ones count.
+        Blocks finished elsewhere (what an earlier call returned); of more than ``blocks`` the first ones.
     workers : int, optional
         Processes (None: all cores); under ``mpiexec`` the ranks do the work.
     make_new : bool

@@ -140,8 +140,7 @@ class Gamut:
     def draw(self, count: int, rng: np.random.Generator, phi: tuple[float, float] = (0.0, np.inf)) -> Floats:
         """Random tensors (count, 3) with phi in a range, uniform in the box of Eq. 4's ranges.
 
-        Those with a modulus below a thousandth of E_s are left out: few cells are so soft, and most of the box
-        around them is empty.
+        Those with a modulus below a thousandth of E_s are left out: few cells are so soft.
 
         Parameters
         ----------

@@ -6,8 +6,8 @@ solution is kept as a float32 field and what it lacks, another one, to which the
 
 A direction is made conjugate to the last one, whose A p is forgotten by then: the cycle works in its memory.
 As the cycle is symmetric, the new z has z . A p = (z_last . r - z . r) / alpha (Polak and Ribiere 1969); with
-slow regions it is for residuals that vanish in these, which all do up to rounding once they were settled. Where
-the residual was replaced the equation does not hold, and A p is worked out once more.
+slow regions it is so for residuals that vanish in these, as all do up to rounding once they were settled.
+Where the residual was replaced the equation does not hold, and A p is worked out once more.
 """
 
 from __future__ import annotations

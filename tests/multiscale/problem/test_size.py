@@ -26,7 +26,8 @@ def test_the_model_is_near_its_measurements():
     for m in data["full_scale"]["measured_bytes"]:
         # Announced before it is taken: never too little, and not much too much.
         assert 0.98 < cost.full_scale_bytes(m["voxels"]) / m["bytes"] < 1.3
-    assert data["full_scale"]["bytes_per_voxel"] >= data["full_scale"]["bytes_of_fields"] + UNEVEN * FACTOR_BYTES
+    full = data["full_scale"]
+    assert full["bytes_per_voxel"] >= full["bytes_of_fields"] + UNEVEN * FACTOR_BYTES
     for m in data["fill"]["measured"]:
         assert cost.fill_seconds(m["groups"]) == pytest.approx(m["seconds"], rel=0.2)
 
