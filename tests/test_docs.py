@@ -205,7 +205,7 @@ def test_contracts_name_every_field(kind):
 
 
 # ----------------------------------------------------------------- references
-PERSON = r"(?:(?:van der|von|de) )?[A-Z][a-zéü]+(?:-[A-Z][a-z]+)?"
+PERSON = r"(?:(?:van der|von|de) )?[A-Z][a-zéèü]+(?:-[A-Z][a-z]+)?"
 NAMES = rf"({PERSON}(?:(?:, | and |, and ){PERSON}| et al\.)*)(?:'s)?"
 CITED = rf"{NAMES}(?:,? \(?| update \(| function \()((?:19|20)\d\d)\b"
 

@@ -5,7 +5,7 @@ The recursive float32 residual is replaced by the true float64 one now and then,
 solution is kept as a float32 field and what it lacks, another one, to which the steps are added.
 
 A direction is made conjugate to the last one, whose A p is forgotten by then: the cycle works in its memory.
-As the cycle is symmetric, the new z has z . A p = (z_last . r - z . r) / alpha (Polak and Ribiere 1969); with
+As the cycle is symmetric, the new z has z . A p = (z_last . r - z . r) / alpha (Polak and Ribière 1969); with
 slow regions it is so for residuals that vanish in these, as all do up to rounding once they were settled.
 Where the residual was replaced the equation does not hold, and A p is worked out once more.
 """

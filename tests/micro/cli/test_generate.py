@@ -84,12 +84,15 @@ def test_cells_guided_by_expressions_and_a_face(run_cli, tmp_path):
     """As the API does it: what --raise and --face do is tested there."""
     out = tmp_path / "cells"
     wishes = ("--raise", "K / K_HS", "--lower", "V", "--face", "dataset:100")
-    single = ("--c11", "0.30", "--c12", "0.11", "--c44", "0.09", "--per-target", "1", "--draws", "2")
+    single = ("--c11", "0.30", "--c12", "0.11", "--c44", "0.09", "--per-target", "4", "--draws", "2")
     done = run_cli("micro", "generate", *single, *wishes, "--out", out)
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "generate.json").read_text())["guides"] == ["raise K / K_HS", "lower V"]
-    face, other = CellSet.load(out / "cells.zarr.zip").faces()[0], load_dataset().faces([100])[0]
-    assert (face & other).sum() > 0.9 * np.sqrt(face.sum() * other.sum())
+    faces, other = CellSet.load(out / "cells.zarr.zip").faces(), load_dataset().faces([100])[0]
+    # Of two candidates each, most are beyond 0.98; left alone faces have 0.47 (docs/generator.md).
+    overlap = [(face & other).sum() / np.sqrt(face.sum() * other.sum()) for face in faces]
+    assert len(overlap) == 4
+    assert np.mean(overlap) > 0.9
 
 
 @pytest.mark.parametrize(

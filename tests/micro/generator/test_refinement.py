@@ -29,9 +29,12 @@ def refined(drawn, trials):
 
 def test_every_trial_counts_only_if_it_leads_nearer(drawn):
     targets = drawn[2]
-    errors = [tensor_error(refined(drawn, trials).C, targets) for trials in (1, 2, 4)]
-    assert (errors[1] <= errors[0]).all()
-    assert (errors[2] <= errors[1]).all()
+    tensors = [refined(drawn, trials).C for trials in (1, 2, 4)]
+    # Nearer by both errors that have bounds: a cell may lose a little of the one for the other.
+    both = [Bounds(2e-3, 0.02).error(C, targets) for C in tensors]
+    assert (both[1] <= both[0]).all()
+    assert (both[2] <= both[1]).all()
+    errors = [tensor_error(C, targets) for C in tensors]
     # Cells within the tolerance from the start are left alone.
     far = errors[0] > 2e-3
     assert far.sum() > 3
