@@ -339,7 +339,8 @@ def accuracy(
             "nearest_of_library_corrected_mean": float(tensor.tensor_error(moved.C, some).mean()),
         },
     )
-    note("refined", refined_accuracy(generator, targets[: options.refined], n))
+    if options.refined:
+        note("refined", refined_accuracy(generator, targets[: options.refined], n))
     if options.many:
         note("candidates", many_candidates(generator, targets[: options.many], known, n))
         note("beyond", beyond_the_data(generator, known, n, 2 * options.many))
