@@ -147,7 +147,8 @@ fails = team.rank == team.largest(float(team.rank if sound.unknowns else 0))
 try:
     SlabSolves(site, active, multigrid.stiffness * (-1 if fails else 1), multigrid.moduli, team)
 except NotConverged as error:
-    print("elsewhere" if "another rank" in str(error) else "here", flush=True)
+    where = "elsewhere" if "another rank" in str(error) else "here"
+    sys.stdout.write(where + "\\n")  # in one piece: what ranks print may come between each other's
 team.close()
 """
 )
