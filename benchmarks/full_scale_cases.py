@@ -35,7 +35,8 @@ def measured(name: str, runs: Path) -> dict[str, Any]:
     """One case's row."""
     voxels, rounds = CASES[name]
     file = ROOT / "cases" / f"{name}.toml"
-    metrics = run_case(file, runs / name, full_scale={"voxels_per_cell": voxels, "rounds": rounds})
+    full_scale = {"full_scale.voxels_per_cell": voxels, "full_scale.rounds": rounds}
+    metrics = run_case(file, runs / name, changes=full_scale)
     quantity, full = load_case(file).objective.purpose.quantity, metrics["full_scale"]
     other = f"{quantity}_void" if f"{quantity}_void" in full else f"{quantity}_uniform"
     return {

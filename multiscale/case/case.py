@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -333,6 +334,55 @@ def parse_case(data: dict[str, Any], file: str | Path | None = None) -> Case:
             reason += " path that exists, relative to the case file"
             raise InputError(reason, file=file, key=f"{section}.source", value=source)
     return case
+
+
+def changed_case(case: Case, changes: Mapping[str, Any]) -> Case:
+    """A case with other values for some keys.
+
+    Parameters
+    ----------
+    case : Case
+    changes : mapping
+        Values by key, a key as messages name it: ``{"fill.source": "dataset"}``. Tables that are missing are
+        made; what stands in an array of tables can't be changed so.
+
+    Raises
+    ------
+    InputError
+        If there is no such key, or its value is not allowed.
+    """
+    if not changes:
+        return case
+    data = case.model_dump(mode="json", exclude_none=True)
+    for key, value in changes.items():
+        table: Any = data
+        *tables, last = key.split(".")
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise InputError(f"'{name}' is no table whose keys can be set", file=case.file, key=key)
+        if value is None:
+            table.pop(last, None)
+        else:
+            table[last] = value
+    return parse_case(data, case.file)
+
+
+def change_of(text: str) -> tuple[str, Any]:
+    """Key and value of ``KEY=VALUE``, the value as in a case file; a word needs no quotes.
+
+    Raises
+    ------
+    InputError
+        If there is no key.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not (key and equals and value):
+        raise InputError("is written TABLE.KEY=VALUE", key="--set", value=text)
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
 
 
 def case_schema() -> dict[str, Any]:

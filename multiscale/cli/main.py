@@ -122,20 +122,32 @@ def run(
         int | None,
         typer.Option(metavar="N", help="Correct the design by that up to N times: [full_scale] of the case."),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="TABLE.KEY=VALUE",
+            show_default=False,
+            help="A key of the case, instead of what it says there: fill.source=dataset. Any number of times.",
+        ),
+    ] = None,
 ) -> None:
     """Design, fill, evaluate, export and report a case; everything goes into one directory.
 
     The stages are kept in the directory: after an interruption the same command goes on where it
-    stopped. Under MPI (mpiexec -n 2 multiscale run ...) the solves are shared between ranks.
+    stopped, and with other keys (--set) from the first stage that depends on them. Under MPI
+    (mpiexec -n 2 multiscale run ...) the solves are shared between ranks.
     """
     if quiet and json_lines:
         raise InputError("say either, not both", key="--quiet, --json-lines")
+    from multiscale.case.case import change_of
     from multiscale.run.run import run_case
 
     style: Style = "quiet" if quiet else "json" if json_lines else "text"
-    given = {"voxels_per_cell": voxels_per_cell, "rounds": rounds}
-    asked = {key: value for key, value in given.items() if value is not None}
-    run_case(case, out, reporter(style), tensorboard=tensorboard, full_scale=asked)
+    given = {"full_scale.voxels_per_cell": voxels_per_cell, "full_scale.rounds": rounds}
+    changes = dict(map(change_of, set_ or ()))
+    changes |= {key: value for key, value in given.items() if value is not None}
+    run_case(case, out, reporter(style), tensorboard=tensorboard, changes=changes)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from micro.runtime.files import check_writable
 from micro.runtime.progress import Reporter
-from multiscale.case.case import load_case, parse_case
+from multiscale.case.case import changed_case, load_case
 from multiscale.case.purpose import Purpose
 from multiscale.case.voxels import check_full_scale
 from multiscale.design import board
@@ -32,7 +32,7 @@ def run_case(
     reporter: Reporter | None = None,
     *,
     tensorboard: bool = False,
-    full_scale: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run a case file into a directory; returns the metrics (on rank 0, nothing on others).
 
@@ -46,8 +46,8 @@ def run_case(
         Shows progress (on rank 0: ``Reporter(is_root())``); silent by default.
     tensorboard : bool
         Whether the design's history is written for TensorBoard too.
-    full_scale : mapping, optional
-        Keys of the case's table ``full_scale``, instead of what it says there.
+    changes : mapping, optional
+        Values of some of the case's keys, instead of what it says there: ``{"fill.source": "dataset"}``.
 
     Raises
     ------
@@ -60,11 +60,7 @@ def run_case(
     reporter = reporter or Reporter(False)
     if tensorboard:
         board.check()
-    case = load_case(path)
-    if full_scale:
-        data = case.model_dump(mode="json", exclude_none=True)
-        data["full_scale"] |= full_scale
-        case = parse_case(data, path)
+    case = changed_case(load_case(path), changes or {})
     session = Session(case, reporter, tensorboard=tensorboard)
     # All that can be wrong with the input shows before anything is written.
     problem, gamut, cells = session.problem, session.gamut, session.cells

@@ -13,7 +13,15 @@ from pydantic import BaseModel
 from micro.runtime.errors import InputError
 from micro.runtime.files import content_digest
 from multiscale.case import boundary, case as case_module, settings, shapes
-from multiscale.case.case import Case, case_schema, load_case, parse_case, schema_text
+from multiscale.case.case import (
+    Case,
+    case_schema,
+    change_of,
+    changed_case,
+    load_case,
+    parse_case,
+    schema_text,
+)
 from multiscale.case.tables import isotropic_tensor
 
 CASES = sorted((Path(__file__).resolve().parents[3] / "cases").glob("*.toml"))
@@ -292,3 +300,50 @@ def test_what_is_allowed_is_said_in_plain_words(old, new, said):
     with pytest.raises(InputError) as error:
         parse_case(tomllib.loads(varied((old, new))), "case.toml")
     assert said in str(error.value)
+
+
+# --------------------------------------------------------------------- changes
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("fill.source=generator", ("fill.source", "generator")),
+        ("fill.source = 'a b.zarr'", ("fill.source", "a b.zarr")),
+        ("grid.elements=[4, 4, 2]", ("grid.elements", [4, 4, 2])),
+        ("fill.overlap=0.5", ("fill.overlap", 0.5)),
+        ("regions=a=b", ("regions", "a=b")),
+    ],
+)
+def test_a_change_reads_as_in_a_case_file(text, change):
+    assert change_of(text) == change
+
+
+@pytest.mark.parametrize("text", ["fill.source", "=1", "fill.source=", ""])
+def test_a_change_without_key_or_value_is_refused(text):
+    with pytest.raises(InputError, match=r"--set: is written TABLE\.KEY=VALUE"):
+        change_of(text)
+
+
+def test_a_changed_case_is_the_case_with_other_values():
+    case = case_of()
+    changed = changed_case(case, {"fill.source": "generator", "base_material.poisson": 0.25})
+    assert changed.fill.source == "generator"
+    assert changed.base_material.poisson == 0.25
+    assert case.fill.source == "dataset"  # which is left as it is
+    back = changed_case(changed, {"fill.source": None, "base_material.poisson": None})
+    assert back.digest() == case.digest()
+    assert changed_case(case, {}) is case
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("fill.sauce", "generator", r"fill\.sauce"),
+        ("fill.source", "nowhere", r"fill\.source: must be 'dataset'"),
+        ("loads.weight", 2.0, r"loads\.weight: 'loads' is no table"),
+        ("fill.source.name", "x", r"fill\.source\.name: 'source' is no table"),
+        ("nothing", 1, "nothing"),
+    ],
+)
+def test_a_change_that_is_not_allowed_names_its_key(key, value, reason):
+    with pytest.raises(InputError, match=reason):
+        changed_case(case_of(), {key: value})

@@ -79,10 +79,10 @@ max_memory_gb = 16.0
 stl_box = [[0, 0, 0], [1, 1, 1]]
 voxels = 6
 """
-RUN = "run CASE --out RUN --json-lines --tensorboard --voxels-per-cell 12 --rounds 1"
+RUN = "run CASE --out RUN --json-lines --tensorboard --voxels-per-cell 12 --rounds 1 --set fill.tolerance=0.02"
 LINES = [
     "--version",
-    "run CASE --out RUN --quiet --voxels-per-cell 12 --rounds 1",
+    "run CASE --out RUN --quiet --voxels-per-cell 12 --rounds 1 --set fill.tolerance=0.02",
     "check CASE --out OUT/drawn",
     "schema --out OUT/schema.json",
     "evaluate CASE --tensors RUN/design.npz --out OUT --all-elements --mesh 4",
@@ -139,6 +139,7 @@ def test_a_run_of_rare_keys(events, places):
     assert (places["RUN"] / "region.stl").is_file()
     asked = tomllib.loads((places["RUN"] / "case.toml").read_text())
     assert (asked["full_scale"]["voxels_per_cell"], asked["full_scale"]["rounds"]) == (12, 1)
+    assert asked["fill"]["tolerance"] == 0.02
     rounds = metrics["full_scale"]["rounds"]
     assert [r["round"] for r in rounds] == list(range(len(rounds)))
     # The end is moved as prescribed, and the design brings the rest nearer to the wanted shape.
