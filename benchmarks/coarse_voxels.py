@@ -58,7 +58,9 @@ def main() -> None:
     case = given.run.with_suffix(".toml")
     case.parent.mkdir(parents=True, exist_ok=True)
     case.write_text(small_case(), encoding="utf-8")
-    run_case(case, given.run, Reporter(), changes={"full_scale.voxels_per_cell": None, "full_scale.rounds": 0})
+    run_case(
+        case, given.run, Reporter(), changes={"full_scale.voxels_per_cell": None, "full_scale.rounds": 0}
+    )
     rows = []
     for voxels in VOXELS:
         run = RunDirectory.open(given.run)

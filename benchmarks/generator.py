@@ -139,7 +139,7 @@ def time_unet(n: int = 64, repeats: int = 2) -> dict[str, Any]:
 
 
 def time_sample(generator: Generator, resolution: int, batch: int, **settings: Any) -> float:
-    """Seconds a cell: the mean over 48 targets, so many in a call; cells differ in how far they are steered."""
+    """Seconds a cell: the mean over 48 targets, ``batch`` of them in a call."""
     targets = random_targets(TIMED, seed=9)
     generator.sample(targets[:batch], 1, resolution=resolution, **settings)  # compiles what there is
     started = time.perf_counter()

@@ -163,6 +163,17 @@ class Connectivity:
     connected: bool
 
 
+def in_phase(octant: NDArray, other: NDArray) -> NDArray:
+    """An octant as it is, or moved by half a period if so it is more like another one.
+
+    Parameters
+    ----------
+    octant, other : bool arrays, shape (n, n, n)
+    """
+    moved = half_period_shift(octant)
+    return moved if similarity(other, moved) > similarity(other, octant) else octant
+
+
 def connectivity(octant: ArrayLike) -> Connectivity:
     """Connectivity of one octant, bool (n, n, n).
 

@@ -50,8 +50,11 @@ def generate(
     relative: Annotated[
         float, typer.Option(help="Relative error ||C - C*|| / ||C*|| at which it stops, both kept.")
     ] = 0.02,
-    steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 18,
-    draws: Annotated[int, typer.Option(help="Candidates drawn for each cell; 1 with --bare.")] = 8,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of the sampler.", show_default="8; 18 if each is guided, or with --bare"),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Candidates drawn for each cell; 1 with --bare.")] = 16,
     guidance: Annotated[float, typer.Option(help="Above 1 the targets count more, at twice the time.")] = 1.0,
     open: Annotated[
         bool, typer.Option("--open", help="Cells that enclose no void, which would keep powder or resin.")
@@ -87,7 +90,7 @@ def generate(
     from micro.explore.given import given_cell
     from micro.generator.blocks import Request
     from micro.generator.generate import check_targets, generate as run, read_targets
-    from micro.generator.generator import Generator
+    from micro.generator.generator import Generator, sampler_steps
     from micro.generator.regressor import SUFFIX
     from micro.generator.scalars import Scalar
 
@@ -107,6 +110,8 @@ def generate(
     require_positive({"--per-target": per_target})
     if refine and not np.isfinite(wanted).all():
         raise InputError("needs target tensors", key="--refine")
+    if steps is None:
+        steps = sampler_steps(1 if bare else draws, 1, bool(face or raises or lowers))
     settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": seed, "open": open}
     settings |= {"draws": 1, "steering": 0} if bare else {"draws": draws}
     check_free(out, ("cells.zarr.zip", "generate.json", "cells.png"), overwrite=overwrite, key="--out")
@@ -190,6 +195,13 @@ def train(
         str | None,
         typer.Option(help="Train a regressor of this scalar instead, such as 'K / K_HS', for --start."),
     ] = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Teach --start how far its surrogate is off, by --data that are new to it (with --seed).",
+        ),
+    ] = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Train a generator; the same command goes on where a killed one stopped.
@@ -198,6 +210,8 @@ def train(
     written to `OUT/generator.safetensors` at every checkpoint, the figures to `OUT/history.jsonl`.
 
     With `--regress` it trains `OUT/regressor.safetensors`: a scalar of tensor and volume to guide by.
+    With `--uncertainty` the weights of `--start` learn which candidates their surrogate is sure of, and are
+    written to `OUT/generator.safetensors`.
     """
     from micro.cell.cellset import CellSet
     from micro.data.packaged import load_dataset
@@ -206,6 +220,8 @@ def train(
     from micro.training.pipeline import train as run
 
     require_positive({"--samples": samples, "--width": width, "--depth": depth, "--batch": batch})
+    if uncertainty and not (data and regress is None):
+        raise InputError("needs --data that was not learned from, and no --regress", key="--uncertainty")
     before = None if start is None else Generator.load(start).model
     if dimension is None:
         dimension = Settings.dimension if before is None else before.space.dimension
@@ -228,6 +244,12 @@ def train(
         found = train_regressor(cells, out, regress, model, settings, report=_report)
         print(f"{out / FILE}: R2 {found.card['r2']:.4f} on the test part")
         return
+    if uncertainty:
+        from micro.training.uncertainty import train_uncertainty
+
+        train_uncertainty(cells, out, before or Generator.load().model, seed=seed, report=_report)
+        print(out / "generator.safetensors")
+        return
     command = shlex.join(["micro", *sys.argv[1:]])
     run(cells, out, settings, start=before, device=device, report=_report, command=command)
     print(out / "generator.safetensors")
@@ -238,7 +260,7 @@ def _report(line: dict[str, Any]) -> None:
 
 
 def _brief(line: dict[str, Any]) -> str:
-    if line["phase"] == "check" or "r2" in line:
+    if "seconds_left" not in line:  # figures
         return f"{line['phase']}: " + json.dumps({k: v for k, v in line.items() if k != "phase"})
     left = line["seconds_left"] / 60
     if line["phase"] == "slopes":

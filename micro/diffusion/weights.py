@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from micro.cell.tensor import POISSON
 from micro.diffusion.network import Denoiser
 from micro.diffusion.surrogate import Surrogate
+from micro.diffusion.uncertainty import Uncertainty
 from micro.runtime.errors import InputError
 from micro.runtime.files import PathLike, atomic_path
 from micro.shape.space import ShapeSpace
@@ -38,12 +39,15 @@ class Model:
     card : dict
         Provenance and metrics: data digest, ``poisson`` of its base material (0.3 if it does not say),
         command, samples seen, validation figures.
+    uncertainty : Uncertainty, optional
+        How far the surrogate is likely to be off.
     """
 
     space: ShapeSpace
     denoiser: Denoiser
     surrogate: Surrogate
     card: dict[str, Any] = field(default_factory=dict)
+    uncertainty: Uncertainty | None = None
 
     @property
     def poisson(self) -> float:
@@ -55,8 +59,7 @@ class Model:
         tensors = {
             "space.mean": torch.from_numpy(self.space.mean).float(),
             "space.basis": torch.from_numpy(self.space.basis).bfloat16(),
-            **{f"denoiser.{k}": v.bfloat16() for k, v in self.denoiser.state_dict().items()},
-            **{f"surrogate.{k}": v.bfloat16() for k, v in self.surrogate.state_dict().items()},
+            **{name: value.bfloat16() for name, value in self.state().items()},
         }
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         header = {
@@ -64,7 +67,7 @@ class Model:
             "version": VERSION,
             "n": str(self.space.n),
             "digest": digest(tensors),
-            "sizes": json.dumps(_sizes(self.denoiser, self.surrogate)),
+            "sizes": json.dumps(self._sizes()),
             "card": json.dumps(self.card),
         }
         with atomic_path(path) as temporary:
@@ -94,9 +97,11 @@ class Model:
         # Weights from before openness could be asked for do not say of how many kinds they know: two.
         denoiser = Denoiser(**{"kinds": 2} | sizes["denoiser"])
         surrogate = Surrogate(**sizes["surrogate"])
-        for name, network in (("denoiser", denoiser), ("surrogate", surrogate)):
+        uncertainty = Uncertainty(**sizes["uncertainty"]) if "uncertainty" in sizes else None
+        model = Model(space, denoiser, surrogate, json.loads(header["card"]), uncertainty)
+        for name, network in model._networks().items():
             _restore(network, tensors, name)
-        return Model(space, denoiser, surrogate, json.loads(header["card"]))
+        return model
 
     def to(self, device: str | torch.device) -> Model:
         """The same with its networks on another device; this one stays where it is."""
@@ -106,7 +111,28 @@ class Model:
             here = next(network.parameters()).device
             return network if here == there else copy.deepcopy(network).to(there)
 
-        return Model(self.space, moved(self.denoiser), moved(self.surrogate), self.card)
+        return replace(self, **{name: moved(network) for name, network in self._networks().items()})
+
+    def state(self) -> dict[str, Tensor]:
+        """All weights by name: that of the network, a point, and its own name for them."""
+        return {
+            f"{name}.{k}": v
+            for name, network in self._networks().items()
+            for k, v in network.state_dict().items()
+        }
+
+    def _networks(self) -> dict[str, nn.Module]:
+        """Those there are, by name."""
+        there: dict[str, nn.Module] = {"denoiser": self.denoiser, "surrogate": self.surrogate}
+        return there if self.uncertainty is None else there | {"uncertainty": self.uncertainty}
+
+    def _sizes(self) -> dict[str, dict[str, int]]:
+        sizes = {
+            name: {"dimension": net.dimension, "width": net.width, "depth": net.depth}
+            for name, net in (("denoiser", self.denoiser), ("surrogate", self.surrogate))
+        }
+        sizes["denoiser"]["kinds"] = self.denoiser.kinds
+        return sizes if self.uncertainty is None else sizes | {"uncertainty": self.uncertainty.sizes}
 
 
 def _restore(network: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
@@ -114,15 +140,6 @@ def _restore(network: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
     state = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
     network.load_state_dict(state)
     network.eval().requires_grad_(False)
-
-
-def _sizes(denoiser: Denoiser, surrogate: Surrogate) -> dict[str, dict[str, int]]:
-    sizes = {
-        name: {"dimension": net.dimension, "width": net.width, "depth": net.depth}
-        for name, net in (("denoiser", denoiser), ("surrogate", surrogate))
-    }
-    sizes["denoiser"]["kinds"] = denoiser.kinds
-    return sizes
 
 
 def read_tensors(path: PathLike) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -246,7 +246,10 @@ def generated(plan: Plan, generator: Generator) -> Floats:
     rows = conditions(plan.goal, cells, min(plan.conditions, plan.starts))
     each = -(-plan.starts // len(rows))
     volume = np.minimum(cells.volume[rows], 0.999)
-    samples = generator.sample(cells.C[rows], n=each, volume=volume, seed=plan.seed, resolution=16)
+    # They are but starts: variety counts.
+    samples = generator.sample(
+        cells.C[rows], n=each, volume=volume, seed=plan.seed, caution=0.0, resolution=16
+    )
     # The conditions take turns, so that fewer starts still have them all.
     order = np.argsort(np.arange(len(samples)) % each, kind="stable")[: plan.starts]
     return np.asarray(generator.model.space.levels(samples.z[order], plan.n), dtype=np.float64)

@@ -17,10 +17,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from micro.cell import tensor
+from micro.cell import octant as cell, tensor
 from micro.cell.cellset import CellSet
 from micro.cell.chamber import chamber
-from micro.cell.octant import at_resolution, connectivity, face, half_period_shift, similarity
+from micro.cell.octant import at_resolution, connectivity, face, similarity
 from micro.diffusion import process
 from micro.diffusion.conditions import Conditions
 from micro.generator.generator import Generator
@@ -237,8 +237,8 @@ def interpolate(
 def in_phase(ends: CellSet) -> tuple[CellSet, bool]:
     """Two cells, the last one moved by half a period if so it is more like the first, and whether it was."""
     first, last = ends.octants()
-    moved = half_period_shift(last)
-    if not similarity(first, moved) > similarity(first, last):
+    moved = cell.in_phase(last, first)
+    if moved is last:
         return ends, False
     names = [str(f) for f in ends.family]
     return CellSet.from_octants(np.stack([first, moved]), ends.C, family=names, poisson=ends.poisson), True

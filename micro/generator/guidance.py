@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from micro.cell.chamber import chamber, fundamental_domain
@@ -293,6 +293,67 @@ class Guidance:
             return found.double().cpu().numpy()
 
         return in_blocks(block, at)
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """What m candidates are to become: tensors (m, 3) and volumes (m,), NaN for none, wishes, openness."""
+
+    C: Floats
+    volume: Floats
+    guide: Guidance
+    open: bool
+
+    def repeated(self, times: int) -> Aim:
+        """The same for ``times`` candidates of every one, one after the other."""
+        C, volume = np.repeat(self.C, times, axis=0), np.repeat(self.volume, times)
+        return Aim(C, volume, self.guide.repeated(times), self.open)
+
+
+def checked_request(
+    targets: ArrayLike | None,
+    volume: ArrayLike | None,
+    seed: int | ArrayLike,
+    n: int,
+    draws: int,
+    resolution: int,
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Tensors (q, 3) and volumes (q,), NaN where nothing is asked, and seeds (q,).
+
+    Parameters
+    ----------
+    targets, volume, seed, n, draws, resolution
+        As of :meth:`micro.generator.generator.Generator.sample`.
+
+    Raises
+    ------
+    InputError
+        If the arrays do not match or a number is out of range.
+    """
+    for key, value, low, high in (
+        ("n", n, 1, 10**6),
+        ("draws", draws, 1, 1024),
+        ("resolution", resolution, 8, 256),
+    ):
+        if not low <= value <= high:
+            raise InputError(f"lies between {low} and {high}", key=key, value=value)
+    wanted = None if targets is None else np.asarray(targets, dtype=np.float64)
+    if wanted is not None and (wanted.ndim != 2 or wanted.shape[1] != 3):
+        raise InputError("targets are tensors (q, 3)", key="targets", value=wanted.shape)
+    volumes = None if volume is None else np.asarray(volume, dtype=np.float64).reshape(-1)
+    if volumes is not None and ((volumes <= 0) | (volumes >= 1)).any():
+        raise InputError("volume fractions lie between 0 and 1", key="volume", value=volumes.tolist()[:5])
+    counts = [len(x) for x in (wanted, volumes) if x is not None]
+    q = counts[0] if counts else max(1, np.asarray(seed).size)
+    if any(c != q for c in counts):
+        raise InputError("as many volumes as targets are needed", key="volume", value=counts)
+    seeds = np.broadcast_to(np.asarray(seed, dtype=np.int64), (q,))
+    nothing = np.full(q, np.nan)
+    return (
+        np.full((q, 3), np.nan) if wanted is None else wanted,
+        nothing if volumes is None else volumes,
+        seeds,
+    )
 
 
 def as_wish(guide: Wish | Function) -> Wish:

@@ -150,7 +150,8 @@ def _clean_cells(job: tuple[Generator, Floats, int, int, int, int, bool]) -> tup
     """Octants and tensors for some targets of a round; ranks share these jobs."""
     generator, targets, first, draws, n, trials, open = job
     seeds = first + np.arange(len(targets))
-    samples = generator.sample(targets, 1, seed=seeds, draws=draws, resolution=n, open=open)
+    # What the surrogate is not sure of is what there is to learn.
+    samples = generator.sample(targets, 1, seed=seeds, draws=draws, caution=0.0, resolution=n, open=open)
     octants, C = _homogenised(samples, generator, targets, trials)
     clean = np.array([presentable(octant) for octant in octants], dtype=bool) & is_stiff(C)
     return octants[clean], C[clean]

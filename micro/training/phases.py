@@ -11,7 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from micro.training.checkpoint import Run
 from micro.training.data import Data, Settings, Slopes
 
 Report = Callable[[dict[str, Any]], None]
+N = TypeVar("N", bound=nn.Module)
 
 _MEAN, _SPREAD = -0.8, 1.4
 """Normal distribution of the logarithm of the noise level in training."""
@@ -217,11 +218,13 @@ def assemble(space: ShapeSpace, denoiser: Denoiser, surrogate: Surrogate, card: 
     surrogate : Surrogate
     card : dict
     """
-    networks: list[Any] = []
-    for network in (denoiser, surrogate):
-        rounded = copy.deepcopy(network).eval().requires_grad_(False)
-        for value in rounded.parameters():
-            value.copy_(value.bfloat16().float())
-        networks.append(rounded)
     basis = torch.from_numpy(space.basis).bfloat16().float().numpy()
-    return Model(ShapeSpace(space.n, space.mean, basis), networks[0], networks[1], card)
+    return Model(ShapeSpace(space.n, space.mean, basis), rounded(denoiser), rounded(surrogate), card)
+
+
+def rounded(network: N) -> N:
+    """A network as it will be after being saved and loaded."""
+    found = copy.deepcopy(network).eval().requires_grad_(False)
+    for value in found.parameters():
+        value.copy_(value.bfloat16().float())
+    return found

@@ -161,7 +161,7 @@ def train(
         return model
     final = _figures(model, checks.C[picks], checks.n)
     log(final)
-    model = Model(model.space, model.denoiser, model.surrogate, card | {"validation": final})
+    model = replace(model, card=card | {"validation": final})
     model.save(work / "generator.safetensors")
     return model
 

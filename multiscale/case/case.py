@@ -343,8 +343,8 @@ def changed_case(case: Case, changes: Mapping[str, Any]) -> Case:
     ----------
     case : Case
     changes : mapping
-        Values by key, a key as messages name it: ``{"fill.source": "dataset"}``. Tables that are missing are
-        made; what stands in an array of tables can't be changed so.
+        Values by key, a key as messages name it: ``{"fill.source": "dataset"}``; None takes the key away.
+        Tables that are missing are made; what stands in an array of tables can't be changed so.
 
     Raises
     ------
@@ -355,6 +355,8 @@ def changed_case(case: Case, changes: Mapping[str, Any]) -> Case:
         return case
     data = case.model_dump(mode="json", exclude_none=True)
     for key, value in changes.items():
+        if "[" in key:
+            raise InputError("what stands in an array of tables can't be set", file=case.file, key=key)
         table: Any = data
         *tables, last = key.split(".")
         for name in tables:

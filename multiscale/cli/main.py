@@ -128,15 +128,15 @@ def run(
             "--set",
             metavar="TABLE.KEY=VALUE",
             show_default=False,
-            help="A key of the case, instead of what it says there: fill.source=dataset. Any number of times.",
+            help="A key of the case, instead of what it says there: fill.source=dataset. Again for others.",
         ),
     ] = None,
 ) -> None:
     """Design, fill, evaluate, export and report a case; everything goes into one directory.
 
     The stages are kept in the directory: after an interruption the same command goes on where it
-    stopped, and with other keys (--set) from the first stage that depends on them. Under MPI
-    (mpiexec -n 2 multiscale run ...) the solves are shared between ranks.
+    stopped; with other keys of [fill], [full_scale] or [export] (--set) from the first stage that depends
+    on them. Under MPI (mpiexec -n 2 multiscale run ...) the solves are shared between ranks.
     """
     if quiet and json_lines:
         raise InputError("say either, not both", key="--quiet, --json-lines")
@@ -145,8 +145,11 @@ def run(
 
     style: Style = "quiet" if quiet else "json" if json_lines else "text"
     given = {"full_scale.voxels_per_cell": voxels_per_cell, "full_scale.rounds": rounds}
-    changes = dict(map(change_of, set_ or ()))
-    changes |= {key: value for key, value in given.items() if value is not None}
+    changes = {key: value for key, value in given.items() if value is not None}
+    for key, value in map(change_of, set_ or ()):
+        if key in changes:
+            raise InputError("is given twice", key=key, value=value)
+        changes[key] = value
     run_case(case, out, reporter(style), tensorboard=tensorboard, changes=changes)
 
 

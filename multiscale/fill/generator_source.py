@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from micro.cell.cellset import CellSet
-from micro.cell.octant import encloses
+from micro.cell.octant import encloses, in_phase
 from micro.cell.tensor import Bounds, tensor_error
 from micro.diffusion.residual import Residual, most_telling
 from micro.generator import blocks
@@ -124,7 +124,7 @@ class GeneratorSource:
         return self._learned
 
     def material(self, target: Floats) -> CellSet:
-        """As :class:`CellSource`: the best of the generated ones and the spare source's."""
+        """As :class:`CellSource`: the best of the generated ones and the spare source's, in phase."""
         solid = solid_cell(target, self.resolution, self.poisson)
         if solid is not None:
             return solid
@@ -140,7 +140,21 @@ class GeneratorSource:
         made = CellSet.concat(
             [refined.without_parameters(), self.spare.material(target).without_parameters()]
         )
-        return made.subset([int(np.argmin(tensor_error(made.C, wanted)))])
+        return self._in_phase(made.subset([int(np.argmin(tensor_error(made.C, wanted)))]))
+
+    def _in_phase(self, made: CellSet) -> CellSet:
+        """A material's cell, moved by half a period if so it is more like what the lattice's noise gives.
+
+        A cell and its half-period shift are the same material, and of one noise come cells of one phase:
+        those beside the material's are drawn from the lattice's. The flagship's unlike neighbours overlap by
+        98.5 % with its surroundings in phase with that, and by 97.4 and 97.5 % with others out of phase.
+        """
+        alone = Likeness(self.generator.model.space, np.zeros((1, 1)), LATTICE)
+        settings: dict[str, Any] = {"seed": self.seed, "open": self.open}
+        settings |= {"resolution": self.resolution, "steering": 0}
+        own = blocks.sample_together(self.generator, made.C, alone, cache=self.cache, **settings)
+        octant = in_phase(made.octants(0), own.octants()[0])
+        return CellSet.from_octants(octant[None], made.C, family=made.family.tolist(), poisson=made.poisson)
 
     def candidates(self, targets: Floats, neighbours: Neighbours, progress: Progress) -> Candidates:
         """As :class:`CellSource`; tensors are the surrogate's."""
@@ -290,8 +304,9 @@ class GeneratorSource:
             self._learn(found.z[stuck], found.C[stuck])
 
     def _drawn(self, targets: Floats, seed: int, count: int = 1, **settings: Any) -> Samples:
-        """Samples for each target."""
+        """Samples for each target; all are homogenised, so what the surrogate misses does not count."""
         settings |= {"seed": seed, "resolution": self.resolution, "open": self.open, "cache": self.cache}
+        settings["caution"] = 0.0
         return blocks.sample(self.generator, targets, count, **settings)
 
     def _refined(

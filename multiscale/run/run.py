@@ -47,7 +47,8 @@ def run_case(
     tensorboard : bool
         Whether the design's history is written for TensorBoard too.
     changes : mapping, optional
-        Values of some of the case's keys, instead of what it says there: ``{"fill.source": "dataset"}``.
+        Values of some of the case's keys, instead of what it says there: ``{"fill.source": "dataset"}``;
+        None takes a key away.
 
     Raises
     ------

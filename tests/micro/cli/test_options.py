@@ -153,6 +153,17 @@ def test_train_and_active(tmp_path, cells, weights):
     line[2] = tmp_path / "parted.zarr.zip"
     assert "on the test part" in run(*line, *regress)
     assert (tmp_path / "regressor" / "regressor.safetensors").is_file()
+    with pytest.raises(InputError, match="the surrogate has learned from this set"):
+        run(*line, "--uncertainty", "--start", weights, "--out", tmp_path / "no")
+    data.subset(slice(5, None)).save(tmp_path / "others.zarr.zip")
+    line[2] = tmp_path / "others.zarr.zip"
+    run(*line, "--uncertainty", "--start", weights, "--out", tmp_path / "uncertainty")
+    assert Generator.load(tmp_path / "uncertainty" / "generator.safetensors").model.uncertainty is not None
+    with pytest.raises(InputError, match="--uncertainty: needs --data that was not learned from"):
+        run("train", "--uncertainty", "--start", weights, "--out", tmp_path / "no")
+    with pytest.raises(InputError, match="and no --regress"):
+        run(*line, *regress[:4], "--uncertainty", "--out", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
     line = ["active", "--round", "1", "--count", "6", "--data", cells, "--generator", weights]
     said = run(*line, "--device", "cpu", "--trials", "2", "--work", tmp_path)
     made = CellSet.load(tmp_path / "active" / "round001.zarr.zip")

@@ -342,6 +342,7 @@ def test_a_changed_case_is_the_case_with_other_values():
         ("loads.weight", 2.0, r"loads\.weight: 'loads' is no table"),
         ("fill.source.name", "x", r"fill\.source\.name: 'source' is no table"),
         ("nothing", 1, "nothing"),
+        ("loads[0].weight", 2.0, r"loads\[0\]\.weight: what stands in an array of tables"),
     ],
 )
 def test_a_change_that_is_not_allowed_names_its_key(key, value, reason):

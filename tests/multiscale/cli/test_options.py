@@ -79,7 +79,9 @@ max_memory_gb = 16.0
 stl_box = [[0, 0, 0], [1, 1, 1]]
 voxels = 6
 """
-RUN = "run CASE --out RUN --json-lines --tensorboard --voxels-per-cell 12 --rounds 1 --set fill.tolerance=0.02"
+RUN = (
+    "run CASE --out RUN --json-lines --tensorboard --voxels-per-cell 12 --rounds 1 --set fill.tolerance=0.02"
+)
 LINES = [
     "--version",
     "run CASE --out RUN --quiet --voxels-per-cell 12 --rounds 1 --set fill.tolerance=0.02",

@@ -270,6 +270,22 @@ def test_a_material_from_cells_that_no_formula_made():
     assert tensor_error(better.C, TARGETS[:1]) < tensor_error(found.C, TARGETS[:1])
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_material_is_in_phase_with_the_cells_that_are_drawn_beside_it(generated, seed):
+    """Noises 0 and 3 give cells of opposite phases."""
+    plain, _ = generated
+    source = GeneratorSource(plain.generator, plain.spare, count=1, seed=seed)
+    target = np.array([0.304, 0.126, 0.089])
+    made = source.material(target)
+    alone = Neighbours(
+        np.ones(1, dtype=int), sparse.csr_array((1, 1)), made.subset(slice(0, 0)), sparse.csr_array((1, 0))
+    )
+    drawn = source.candidates(target[None], alone, unheard).origin.octants()[0]
+    mine = made.octants(0)
+    assert cell.similarity(mine, drawn) > 1.5 * cell.similarity(cell.half_period_shift(mine), drawn)
+    assert tensor_error(made.C, target[None]).item() < 2e-3
+
+
 def test_what_was_made_is_not_made_again(generated, tmp_path, monkeypatch):
     """A source with a cache gives the cells of one without, and a second one draws and solves nothing."""
     plain, _ = generated
