@@ -6,7 +6,7 @@
 Targets are random tensors inside the packaged gamut (phi >= 0), uniform in the box of Eq. 4's ranges.
 Errors are Eq. 4 against the delivered cells' own tensors, homogenised at the resolution delivered:
 
-``default``    8 draws screened and steered by the surrogate; nothing is homogenised
+``default``    as used: draws screened and steered by the surrogate; nothing is homogenised
 ``bare``       the diffusion model alone, one draw, 18 steps (the first ``--bare`` targets)
 ``asked``      the other things that can be asked for: tensor and volume, a volume, nothing
 ``refined``    moved onto the target by the homogeniser's slopes, one cell for each of ``--refined`` targets;

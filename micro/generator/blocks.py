@@ -39,7 +39,7 @@ Job = TypeVar("Job")
 Part = TypeVar("Part", bound=_Sized)
 
 _CELLS = 32
-"""Cells of a block: what the sampler takes at once, few enough for processes to share the work evenly."""
+"""Cells of a block, few enough for processes to share the work evenly."""
 
 _REFINED = 16
 """Cells of a block that are refined, some of which need much longer than others."""
