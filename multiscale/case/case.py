@@ -79,6 +79,7 @@ class Case(Table):
     export: ExportSettings = ExportSettings()
 
     _file: Path | None = PrivateAttr(default=None)
+    _changes: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -89,6 +90,11 @@ class Case(Table):
     def file(self) -> Path | None:
         """The file the case was read from, for messages and relative paths."""
         return self._file
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is not as the file says it, by key (:func:`changed_case`)."""
+        return self._changes
 
     @property
     def load_cases(self) -> tuple[Load, ...]:
@@ -367,7 +373,9 @@ def changed_case(case: Case, changes: Mapping[str, Any]) -> Case:
             table.pop(last, None)
         else:
             table[last] = value
-    return parse_case(data, case.file)
+    changed = parse_case(data, case.file)
+    changed._changes = case.changes | dict(changes)
+    return changed
 
 
 def change_of(text: str) -> tuple[str, Any]:

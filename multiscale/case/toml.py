@@ -20,14 +20,15 @@ def toml_text(document: dict[str, Any]) -> str:
 
 
 def _pairs(table: dict[str, Any]) -> str:
-    return "".join(f"{key} = {_inline(value)}\n" for key, value in table.items())
+    return "".join(f"{key} = {toml_value(value)}\n" for key, value in table.items())
 
 
-def _inline(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """One value in a line."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     # JSON's strings, numbers and booleans are TOML's too, but TOML knows no surrogate escapes (so UTF-8 is
     # kept) and wants DEL escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -134,6 +134,7 @@ class RunDirectory:
             "case": asked,
             "sources": case.files(),
             "case_file": str(case.file.resolve()) if case.file else None,
+            "changes": case.changes,
             "toml": hashlib.sha256(toml.encode()).hexdigest(),
             "case_sha256": self._inputs["export"],
             "design_sha256": self._inputs["design"],

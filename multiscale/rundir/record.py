@@ -3,7 +3,8 @@
 ========================  =====================================================
 format                    of this file
 case, sources             the resolved case; digests of the files that it names
-case_file, toml           where it was read from; digest of ``case.toml`` as the run wrote it
+case_file, changes        where it was read from, and what was said instead of it, by key
+toml                      digest of ``case.toml`` as the run wrote it
 case_sha256, seeds
 design_sha256             digest of what the design depends on
 stages                    by name: ``inputs`` (digest of what the case asks of it), ``reads`` and ``files``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from micro.runtime.errors import InputError
 from multiscale.case.case import AFTER_DESIGN, Case
 from multiscale.case.differences import described, differences
+from multiscale.case.toml import toml_value
 from multiscale.rundir import record
 
 
@@ -93,4 +95,6 @@ def command(path: Path, data: Mapping[str, Any], maker: str | None = None) -> st
     if maker is not None and maker not in record.STAGES:
         command, _, number = maker.partition("/")
         return f"`multiscale {command} {path}{number and f' --voxels-per-cell {number}'}`"
-    return f"`multiscale run {data.get('case_file') or 'CASE'} --out {path}`"
+    changes = data.get("changes", {}).items()
+    said = [f" --set {shlex.quote(f'{key}={toml_value(value)}')}" for key, value in changes]
+    return f"`multiscale run {data.get('case_file') or 'CASE'} --out {path}{''.join(said)}`"

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from multiscale.cli.main import app
 from multiscale.lattice.lattice import Lattice
+from multiscale.rundir import record, refusals
 
 CASE = """
 [case]
@@ -142,6 +143,15 @@ def test_a_run_of_rare_keys(events, places):
     asked = tomllib.loads((places["RUN"] / "case.toml").read_text())
     assert (asked["full_scale"]["voxels_per_cell"], asked["full_scale"]["rounds"]) == (12, 1)
     assert asked["fill"]["tolerance"] == 0.02
+    # A message that says how to make it again says all of it.
+    advised = refusals.command(places["RUN"], record.read_run(places["RUN"]))
+    changed = ("full_scale.voxels_per_cell=12", "full_scale.rounds=1", "fill.tolerance=0.02")
+    assert (
+        advised
+        == f"`multiscale run {places['CASE']} --out {places['RUN']}"
+        + "".join(f" --set {change}" for change in changed)
+        + "`"
+    )
     rounds = metrics["full_scale"]["rounds"]
     assert [r["round"] for r in rounds] == list(range(len(rounds)))
     # The end is moved as prescribed, and the design brings the rest nearer to the wanted shape.
