@@ -22,10 +22,10 @@ import torch
 from homogenize import hardware
 
 from micro.cell.cellset import CellSet
-from micro.cell.octant import face
+from micro.cell.octant import face, half_period_shift
 from micro.data.packaged import load_dataset
 from micro.dataset.dataset import part
-from micro.explore.sequence import in_phase, interpolate
+from micro.explore.sequence import interpolate
 from micro.generator.generator import Generator
 from micro.homogenize.octants import homogenize_octants
 from micro.inverse import Goal, Settings, optimise
@@ -55,13 +55,14 @@ def family(options: argparse.Namespace) -> None:
 
 
 def allowed_by_ends(ends: CellSet, steps: int) -> float:
-    """The mean overlap of faces that no sequence between two cells can exceed.
+    """The mean overlap of faces that no sequence between two cells can exceed, in whichever phase they are.
 
     Of the steps' overlaps, each at most the root of a ratio of areas, the product is at most the root of the
     ends' own ratio; of numbers up to one with a given product the sum is largest if all but one are one.
     """
-    area = face(in_phase(ends)[0].octants()).mean(axis=(1, 2))
-    return float((steps - 2 + np.sqrt(area.min() / area.max())) / (steps - 1))
+    first, last = ends.octants()
+    areas = [face(np.stack([first, x])).mean(axis=(1, 2)) for x in (last, half_period_shift(last))]
+    return max(float((steps - 2 + np.sqrt(a.min() / a.max())) / (steps - 1)) for a in areas)
 
 
 def main() -> None:
@@ -72,14 +73,18 @@ def main() -> None:
     parser.add_argument("--generator", default="default", help="weights")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sequences.json"))
     parser.add_argument("--family", action="store_true", help="the stiffest cells of 16 volumes instead")
+    parser.add_argument("--bound", action="store_true", help="only what the pairs' faces allow")
     parser.add_argument("--cells", type=Path, help="of --family: the cells, to look at")
     options = parser.parse_args()
     if options.family:
         return family(options)
     generator, cells = Generator.load(options.generator), part(load_dataset(), "test")
     rng, rows = np.random.default_rng(options.seed), []
-    for number in range(options.pairs):
-        pair = rng.choice(len(cells), 2, replace=False)
+    pairs = [rng.choice(len(cells), 2, replace=False) for _ in range(options.pairs)]
+    if options.bound:
+        print(np.mean([allowed_by_ends(cells.subset(pair), options.steps) for pair in pairs]))
+        return None
+    for number, pair in enumerate(pairs):
         ends: CellSet = cells.subset(pair).without_parameters()
         began = time.perf_counter()
         found = interpolate(generator, ends, options.steps).report()
