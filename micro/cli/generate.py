@@ -217,7 +217,7 @@ def train(
     from micro.data.packaged import load_dataset
     from micro.generator.generator import Generator
     from micro.training.data import Settings
-    from micro.training.pipeline import train as run
+    from micro.training.pipeline import FILE as WEIGHTS, train as run
 
     require_positive({"--samples": samples, "--width": width, "--depth": depth, "--batch": batch})
     if uncertainty and not (data and regress is None):
@@ -248,11 +248,11 @@ def train(
         from micro.training.uncertainty import train_uncertainty
 
         train_uncertainty(cells, out, before or Generator.load().model, seed=seed, report=_report)
-        print(out / "generator.safetensors")
+        print(out / WEIGHTS)
         return
     command = shlex.join(["micro", *sys.argv[1:]])
     run(cells, out, settings, start=before, device=device, report=_report, command=command)
-    print(out / "generator.safetensors")
+    print(out / WEIGHTS)
 
 
 def _report(line: dict[str, Any]) -> None:

@@ -2,9 +2,8 @@
 
 What decides a cell's tensor can be finer than what a surrogate sees: in thick solid with slits a bridge of a
 voxel closes some of them. Which it is the surrogate can't tell, but that a cell is of such a kind it can: of
-the packaged surrogate's errors on cells that it has not learned from, the tenth part that it is surest of has
-a tenth of the error of the tenth part that it is least sure of. Where one is as good as another, the surer
-one is the better choice.
+cells that one had not learned from, the eighth that it was surest of had a fifteenth of the error of the
+eighth that it was least sure of. Where one is as good as another, the surer one is the better choice.
 
 Learned like the variance in Nix and Weigend (1994), with errors taken as exponentially distributed, so that
 what is learned is their mean.

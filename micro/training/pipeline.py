@@ -35,6 +35,9 @@ from micro.training.data import Data, Settings, Slopes
 from micro.training.figures import save_training
 from micro.training.phases import Report, assemble, train_denoiser, train_surrogate
 
+FILE = "generator.safetensors"
+"""Name of the file of weights that a training leaves in its folder."""
+
 _CHECKED = 24
 """Validation targets of the figures taken while training."""
 
@@ -155,14 +158,14 @@ def train(
             log(_figures(model, checks.C[picks], checks.n))
             last = time.monotonic()
             pause = max(check_every, 9 * (last - began))
-        model.save(work / "generator.safetensors")
+        model.save(work / FILE)
     assert model is not None  # the denoiser is yielded at its end, trained now or before
     if ranks.rank():
         return model
     final = _figures(model, checks.C[picks], checks.n)
     log(final)
     model = replace(model, card=card | {"validation": final})
-    model.save(work / "generator.safetensors")
+    model.save(work / FILE)
     return model
 
 

@@ -25,10 +25,7 @@ from micro.runtime.files import PathLike
 from micro.training.checkpoint import Run
 from micro.training.data import Data, Settings
 from micro.training.phases import Report, drive, progress_line, rounded
-from micro.training.pipeline import claim, distances
-
-FILE = "generator.safetensors"
-"""Name of the file that a training leaves in its folder."""
+from micro.training.pipeline import FILE, claim, distances
 
 SAMPLES, _RATE, _DROPOUT = 500_000, 1e-3, 0.3
 """Cells shown in all, learning rate, and share of the layers' numbers left out: with 5,500 cells three times
@@ -49,7 +46,7 @@ def train_uncertainty(
     seed: int = 0,
     samples: int = SAMPLES,
 ) -> Model:
-    """Weights with a uncertainty, or one taken up where it was; writes ``generator.safetensors``.
+    """Weights that know how far their surrogate is off; writes ``generator.safetensors``.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ SAMPLES = 256 * 400
 
 @pytest.fixture(scope="module")
 def uncertain(trained, tmp_path_factory):
-    """The small model with a uncertainty, its folder and the lines reported."""
+    """The small model that knows its expected errors, its folder and the lines reported."""
     folder, lines = tmp_path_factory.mktemp("uncertainty"), []
     return (
         train_uncertainty(small_data(200), folder, trained[0], samples=SAMPLES, report=lines.append),
